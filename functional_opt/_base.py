@@ -1,0 +1,95 @@
+"""The two abstract modules that users subclass."""
+
+import abc
+from collections.abc import Callable, Sequence
+
+import jax
+import optax
+from jaxtyping import PyTree
+
+from ._config import AbstractConfig
+from ._stages.local import stage_local, StageLocal
+from ._stages.partition import StagePartition
+from ._types import Scalar
+
+
+class AbstractSchedule(AbstractConfig):
+    """A hyperparameter as a function of the number of updates completed.
+
+    An instance is itself an `optax.Schedule`: pass it wherever Optax takes one.
+    """
+
+    @abc.abstractmethod
+    def __call__(self, count: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+        """The value after `count` updates.
+
+        **Arguments:**
+
+        - `count`: how many updates are completed: 0 at the first one. An int or an
+            integer array; an array of counts gives the array of values.
+
+        **Returns:** a scalar, or an array of the shape of `count`.
+        """
+
+
+class AbstractOptimizer(AbstractConfig):
+    """An optimizer without its learning rate: hyperparameters, checked and frozen.
+
+    Subclass it, declare the hyperparameters as fields and implement `build`.
+    """
+
+    @abc.abstractmethod
+    def build(
+        self, schedule: AbstractSchedule | optax.Schedule | Scalar
+    ) -> optax.GradientTransformationExtraArgs:
+        """The Optax transformation with these hyperparameters.
+
+        **Arguments:**
+
+        - `schedule`: the learning rate, as a function of the updates completed or as
+            a constant.
+        """
+
+    def build_decayed(
+        self,
+        schedule: AbstractSchedule | optax.Schedule | Scalar,
+        weight_decay: Scalar,
+        mask: Callable[[PyTree], PyTree] | None = None,
+    ) -> optax.GradientTransformationExtraArgs:
+        """The transformation with this weight decay in place of the optimizer's own.
+
+        The decay is decoupled: `schedule(count) * weight_decay * params` is taken off
+        beside the optimizer's own update (Loshchilov and Hutter 2019, equation 12).
+        An optimizer that has a weight decay among its own hyperparameters overrides
+        this.
+
+        **Arguments:**
+
+        - `schedule`: as in `build`.
+        - `weight_decay`: the factor, at least 0.
+        - `mask`: from the parameters to a tree of bools: which of them decay. All, if
+            left out.
+        """
+        rate = _scaled(schedule, -weight_decay)
+        return optax.chain(
+            self.build(schedule), optax.add_decayed_weights(rate, mask)
+        )
+
+    def build_mpmd(
+        self,
+        schedule: AbstractSchedule | optax.Schedule | Scalar,
+        params: PyTree,
+        partition: StagePartition,
+        *,
+        meshes: Sequence[jax.sharding.Mesh | jax.Device] | None = None,
+    ) -> StageLocal:
+        """`build(schedule)`, cut into one program a stage. See `stage_local`."""
+        return stage_local(self.build(schedule), params, partition, meshes=meshes)
+
+
+def _scaled(
+    schedule: AbstractSchedule | optax.Schedule | Scalar, factor: Scalar
+) -> optax.Schedule | Scalar:
+    if callable(schedule):
+        return lambda count: factor * schedule(count)
+    return factor * schedule

@@ -1,0 +1,17 @@
+"""The types that annotations share, and the check that public functions carry."""
+
+from typing import Annotated
+
+from annotated_types import Interval
+from beartype import beartype
+from jaxtyping import Array, Float, jaxtyped
+
+
+typed = jaxtyped(typechecker=beartype)
+
+Scalar = float | Float[Array, ""]
+DecayRate = Annotated[Scalar, Interval(ge=0, lt=1)]
+NonNegative = Annotated[Scalar, Interval(ge=0)]
+Positive = Annotated[Scalar, Interval(gt=0)]
+Steps = Annotated[int, Interval(ge=0)]
+PositiveSteps = Annotated[int, Interval(ge=1)]
