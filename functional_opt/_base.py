@@ -71,9 +71,7 @@ class AbstractOptimizer(AbstractConfig):
             left out.
         """
         rate = _scaled(schedule, -weight_decay)
-        return optax.chain(
-            self.build(schedule), optax.add_decayed_weights(rate, mask)
-        )
+        return optax.chain(self.build(schedule), optax.add_decayed_weights(rate, mask))
 
     def build_mpmd(
         self,

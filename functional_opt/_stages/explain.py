@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-
-
 from .errors import where
 from .functions import StagedFunction
 from .slicing import Message

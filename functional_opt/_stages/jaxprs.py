@@ -1,8 +1,10 @@
 """Pure helpers on jaxprs: which equations a result needs, which inputs it reads."""
 
 import math
-from collections.abc import Iterable, Sequence, Set as AbstractSet
+from collections.abc import Callable, Iterable, Sequence, Set as AbstractSet
+from typing import Any
 
+import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 
@@ -77,3 +79,24 @@ def nbytes(atom: Atom) -> float:
     """A value's size; infinite for PRNG keys, whose bytes are their own affair."""
     dtype = getattr(atom.aval, "dtype", None)
     return atom.aval.size * getattr(dtype, "itemsize", math.inf)
+
+
+def replace_by(eqn: JaxprEqn, function: Callable[..., Any]) -> list[JaxprEqn]:
+    """The equations of a function, in place of one equation of the same signature."""
+    shapes = [
+        jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in eqn.invars
+    ]
+    jaxpr = jax.make_jaxpr(function)(*shapes).jaxpr
+    name = dict(zip(jaxpr.invars, eqn.invars, strict=True))
+    name.update(zip(jaxpr.outvars, eqn.outvars, strict=True))
+
+    def rename(atom: Atom) -> Atom:
+        return atom if isinstance(atom, Literal) else name.setdefault(atom, Var(atom.aval))
+
+    return [
+        inner.replace(
+            invars=list(map(rename, inner.invars)),
+            outvars=list(map(rename, inner.outvars)),
+        )
+        for inner in jaxpr.eqns
+    ]

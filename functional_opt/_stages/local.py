@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import optax
 from jax.extend.core import ClosedJaxpr
 from jax.sharding import Mesh, Sharding
-from jaxtyping import Array, PyTree, UInt32
+from jaxtyping import Array, PyTree
 
 from .._types import typed
 from .exchange import gather, on_mesh, placement_of
 from .explain import table
 from .functions import Leaves, StagedFunction
 from .ownership import owners_by_init, owners_by_use
-from .partition import is_param, StagePartition
+from .partition import only_params, StagePartition
 from .program import StageProgram, StageRunner
 from .trees import check_stages, Cut, difference_text, leaf_paths
 
@@ -270,8 +270,7 @@ def _shapes(params: PyTree, partition: StagePartition) -> PyTree:
     form = partition.form_of(params)
     form.flatten_whole("params", params)
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype) if is_param(x) else None,
-        params,
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), only_params(params)
     )
 
 
@@ -287,7 +286,9 @@ def _trace_update(
         return updates, optax.apply_updates(params, updates), new_state
 
     closed = jax.make_jaxpr(update)(params, state, params)
-    _check_stable(state, closed.out_avals[2 * len(jax.tree.leaves(params)) :])
+    num_params = len(jax.tree.leaves(params))
+    _check_stable("parameter", params, closed.out_avals[num_params:])
+    _check_stable("state's", state, closed.out_avals[2 * num_params :])
     return closed
 
 
@@ -301,17 +302,17 @@ def _check_structure(name: str, expected: PyTree, found: PyTree) -> None:
         )
 
 
-def _check_stable(before: PyTree, after: Sequence[Any]) -> None:
-    """Refuses a state that would make every second step compile again."""
+def _check_stable(kind: str, before: PyTree, after: Sequence[Any]) -> None:
+    """Refuses what would make every second step compile again."""
     for path, old, new in zip(
-        leaf_paths(before), jax.tree.leaves(before), after, strict=True
+        leaf_paths(before), jax.tree.leaves(before), after, strict=False
     ):
         if (old.shape, old.dtype) != (new.shape, new.dtype):
             raise ValueError(
-                f"The state's `{path}` is {_text(old)} before an update and "
-                f"{_text(new)} after it. A state must keep its shapes and dtypes: give "
-                "hyperparameters as Python floats or in the parameters' dtype, or set "
-                "the state's dtype where the optimizer has a setting for it."
+                f"The {kind} `{path}` is {_text(old)} before an update and {_text(new)} "
+                "after it. Shapes and dtypes must stay: give hyperparameters as Python "
+                "floats or in the parameters' dtype, or set the state's dtype where "
+                "the optimizer has a setting for it."
             )
 
 

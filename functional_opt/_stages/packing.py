@@ -74,9 +74,7 @@ def _to_words(elements: Array) -> UInt32[Array, " words"]:
     )
 
 
-def _from_words(
-    words: UInt32[Array, " words"], count: int, dtype: jnp.dtype
-) -> Array:
+def _from_words(words: UInt32[Array, " words"], count: int, dtype: jnp.dtype) -> Array:
     if dtype == jnp.bool_:
         return _from_words(words, count, jnp.dtype(jnp.uint8)).astype(jnp.bool_)
     if jnp.issubdtype(dtype, jnp.complexfloating):

@@ -157,10 +157,13 @@ def partition(
     model = Cut.of(
         params, [owners.get(path, everywhere) for path in leaf_paths(params)], stages
     )
-    trained = jax.tree.map(lambda leaf: leaf if is_param(leaf) else None, params)
-    return StagePartition(
-        stages, model, Cut.of(trained, list(owners.values()), stages)
-    )
+    trained = Cut.of(only_params(params), list(owners.values()), stages)
+    return StagePartition(stages, model, trained)
+
+
+def only_params(tree: PyTree) -> PyTree:
+    """The tree with None for every leaf that is no parameter."""
+    return jax.tree.map(lambda leaf: leaf if is_param(leaf) else None, tree)
 
 
 def is_param(leaf: Any) -> bool:

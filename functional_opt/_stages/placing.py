@@ -93,9 +93,7 @@ def place_equations(
     return placed
 
 
-def _value_at(
-    placed: Placed, here: Place, operands: Sequence[Atom], var: Var
-) -> Value:
+def _value_at(placed: Placed, here: Place, operands: Sequence[Atom], var: Var) -> Value:
     level = max((placed.level_at(atom, here) for atom in operands), default=0)
     if here == placed.everywhere:
         return Value(here, level, level)

@@ -6,14 +6,17 @@ program is a pure function of its stage's inputs and of what has been received, 
 nothing large is kept from one round to the next.
 """
 
+import functools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr, JaxprEqn, jaxpr_as_fun, Literal, Var
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun, JaxprEqn, Literal, Var
 
 from .errors import CrossStageError, effect_text, mixture_text, result_text
+from .faithful import count_readers, keep_divisions
 from .jaxprs import Atom, backward_slice, rebuild, used
 from .placing import Place, place_equations, Placed
 
@@ -65,12 +68,17 @@ class Slices:
         wanted = [self.placed.results[i] for i in results]
         return self._program(stage, wanted, self.rounds)
 
+    @functools.cached_property
+    def _readers(self) -> Counter[Var]:
+        return count_readers(self.placed.equations, self.placed.results)
+
     def _program(
         self, stage: int, wanted: Sequence[Atom], rounds: Sequence[Sequence[Message]]
     ) -> Program:
         received = {message.var: message for sent in rounds for message in sent}
         sliced = backward_slice(self.equations[stage], wanted, received.keys())
         equations = [_rename_known(eqn, received) for eqn in sliced]
+        equations = keep_divisions(equations, wanted, self._readers)
         read = used(equations, wanted)
         invars = self.source.jaxpr.invars
         inputs = [i for i, v in enumerate(invars) if v in read and v not in received]
