@@ -39,12 +39,10 @@ def _row(name: str, sizes: Sequence[int]) -> tuple[str, ...]:
     return (name, str(leaves), *map(_bytes_text, nbytes))
 
 
-def _bytes_text(nbytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
-            break
-        nbytes /= 1000
-    return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+def _bytes_text(nbytes: int) -> str:
+    units = ["B", "kB", "MB", "GB"]
+    power = min(max(len(str(nbytes)) - 1, 0) // 3, len(units) - 1)
+    return f"{nbytes / 1000**power:.{min(power, 1)}f} {units[power]}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,8 +1,8 @@
 """Keeps XLA to what it does with the whole function, where a slice would change it.
 
-XLA divides by a scalar that nothing else reads by multiplying with its reciprocal, which
-rounds differently. A scalar that all parameters share, such as a bias correction, may
-have one reader in a slice: there its division is made opaque.
+XLA divides by a scalar that nothing else reads by multiplying with its reciprocal,
+which rounds differently. A scalar that all parameters share, such as a bias correction,
+may have one reader in a slice: there its division is made opaque.
 """
 
 from collections import Counter
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import jax
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn, Var
-from jax.extend.core.primitives import copy_p, div_p
+from jax.extend.core.primitives import convert_element_type_p, copy_p, div_p
 from jaxtyping import Array
 
 from .jaxprs import Atom, replace_by, variables
@@ -22,7 +22,7 @@ def count_readers(
 ) -> Counter[Var]:
     """How often each value is read, by whatever name."""
     original = _original_names(equations)
-    read = [v for eqn in equations if eqn.primitive is not copy_p for v in eqn.invars]
+    read = [v for eqn in equations if not _only_renames(eqn) for v in eqn.invars]
     return Counter(original.get(v, v) for v in variables([*read, *results]))
 
 
@@ -43,20 +43,26 @@ def keep_divisions(
         divisors = variables(eqn.invars[1:]) if eqn.primitive is div_p else []
         shared = [
             divisor
-            for divisor in variables(original.get(var, var) for var in divisors)
+            for divisor in (original.get(var, var) for var in divisors)
             if divisor.aval.size == 1 and in_slice[divisor] == 1 < in_whole[divisor]
         ]
         kept += replace_by(eqn, _divide_opaquely) if shared else [eqn]
     return kept
 
 
-def _original_names(equations: Sequence[JaxprEqn]) -> dict[Var, Atom]:
-    original: dict[Var, Atom] = {}
-    for eqn in equations:
-        if eqn.primitive is copy_p:
-            (source,), (copy,) = eqn.invars, eqn.outvars
-            original[copy] = original.get(source, source)
+def _original_names(equations: Sequence[JaxprEqn]) -> dict[Var, Var]:
+    original: dict[Var, Var] = {}
+    for eqn in filter(_only_renames, equations):
+        for source in variables(eqn.invars):
+            original[eqn.outvars[0]] = original.get(source, source)
     return original
+
+
+def _only_renames(eqn: JaxprEqn) -> bool:
+    """Copies, and conversions of nothing but the weak type."""
+    if eqn.primitive is convert_element_type_p:
+        return eqn.invars[0].aval.dtype == eqn.outvars[0].aval.dtype
+    return eqn.primitive is copy_p
 
 
 def _divide_opaquely(dividend: Array, divisor: Array) -> Array:

@@ -50,7 +50,7 @@ class StageFunction:
 
     def __call__(
         self, leaves: Leaves, vectors: Sequence[UInt32[Array, " _"]]
-    ) -> list[Array]:
+    ) -> list[Any]:
         self._check(leaves)
         values = [p.unpack(v) for p, v in zip(self.packings, vectors, strict=True)]
         return self.program(leaves, [values[v][k] for v, k in self.received])

@@ -75,7 +75,7 @@ def keep_inputs(closed: ClosedJaxpr, chosen: Sequence[int]) -> ClosedJaxpr:
     return ClosedJaxpr(trimmed, closed.consts)
 
 
-def nbytes(atom: Atom) -> float:
+def nbytes(atom: Atom) -> int | float:
     """A value's size; infinite for PRNG keys, whose bytes are their own affair."""
     dtype = getattr(atom.aval, "dtype", None)
     return atom.aval.size * getattr(dtype, "itemsize", math.inf)
@@ -91,7 +91,9 @@ def replace_by(eqn: JaxprEqn, function: Callable[..., Any]) -> list[JaxprEqn]:
     name.update(zip(jaxpr.outvars, eqn.outvars, strict=True))
 
     def rename(atom: Atom) -> Atom:
-        return atom if isinstance(atom, Literal) else name.setdefault(atom, Var(atom.aval))
+        return (
+            atom if isinstance(atom, Literal) else name.setdefault(atom, Var(atom.aval))
+        )
 
     return [
         inner.replace(

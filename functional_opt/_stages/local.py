@@ -18,7 +18,7 @@ from .functions import Leaves, StagedFunction
 from .ownership import owners_by_init, owners_by_use
 from .partition import only_params, StagePartition
 from .program import StageProgram, StageRunner
-from .trees import check_stages, Cut, difference_text, leaf_paths
+from .trees import check_stages, Cut, difference_text, leaf_paths, Pieces
 
 
 @typed
@@ -121,7 +121,7 @@ class StageLocal:
         """How many rounds of exchange a step takes."""
         return self._step[0].function.num_rounds
 
-    def init(self, params_by_stage: Sequence[PyTree]) -> tuple[PyTree, ...]:
+    def init(self, params_by_stage: Pieces) -> tuple[PyTree, ...]:
         """The state that `tx.init` makes, each stage's piece on its own devices.
 
         **Arguments:**
@@ -140,9 +140,9 @@ class StageLocal:
 
     def step(
         self,
-        grads_by_stage: Sequence[PyTree],
-        states: Sequence[PyTree],
-        params_by_stage: Sequence[PyTree],
+        grads_by_stage: Pieces,
+        states: Pieces,
+        params_by_stage: Pieces,
     ) -> tuple[tuple[PyTree, ...], tuple[PyTree, ...]]:
         """Updates the parameters: `tx.update` and `optax.apply_updates`.
 
@@ -164,9 +164,9 @@ class StageLocal:
 
     def update(
         self,
-        grads_by_stage: Sequence[PyTree],
-        states: Sequence[PyTree],
-        params_by_stage: Sequence[PyTree],
+        grads_by_stage: Pieces,
+        states: Pieces,
+        params_by_stage: Pieces,
     ) -> tuple[tuple[PyTree, ...], tuple[PyTree, ...]]:
         """The updates, not yet applied, and the new states: `tx.update`.
 
@@ -181,8 +181,7 @@ class StageLocal:
         )
         return updates, self._state_pieces([state for _, state in results])
 
-    @typed
-    def merge_state(self, states: Sequence[PyTree]) -> PyTree:
+    def merge_state(self, states: Pieces) -> PyTree:
         """The very state that `tx.update` would have made of the whole tree."""
         check_stages("states", states, self.partition.num_stages)
         return self._state.merge(
@@ -210,9 +209,9 @@ class StageLocal:
 
     def _take(
         self,
-        grads_by_stage: Sequence[PyTree],
-        states: Sequence[PyTree],
-        params_by_stage: Sequence[PyTree],
+        grads_by_stage: Pieces,
+        states: Pieces,
+        params_by_stage: Pieces,
     ) -> tuple[list[dict[str, Leaves]], list[Callable[[Leaves], PyTree]]]:
         num_stages = self.partition.num_stages
         check_stages("grads_by_stage", grads_by_stage, num_stages)
@@ -231,7 +230,7 @@ class StageLocal:
         runners: Sequence[StageRunner],
         names: Sequence[str],
         arguments: Sequence[Mapping[str, Leaves]],
-    ) -> list[tuple[list[Array], ...]]:
+    ) -> list[tuple[list[Any], ...]]:
         """All rounds, and then for each stage the named results."""
         placements = self._placements or tuple(map(_placement, arguments))
         gathered: list[list[Any]] = [[] for _ in runners]
@@ -309,10 +308,10 @@ def _check_stable(kind: str, before: PyTree, after: Sequence[Any]) -> None:
     ):
         if (old.shape, old.dtype) != (new.shape, new.dtype):
             raise ValueError(
-                f"The {kind} `{path}` is {_text(old)} before an update and {_text(new)} "
-                "after it. Shapes and dtypes must stay: give hyperparameters as Python "
-                "floats or in the parameters' dtype, or set the state's dtype where "
-                "the optimizer has a setting for it."
+                f"The {kind} `{path}` is {_text(old)} before an update and "
+                f"{_text(new)} after it. Shapes and dtypes must stay: give "
+                "hyperparameters as Python floats or in the parameters' dtype, or set "
+                "the state's dtype where the optimizer has a setting for it."
             )
 
 

@@ -14,7 +14,7 @@ from .._paths import path_text
 from .._types import typed
 from .errors import stages_text
 from .placing import Place
-from .trees import check_stages, Cut, leaf_paths
+from .trees import check_stages, Cut, leaf_paths, Pieces
 
 
 StageOf = Callable[[tuple[Any, ...], Any], Any]
@@ -55,8 +55,7 @@ class StagePartition:
         cut = self.form_of(tree)
         return cut.split(cut.flatten_whole("tree", tree))
 
-    @typed
-    def merge(self, pieces: Sequence[PyTree]) -> PyTree:
+    def merge(self, pieces: Pieces) -> PyTree:
         """Puts the pieces that `split` made together again.
 
         A leaf that several stages own is taken from the lowest of them.

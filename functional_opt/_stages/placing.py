@@ -30,6 +30,7 @@ _BODY_OF_CALL = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
     "checkpoint": "jaxpr",
+    "remat2": "jaxpr",
     "closed_call": "call_jaxpr",
     "core_call": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr",
@@ -45,8 +46,8 @@ class Value(NamedTuple):
     """
 
     place: Place
-    level: float
-    level_everywhere: float
+    level: int | float
+    level_everywhere: int | float
     travels: bool = False
     culprit: JaxprEqn | None = None
 
@@ -70,7 +71,7 @@ class Placed:
         places = (self.value(atom).place for atom in atoms)
         return functools.reduce(frozenset.intersection, places, self.everywhere)
 
-    def level_at(self, atom: Atom, here: Place) -> float:
+    def level_at(self, atom: Atom, here: Place) -> int | float:
         value = self.value(atom)
         return value.level if here <= value.place else value.level_everywhere
 

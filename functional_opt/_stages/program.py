@@ -63,7 +63,7 @@ class StageRunner:
             donated: Mapping[str, Leaves],
             kept: Mapping[str, Leaves],
             vectors: Sequence[Array],
-        ) -> tuple[list[Array], ...]:
+        ) -> tuple[list[Any], ...]:
             values = iter(function(function.read({**donated, **kept}), vectors))
             return tuple([next(values) for _ in range(size)] for size in sizes)
 
@@ -88,7 +88,7 @@ class StageRunner:
         names: tuple[str, ...],
         arguments: Mapping[str, Leaves],
         gathered: Gathered,
-    ) -> tuple[list[Array], ...]:
+    ) -> tuple[list[Any], ...]:
         """The named results, computed on the stage's devices."""
         runnable = self.results(names)
         donated = {k: v for k, v in arguments.items() if k in self.donated}
@@ -158,7 +158,7 @@ class StageProgram:
         names: tuple[str, ...],
         arguments: Mapping[str, Leaves],
         gathered: Gathered,
-    ) -> tuple[list[Array], ...]:
+    ) -> tuple[list[Any], ...]:
         runnable = self.runner.results(names)
         return runnable.run({}, arguments, runnable.function.receive(gathered))
 

@@ -13,6 +13,11 @@ from .._paths import path_text
 from .placing import Place
 
 
+# A tuple of one piece a stage. `check_stages` refuses all else, in better words than a
+# type checker has for someone who gives a whole tree.
+Pieces = Any
+
+
 @dataclass(frozen=True)
 class Cut:
     """The structure of a tree, and for each of its leaves the stages that hold it.
@@ -113,7 +118,7 @@ def _leaf_text(path: str | None) -> str:
     return "no further leaf" if path is None else f"a leaf at `{path}`"
 
 
-def check_stages(name: str, pieces: Any, num_stages: int) -> None:
+def check_stages(name: str, pieces: Pieces, num_stages: int) -> None:
     """Refuses anything but a tuple (or list) of one piece a stage."""
     if not isinstance(pieces, tuple | list) or hasattr(pieces, "_fields"):
         raise TypeError(
