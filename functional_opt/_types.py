@@ -2,9 +2,15 @@
 
 from typing import Annotated
 
-from annotated_types import Interval
+import jax.numpy as jnp
+import numpy as np
+from annotated_types import Interval, Predicate
 from beartype import beartype
 from jaxtyping import Array, Float, jaxtyped
+
+
+def floating(dtype: np.dtype) -> bool:
+    return jnp.issubdtype(dtype, jnp.floating)
 
 
 typed = jaxtyped(typechecker=beartype)
@@ -15,3 +21,4 @@ NonNegative = Annotated[Scalar, Interval(ge=0)]
 Positive = Annotated[Scalar, Interval(gt=0)]
 Steps = Annotated[int, Interval(ge=0)]
 PositiveSteps = Annotated[int, Interval(ge=1)]
+FloatDtype = Annotated[np.dtype, Predicate(floating)]
