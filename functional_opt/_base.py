@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 from ._config import AbstractConfig
 from ._stages.local import stage_local, StageLocal
 from ._stages.partition import StagePartition
-from ._types import Scalar, typed
+from ._types import Scalar, Scalars, typed
 
 
 class AbstractSchedule(AbstractConfig):
@@ -22,7 +22,7 @@ class AbstractSchedule(AbstractConfig):
     """
 
     @abc.abstractmethod
-    def __call__(self, count: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+    def __call__(self, count: jax.typing.ArrayLike) -> Scalars:
         """The value after `count` updates.
 
         **Arguments:**

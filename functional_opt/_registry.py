@@ -31,7 +31,7 @@ class Registry(Mapping[str, type]):
         library's kind that can be made; see `Registry.of`.
     """
 
-    kinds: tuple[type[AbstractConfig], ...] = ()
+    kinds: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         known: dict[str, type] = {}

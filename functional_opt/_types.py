@@ -1,7 +1,8 @@
 """The types that annotations share, and the check that public functions carry."""
 
-from typing import Annotated
+from typing import Annotated, TYPE_CHECKING
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from annotated_types import Interval, Predicate
@@ -16,9 +17,14 @@ def floating(dtype: np.dtype) -> bool:
 typed = jaxtyped(typechecker=beartype)
 
 Scalar = float | Float[Array, ""]
+Scalars = float | Float[Array, "..."]
 DecayRate = Annotated[Scalar, Interval(ge=0, lt=1)]
 NonNegative = Annotated[Scalar, Interval(ge=0)]
 Positive = Annotated[Scalar, Interval(gt=0)]
 Steps = Annotated[int, Interval(ge=0)]
 PositiveSteps = Annotated[int, Interval(ge=1)]
-FloatDtype = Annotated[np.dtype, Predicate(floating)]
+
+if TYPE_CHECKING:  # What is given and what is kept are not the same.
+    FloatDtype = jax.typing.DTypeLike
+else:
+    FloatDtype = Annotated[np.dtype, Predicate(floating)]

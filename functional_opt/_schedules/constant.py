@@ -2,11 +2,10 @@ from typing import final
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from .._base import AbstractSchedule
 from .._config import number
-from .._types import Scalar, typed
+from .._types import Scalar, Scalars, typed
 
 
 @final
@@ -28,8 +27,9 @@ class Constant(AbstractSchedule):
     value: Scalar = number(kw_only=False)
 
     @typed
-    def __call__(self, count: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
-        value = optax.constant_schedule(self.value)(count)
-        # Optax's value for one count stays as it is: as a float it takes the dtype of
-        # what it multiplies, an array of it would round it first.
-        return jnp.broadcast_to(value, jnp.shape(count)) if jnp.ndim(count) else value
+    def __call__(self, count: jax.typing.ArrayLike) -> Scalars:
+        # For one count the value stays as it is, as in Optax: a float takes the dtype of
+        # what it multiplies, an array of it would be rounded before.
+        if jnp.ndim(count) == 0:
+            return self.value
+        return jnp.broadcast_to(self.value, jnp.shape(count))

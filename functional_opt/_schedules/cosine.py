@@ -6,7 +6,7 @@ import optax
 
 from .._base import AbstractSchedule
 from .._config import check_fields, number, setting
-from .._types import NonNegative, PositiveSteps, Scalar, Steps, typed
+from .._types import NonNegative, PositiveSteps, Scalar, Scalars, Steps, typed
 
 
 @final
@@ -57,7 +57,7 @@ class Cosine(AbstractSchedule):
             )
 
     @typed
-    def __call__(self, count: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+    def __call__(self, count: jax.typing.ArrayLike) -> Scalars:
         # Optax's `warmup_cosine_decay_schedule`, but for the ratio.
         warmup = optax.linear_schedule(
             self.init_value, self.peak_value, self.warmup_steps
@@ -68,7 +68,8 @@ class Cosine(AbstractSchedule):
             alpha=_ratio(self.end_value, self.peak_value),
             exponent=self.exponent,
         )
-        return optax.join_schedules([warmup, decay], [self.warmup_steps])(count)
+        schedule = optax.join_schedules([warmup, decay], [self.warmup_steps])
+        return schedule(count)  # pyright: ignore[reportReturnType]
 
 
 def _ratio(end: Scalar, peak: Scalar) -> Scalar:

@@ -5,7 +5,7 @@ import optax
 
 from .._base import AbstractSchedule
 from .._config import number, setting
-from .._types import PositiveSteps, Scalar, Steps, typed
+from .._types import PositiveSteps, Scalar, Scalars, Steps, typed
 
 
 @final
@@ -42,7 +42,7 @@ class Linear(AbstractSchedule):
     warmup_steps: Steps = setting(0)
 
     @typed
-    def __call__(self, count: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+    def __call__(self, count: jax.typing.ArrayLike) -> Scalars:
         schedule = optax.linear_schedule(
             init_value=self.init_value,
             end_value=self.end_value,
@@ -52,4 +52,4 @@ class Linear(AbstractSchedule):
         if self.warmup_steps:
             warmup = optax.linear_schedule(0.0, self.init_value, self.warmup_steps)
             schedule = optax.join_schedules([warmup, schedule], [self.warmup_steps])
-        return schedule(count)
+        return schedule(count)  # pyright: ignore[reportReturnType]
