@@ -143,7 +143,7 @@ def test_cosine_of_traced_peak(peak, end):
     np.testing.assert_allclose(
         jax.jit(evaluate)(peak, end), evaluate(peak, end), rtol=1e-6, atol=1e-7
     )
-    jacobian = jax.jacfwd(evaluate, argnums=(0, 1))(peak, end)
+    jacobian = jax.jacrev(evaluate, argnums=(0, 1))(peak, end)
     assert all(bool(jnp.isfinite(x).all()) for x in jacobian)
 
 

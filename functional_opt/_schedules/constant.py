@@ -28,7 +28,7 @@ class Constant(AbstractSchedule):
 
     @typed
     def __call__(self, count: jax.typing.ArrayLike) -> Scalars:
-        # For one count the value stays as it is, as in Optax: a float takes the dtype of
+        # For one count the value stays itself, as in Optax: a float takes the dtype of
         # what it multiplies, an array of it would be rounded before.
         if jnp.ndim(count) == 0:
             return self.value
