@@ -31,6 +31,7 @@ def test_union_is_a_new_value():
     both = one | other
     assert dict(both) == {"adam": fo.Adam, "sgd": fo.SGD}
     assert (len(one), len(other)) == (1, 1)
+    assert "sgd" not in one and "sgd" not in fo.Registry.of(fo.Adam)
     assert fo.Registry.of() | both == both
     with pytest.raises(TypeError, match="unsupported operand"):
         one | {"sgd": fo.SGD}  # pyright: ignore[reportOperatorIssue, reportUnusedExpression]
