@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 from ._config import AbstractConfig
 from ._stages.local import stage_local, StageLocal
 from ._stages.partition import StagePartition
-from ._types import Scalar, Scalars, typed
+from ._types import LearningRate, Scalar, Scalars, typed
 
 
 class AbstractSchedule(AbstractConfig):
@@ -41,31 +41,28 @@ class AbstractOptimizer(AbstractConfig):
     """
 
     @abc.abstractmethod
-    def build(
-        self, schedule: AbstractSchedule | optax.Schedule | Scalar
-    ) -> optax.GradientTransformationExtraArgs:
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
         """The Optax transformation with these hyperparameters.
 
         **Arguments:**
 
-        - `schedule`: the learning rate, as a function of the updates completed or as
-            a constant.
+        - `schedule`: the learning rate: an `AbstractSchedule`, any other function of
+            the number of updates completed, or a number.
         """
 
     @typed
     def build_decayed(
         self,
-        schedule: AbstractSchedule | optax.Schedule | Scalar,
+        schedule: LearningRate,
         weight_decay: Scalar,
         mask: Callable[[PyTree], PyTree] | None = None,
     ) -> optax.GradientTransformationExtraArgs:
         """The transformation with this weight decay in place of the optimizer's own.
 
         The decay is decoupled: `schedule(count) * weight_decay * params` is taken off
-        beside the optimizer's own update (algorithm 2 of [Loshchilov and
-        Hutter 2019](https://arxiv.org/abs/1711.05101)).
-        An optimizer that has a weight decay among its own hyperparameters overrides
-        this.
+        beside the optimizer's own update: algorithm 2 of [Loshchilov and Hutter
+        2019](https://arxiv.org/abs/1711.05101). An optimizer that has a weight decay
+        among its own hyperparameters overrides this.
 
         **Arguments:**
 
@@ -80,7 +77,7 @@ class AbstractOptimizer(AbstractConfig):
     @typed
     def build_mpmd(
         self,
-        schedule: AbstractSchedule | optax.Schedule | Scalar,
+        schedule: LearningRate,
         params: PyTree,
         partition: StagePartition,
         *,
@@ -90,9 +87,7 @@ class AbstractOptimizer(AbstractConfig):
         return stage_local(self.build(schedule), params, partition, meshes=meshes)
 
 
-def _scaled(
-    schedule: AbstractSchedule | optax.Schedule | Scalar, factor: Scalar
-) -> optax.Schedule | Scalar:
+def _scaled(schedule: LearningRate, factor: Scalar) -> optax.Schedule | Scalar:
     if callable(schedule):
         return lambda count: factor * schedule(count)
     return factor * schedule

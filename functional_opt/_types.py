@@ -5,6 +5,7 @@ from typing import Annotated, TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from annotated_types import Interval, Predicate
 from beartype import beartype
 from jaxtyping import Array, Float, jaxtyped
@@ -18,6 +19,7 @@ typed = jaxtyped(typechecker=beartype)
 
 Scalar = float | Float[Array, ""]
 Scalars = float | Float[Array, "..."]
+LearningRate = optax.Schedule | Scalar | int
 DecayRate = Annotated[Scalar, Interval(ge=0, lt=1)]
 NonNegative = Annotated[Scalar, Interval(ge=0)]
 Positive = Annotated[Scalar, Interval(gt=0)]

@@ -46,7 +46,7 @@ def assert_equal(found: PyTree, expected: PyTree, grade: Grade = "exact") -> Non
 
 
 def _numbers(leaf: Any) -> np.ndarray:
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     return np.asarray(leaf)
 

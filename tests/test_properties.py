@@ -3,13 +3,12 @@
 from typing import Any
 
 import equinox as eqx
+import functional_opt as fo
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from hypothesis import given, strategies as st
-
-import functional_opt as fo
 
 
 class Pair(eqx.Module):
@@ -102,8 +101,8 @@ def staged_trees(draw):
     return tree, draw(st.tuples(*[stage] * num_leaves)), num_stages
 
 
-# Not within the strategy: the type checker samples long tuples at random, and Hypothesis
-# wants to draw all randomness itself.
+# Not within the strategy: the type checker samples long tuples at random, and
+# Hypothesis wants to draw all randomness itself.
 def partition_of(tree, stages, num_stages):
     stage = iter(stages)
     return fo.partition(tree, lambda *_: next(stage), num_stages=num_stages)
@@ -128,8 +127,10 @@ def values(draw, tree):
 def test_a_recipe_gives_the_same_stage_by_stage(staged_tree, recipe, data):
     shapes, partition = staged_tree[0], partition_of(*staged_tree)
     params, *grads = (values(data.draw, shapes) for _ in range(4))
+    # Accumulation fuses its sums into what follows them, as the compiler sees fit.
+    grade = "exact" if recipe.accumulate == 1 else "close"
     staged = fo.testing.assert_stage_local_equal(
-        recipe.build(), params, partition, grads=grads, grade="close"
+        recipe.build(), params, partition, grads=grads, grade=grade
     )
     owners = {stage for place in partition.params.places for stage in place}
     clips_across = recipe.clip_norm is not None and len(owners) > 1

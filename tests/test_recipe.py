@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from bits import assert_same_bits
 from hypothesis import given, settings, strategies as st
 
 
@@ -51,13 +50,13 @@ def by_hand():
 
 
 def test_is_the_chain_by_hand():
-    assert_same_bits(trained(whole(1).build()), trained(by_hand()))
+    fo.testing.assert_equal(trained(whole(1).build()), trained(by_hand()))
 
 
 def test_accumulates_as_by_hand():
     accumulated = optax.MultiSteps(by_hand(), 2).gradient_transformation()
     ours = trained(whole(2).build())
-    assert_same_bits(ours, trained(accumulated))
+    fo.testing.assert_equal(ours, trained(accumulated))
     _, _, history = ours
     assert not history[0]["w"].any() and history[3]["w"].any()
 
@@ -66,17 +65,17 @@ def test_accumulates_as_by_hand():
 def test_decay_of_adam_is_adamw(optimizer):
     recipe = fo.Recipe(optimizer=optimizer, schedule=SCHEDULE, weight_decay=0.1)
     adamw = fo.AdamW(weight_decay=0.1).build(SCHEDULE)
-    assert_same_bits(trained(recipe.build()), trained(adamw))
+    fo.testing.assert_equal(trained(recipe.build()), trained(adamw))
 
 
 def test_no_decay_leaves_the_optimizer_its_own():
     recipe = fo.Recipe(optimizer=fo.AdamW(weight_decay=0.7), schedule=0.1)
-    assert_same_bits(
+    fo.testing.assert_equal(
         trained(recipe.build()), trained(optax.adamw(0.1, weight_decay=0.7))
     )
     recipe = fo.Recipe(optimizer=fo.AdamW(), schedule=0.1, weight_decay=0)
     expected = optax.adamw(0.1, weight_decay=0.0)
-    assert_same_bits(trained(recipe.build()), trained(expected))
+    fo.testing.assert_equal(trained(recipe.build()), trained(expected))
 
 
 @settings(max_examples=5, deadline=None)
@@ -97,7 +96,7 @@ def test_any_recipe_is_a_chain(clip_norm, weight_decay, name):
         ),
     }
     theirs = optax.chain(optax.clip_by_global_norm(clip_norm), inner[name])
-    assert_same_bits(trained(recipe.build(), steps=2), trained(theirs, steps=2))
+    fo.testing.assert_equal(trained(recipe.build(), steps=2), trained(theirs, steps=2))
 
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
@@ -107,7 +106,7 @@ def test_gradients_that_are_not_finite(bad):
         state = transformation.init(PARAMS)
         return jax.jit(transformation.update)(grads, state, PARAMS)
 
-    assert_same_bits(update(whole(1).build()), update(by_hand()))
+    fo.testing.assert_equal(update(whole(1).build()), update(by_hand()))
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -128,7 +127,7 @@ def test_extra_arguments_arrive(accumulate):
     updates, state = PARAMS, transformation.init(PARAMS)
     for _ in range(accumulate):
         updates, state = transformation.update(PARAMS, state, PARAMS, size=2.0)
-    assert_same_bits(updates, jax.tree.map(lambda x: -2 * x, PARAMS))
+    fo.testing.assert_equal(updates, jax.tree.map(lambda x: -2 * x, PARAMS))
 
 
 def test_mask_is_resolved_on_the_parameters():

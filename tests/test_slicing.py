@@ -87,6 +87,29 @@ def test_a_sum_of_what_a_sum_scaled_takes_two_rounds():
         same(run(slices, args, stage, [0])[0], jax.jit(twice)(*args))
 
 
+def test_small_tensors_do_not_travel_to_save_a_round():
+    def twice(x, y):
+        first = jnp.sum(x) + jnp.sum(y)
+        return jnp.sum(x / first) + jnp.sum(y / first)
+
+    args = [SMALL, SMALL * 2]
+    slices = cut(twice, args, [place(0), place(1)], [place(0, 1)])
+    sizes = [[m.var.aval.size for m in messages] for messages in slices.rounds]
+    assert sizes == [[1, 1], [1, 1]]
+
+
+def test_what_is_in_time_travels_and_is_not_computed_again():
+    def two_sums(x, y, a, b):
+        first = jnp.sum(x) + jnp.sum(y)
+        return jnp.sum(x / first) + a * b + jnp.sum(y / first)
+
+    args = [BIG, OTHER_BIG, jnp.float32(2.0), jnp.float32(3.0)]
+    slices = cut(two_sums, args, [place(0), place(1), place(0), place(0)], [place(1)])
+    assert len(slices.rounds) == 2
+    assert sum(len(messages) for messages in slices.rounds) == 4
+    same(run(slices, args, 1, [0])[0], jax.jit(two_sums)(*args))
+
+
 def test_a_scalar_of_one_stage_stays_there_if_only_that_stage_needs_it():
     def trust(x, y):
         scale = jnp.sum(x) + jnp.sum(y)

@@ -3,14 +3,13 @@
 from collections.abc import Callable
 
 import equinox as eqx
+import functional_opt as fo
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from jaxtyping import Array
-
-import functional_opt as fo
 
 
 CLIPPED = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(1e-2))
@@ -34,7 +33,10 @@ class Model(eqx.Module):
 
 def make_model():
     keys = iter(jax.random.split(jax.random.key(0), 8))
-    normal = lambda *shape: jax.random.normal(next(keys), shape)
+
+    def normal(*shape):
+        return jax.random.normal(next(keys), shape)
+
     layers = (
         Layer(normal(4, 4), normal(4), jax.nn.relu),
         Layer(normal(4, 8), None, jnp.tanh),
@@ -140,12 +142,8 @@ def test_the_same_bits_with_each_stage_on_its_own_device(name, model, partition)
 
 
 def put(pieces, devices):
-    return tuple(
-        jax.tree.map(
-            lambda x: jax.device_put(x, device) if eqx.is_array(x) else x, piece
-        )
-        for piece, device in zip(pieces, devices, strict=True)
-    )
+    arrays, others = eqx.partition(pieces, eqx.is_array)
+    return eqx.combine(jax.device_put(arrays, tuple(devices)), others)
 
 
 def assert_on(pieces, devices):
@@ -372,7 +370,7 @@ def test_a_transformation_that_returns_another_structure():
 
 @pytest.mark.parametrize("tx", [1e-3, optax.MultiSteps(optax.sgd(1.0), 2)])
 def test_what_is_no_transformation(tx, model, partition):
-    with pytest.raises(TypeError, match="`tx` must be an `optax.GradientTransf"):
+    with pytest.raises(TypeError, match=r"`tx` must be an `optax\.GradientTransf"):
         fo.stage_local(tx, model, partition)
 
 
@@ -400,7 +398,7 @@ def test_params_given_whole(ready, model):
 
 def test_too_few_stages(ready):
     staged, grads, states, pieces = ready
-    with pytest.raises(ValueError, match="`grads_by_stage`.*3 stages, got 2"):
+    with pytest.raises(ValueError, match=r"`grads_by_stage`.*3 stages, got 2"):
         staged.step(grads[:2], states, pieces)
 
 

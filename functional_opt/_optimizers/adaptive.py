@@ -7,9 +7,9 @@ from typing import final
 import optax
 from jaxtyping import PyTree
 
-from .._base import AbstractOptimizer, AbstractSchedule
+from .._base import AbstractOptimizer
 from .._config import as_dtype, number, setting
-from .._types import DecayRate, FloatDtype, NonNegative, Scalar, typed
+from .._types import DecayRate, FloatDtype, LearningRate, NonNegative, Scalar, typed
 
 
 @final
@@ -52,9 +52,7 @@ class Adam(AbstractOptimizer):
     nesterov: bool = setting(False)
 
     @typed
-    def build(
-        self, schedule: AbstractSchedule | optax.Schedule | Scalar
-    ) -> optax.GradientTransformationExtraArgs:
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
         return optax.adam(
             schedule,
             b1=self.b1,
@@ -68,7 +66,7 @@ class Adam(AbstractOptimizer):
     @typed
     def build_decayed(
         self,
-        schedule: AbstractSchedule | optax.Schedule | Scalar,
+        schedule: LearningRate,
         weight_decay: Scalar,
         mask: Callable[[PyTree], PyTree] | None = None,
     ) -> optax.GradientTransformationExtraArgs:
@@ -117,9 +115,7 @@ class AdamW(AbstractOptimizer):
     nesterov: bool = setting(False)
 
     @typed
-    def build(
-        self, schedule: AbstractSchedule | optax.Schedule | Scalar
-    ) -> optax.GradientTransformationExtraArgs:
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
         return optax.adamw(
             schedule,
             b1=self.b1,
@@ -135,7 +131,7 @@ class AdamW(AbstractOptimizer):
     @typed
     def build_decayed(
         self,
-        schedule: AbstractSchedule | optax.Schedule | Scalar,
+        schedule: LearningRate,
         weight_decay: Scalar,
         mask: Callable[[PyTree], PyTree] | None = None,
     ) -> optax.GradientTransformationExtraArgs:

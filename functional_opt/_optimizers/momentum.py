@@ -4,9 +4,9 @@ from typing import final
 
 import optax
 
-from .._base import AbstractOptimizer, AbstractSchedule
+from .._base import AbstractOptimizer
 from .._config import as_dtype, number, setting
-from .._types import DecayRate, FloatDtype, Scalar, typed
+from .._types import DecayRate, FloatDtype, LearningRate, typed
 
 
 @final
@@ -44,9 +44,7 @@ class SGD(AbstractOptimizer):
     accumulator_dtype: FloatDtype | None = setting(None, converter=as_dtype)
 
     @typed
-    def build(
-        self, schedule: AbstractSchedule | optax.Schedule | Scalar
-    ) -> optax.GradientTransformationExtraArgs:
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
         return optax.sgd(
             schedule,
             momentum=self.momentum,

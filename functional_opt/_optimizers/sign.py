@@ -7,9 +7,9 @@ from typing import final
 import optax
 from jaxtyping import PyTree
 
-from .._base import AbstractOptimizer, AbstractSchedule
+from .._base import AbstractOptimizer
 from .._config import as_dtype, number, setting
-from .._types import DecayRate, FloatDtype, NonNegative, Scalar, typed
+from .._types import DecayRate, FloatDtype, LearningRate, NonNegative, Scalar, typed
 
 
 @final
@@ -48,9 +48,7 @@ class Lion(AbstractOptimizer):
     mask: Callable[[PyTree], PyTree] | None = setting(None)
 
     @typed
-    def build(
-        self, schedule: AbstractSchedule | optax.Schedule | Scalar
-    ) -> optax.GradientTransformationExtraArgs:
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
         return optax.lion(
             schedule,
             b1=self.b1,
@@ -63,7 +61,7 @@ class Lion(AbstractOptimizer):
     @typed
     def build_decayed(
         self,
-        schedule: AbstractSchedule | optax.Schedule | Scalar,
+        schedule: LearningRate,
         weight_decay: Scalar,
         mask: Callable[[PyTree], PyTree] | None = None,
     ) -> optax.GradientTransformationExtraArgs:

@@ -6,19 +6,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
-from jax.extend.core import ClosedJaxpr
 from jax.sharding import Mesh, Sharding
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from .._types import typed
 from .exchange import gather, on_mesh, placement_of
 from .explain import table
 from .functions import Leaves, StagedFunction
 from .ownership import owners_by_init, owners_by_use
-from .partition import only_params, StagePartition
+from .partition import StagePartition
 from .program import StageProgram, StageRunner
-from .trees import check_stages, Cut, difference_text, leaf_paths, Pieces
+from .tracing import check_transformation, shapes_of_params, trace_update
+from .trees import check_stages, Cut, Pieces
 
 
 @typed
@@ -65,10 +64,10 @@ def stage_local(
         ...     grads_by_stage, states, params_by_stage
         ... )
     """
-    _check_transformation(tx)
-    shapes = _shapes(params, partition)
+    check_transformation(tx)
+    shapes = shapes_of_params(params, partition)
     state = jax.eval_shape(tx.init, shapes)
-    update = _trace_update(tx, shapes, state)
+    update = trace_update(tx, shapes, state)
     cut = partition.params
     owners = owners_by_init(tx, shapes, cut, state)
     if owners is None:
@@ -262,68 +261,3 @@ def _placements(
             f"stages, got {len(meshes)}."
         )
     return tuple(map(on_mesh, meshes))
-
-
-def _shapes(params: PyTree, partition: StagePartition) -> PyTree:
-    """The shapes of the parameters alone."""
-    form = partition.form_of(params)
-    form.flatten_whole("params", params)
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), only_params(params)
-    )
-
-
-def _trace_update(
-    tx: optax.GradientTransformation, params: PyTree, state: PyTree
-) -> ClosedJaxpr:
-    """Traces the updates, the new parameters and the new state of the whole tree."""
-
-    def update(grads: PyTree, state: PyTree, params: PyTree) -> Any:
-        updates, new_state = tx.update(grads, state, params)
-        _check_structure("updates", params, updates)
-        _check_structure("the state", state, new_state)
-        return updates, optax.apply_updates(params, updates), new_state
-
-    closed = jax.make_jaxpr(update)(params, state, params)
-    num_params = len(jax.tree.leaves(params))
-    _check_stable("parameter", params, closed.out_avals[num_params:])
-    _check_stable("state's", state, closed.out_avals[2 * num_params :])
-    return closed
-
-
-def _check_structure(name: str, expected: PyTree, found: PyTree) -> None:
-    structure = jax.tree.structure(expected)
-    if jax.tree.structure(found) != structure:
-        difference = difference_text(structure, leaf_paths(expected), found)
-        raise ValueError(
-            f"`tx.update` returns {name} of another structure than it takes: "
-            f"{difference}."
-        )
-
-
-def _check_stable(kind: str, before: PyTree, after: Sequence[Any]) -> None:
-    """Refuses what would make every second step compile again."""
-    for path, old, new in zip(
-        leaf_paths(before), jax.tree.leaves(before), after, strict=False
-    ):
-        if (old.shape, old.dtype) != (new.shape, new.dtype):
-            raise ValueError(
-                f"The {kind} `{path}` is {_text(old)} before an update and "
-                f"{_text(new)} after it. Shapes and dtypes must stay: give "
-                "hyperparameters as Python floats or in the parameters' dtype, or set "
-                "the state's dtype where the optimizer has a setting for it."
-            )
-
-
-def _text(aval: Any) -> str:
-    return f"{aval.dtype}{list(aval.shape)}"
-
-
-def _check_transformation(tx: Any) -> None:
-    if not isinstance(tx, optax.GradientTransformation):
-        raise TypeError(
-            f"`tx` must be an `optax.GradientTransformation`, got a "
-            f"{type(tx).__name__}: {tx!r}. Build an optimizer of this library with "
-            "`optimizer.build(schedule)`, and `optax.MultiSteps` with "
-            "`.gradient_transformation()`."
-        )

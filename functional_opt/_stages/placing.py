@@ -4,8 +4,8 @@ A *place* is the set of stages on which a value exists. An equation runs where a
 operands are. One whose operands are nowhere together *crosses*: calls and conds that
 cross are taken apart, and of what is left the small operands travel.
 
-A value has two *levels*: the number of rounds of exchange before it exists at its
-place, and before it exists on every stage. It gets to every stage by travelling, one
+A value has two *levels*: how many rounds of exchange it takes until it can be at its
+place, and until it can be on every stage. It gets to every stage by travelling, one
 round later, or by being computed there from operands that do.
 """
 
@@ -42,7 +42,6 @@ class Value(NamedTuple):
     place: Place
     level: int | float
     level_everywhere: int | float
-    travels: bool = False
     culprit: JaxprEqn | None = None
 
 
@@ -92,10 +91,24 @@ def _value_at(placed: Placed, here: Place, operands: Sequence[Atom], var: Var) -
     level = max((placed.level_at(atom, here) for atom in operands), default=0)
     if here == placed.everywhere:
         return Value(here, level, level)
-    everywhere = (placed.value(atom).level_everywhere for atom in operands)
-    computed = max(everywhere, default=math.inf)
-    travelled = level + 1 if nbytes(var) <= LARGEST_MESSAGE else math.inf
-    return Value(here, level, min(travelled, computed), travelled <= computed)
+    travelled = level + 1 if may_travel(var) else math.inf
+    return Value(here, level, min(travelled, _level_computed(placed, operands, var)))
+
+
+def may_travel(var: Var) -> bool:
+    return nbytes(var) <= LARGEST_MESSAGE
+
+
+def _level_computed(placed: Placed, operands: Sequence[Atom], var: Var) -> int | float:
+    """The level of a value that every stage computes for itself.
+
+    That saves a round, but not at the price of operands larger than the value.
+    """
+    values = [(atom, placed.value(atom)) for atom in operands]
+    for atom, value in values:
+        if value.place != placed.everywhere and nbytes(atom) > nbytes(var):
+            return math.inf
+    return max((value.level_everywhere for _, value in values), default=math.inf)
 
 
 def _inline(placed: Placed, body: ClosedJaxpr, operands: Sequence[Atom]) -> list[Atom]:

@@ -18,7 +18,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun, JaxprEqn, Literal, Var
 from .errors import CrossStageError, effect_text, mixture_text, result_text
 from .faithful import count_readers, keep_divisions
 from .jaxprs import Atom, backward_slice, rebuild, used
-from .placing import Place, place_equations, Placed
+from .placing import may_travel, Place, place_equations, Placed
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,9 +111,11 @@ def slice_jaxpr(
     if closed.jaxpr.effects:
         raise CrossStageError(effect_text(closed.jaxpr))
     placed = place_equations(closed, input_places, num_stages)
+    results = list(zip(placed.results, result_places, strict=True))
+    num_rounds = max((placed.level_at(*result) for result in results), default=0)
     demand = _Demand(placed)
-    for atom, place in zip(placed.results, result_places, strict=True):
-        demand.require(atom, place, None)
+    for atom, place in results:
+        demand.require(atom, place, num_rounds, None)
     runs_on = {id(eqn): demand.propagate(eqn) for eqn in reversed(placed.equations)}
     equations = tuple(
         tuple(eqn for eqn in placed.equations if stage in runs_on[id(eqn)])
@@ -124,51 +126,66 @@ def slice_jaxpr(
 
 @dataclass(frozen=True)
 class _Demand:
-    """Which values are needed at their own place, and which on every stage, and why."""
+    """Which values are needed at their own place, which on every stage, and when.
+
+    A deadline is the number of rounds after which a value must be there.
+    """
 
     placed: Placed
-    local: set[Var] = field(default_factory=set)
-    remote: dict[Var, JaxprEqn | None] = field(default_factory=dict)
+    local: dict[Var, int | float] = field(default_factory=dict)
+    remote: dict[Var, int | float] = field(default_factory=dict)
+    reader: dict[Var, JaxprEqn | None] = field(default_factory=dict)
 
-    def require(self, atom: Atom, here: Place, reader: JaxprEqn | None) -> None:
+    def require(
+        self, atom: Atom, here: Place, deadline: int | float, reader: JaxprEqn | None
+    ) -> None:
         if isinstance(atom, Literal):
             return
         value = self.placed.values[atom]
         if value.culprit is not None:
             raise CrossStageError(mixture_text(self.placed, value.culprit))
         if here <= value.place:
-            self.local.add(atom)
+            self.local[atom] = min(deadline, self.local.get(atom, math.inf))
         elif value.level_everywhere == math.inf:
             raise CrossStageError(result_text(self.placed, atom, here))
         else:
-            self.remote[atom] = reader
+            self.remote[atom] = min(deadline, self.remote.get(atom, math.inf))
+            self.reader[atom] = reader
+
+    def travels(self, var: Var) -> bool:
+        """Whether a value is sent: always, if that is in time."""
+        level = self.placed.values[var].level
+        return may_travel(var) and level + 1 <= self.remote.get(var, -1)
 
     def propagate(self, eqn: JaxprEqn) -> Place:
         """Requires the operands of `eqn` where it runs, and says where that is."""
-        values = self.placed.values
-        remote = [var for var in eqn.outvars if var in self.remote]
-        here = frozenset()
-        if any(values[var].travels for var in remote) or any(
-            var in self.local for var in eqn.outvars
-        ):
-            here = values[eqn.outvars[0]].place
-            self._require_all(eqn, here)
-        if any(not values[var].travels for var in remote):
+        here, local, remote = frozenset(), [], []
+        for var in eqn.outvars:
+            value = self.placed.values[var]
+            local += [self.local[var]] if var in self.local else []
+            if self.travels(var):
+                local.append(value.level)
+            elif var in self.remote:
+                remote.append(self.remote[var])
+        if local:
+            here = self.placed.values[eqn.outvars[0]].place
+            self._require_all(eqn, here, min(local))
+        if remote:
             here = self.placed.everywhere
-            self._require_all(eqn, here)
+            self._require_all(eqn, here, min(remote))
         return here
 
-    def _require_all(self, eqn: JaxprEqn, here: Place) -> None:
+    def _require_all(self, eqn: JaxprEqn, here: Place, deadline: int | float) -> None:
         for atom in eqn.invars:
-            self.require(atom, here, eqn)
+            self.require(atom, here, deadline, eqn)
 
     def rounds(self) -> tuple[tuple[Message, ...], ...]:
         messages = [
-            Message(var, int(value.level), min(value.place), self.remote[var])
+            Message(var, int(value.level), min(value.place), self.reader[var])
             for var, value in self.placed.values.items()
-            if var in self.remote and value.travels
+            if self.travels(var)
         ]
-        num_rounds = max((m.round + 1 for m in messages), default=0)
+        num_rounds = max((message.round + 1 for message in messages), default=0)
         return tuple(
             tuple(m for m in messages if m.round == r) for r in range(num_rounds)
         )
