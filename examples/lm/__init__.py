@@ -1,0 +1,1 @@
+"""The parts of the pipelined language model: text, model, pipeline, training, picture."""
