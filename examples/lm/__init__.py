@@ -1,1 +1,1 @@
-"""The parts of the pipelined language model: text, model, pipeline, training, picture."""
+"""The parts of the example: text, model, pipeline, training, picture."""

@@ -3,8 +3,13 @@
 import time
 from collections.abc import Sequence
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.progress import TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 
 class Display:
@@ -32,9 +37,7 @@ class Display:
         self._steps += 1
         self._tokens += tokens
         speed = self._tokens / (time.perf_counter() - self._started)
-        self._progress.update(
-            self._line, advance=1, loss=loss, rate=rate, speed=speed
-        )
+        self._progress.update(self._line, advance=1, loss=loss, rate=rate, speed=speed)
 
 
 def progress_bar() -> Progress:

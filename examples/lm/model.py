@@ -91,13 +91,18 @@ class Embedding(eqx.Module):
     position: Float[Array, "length width"]
 
     def __init__(self, sizes: Sizes, *, key: PRNGKeyArray):
-        byte_key, position_key = jax.random.split(key)
-        self.byte = jax.random.normal(byte_key, (BYTES, sizes.width))
-        shape = (sizes.length, sizes.width)
-        self.position = 0.1 * jax.random.normal(position_key, shape)
+        self.byte = 0.5 * jax.random.normal(key, (BYTES, sizes.width))
+        self.position = _waves(sizes.length, sizes.width)
 
     def __call__(self, tokens: Tokens) -> Hidden:
         return self.byte[tokens] + self.position[: len(tokens)]
+
+
+def _waves(length: int, width: int) -> Float[Array, "length width"]:
+    """Where learned positions start: from here, attending to a neighbour is near."""
+    frequencies = jnp.logspace(0, -3, width // 2)
+    angles = jnp.outer(jnp.arange(length), frequencies)
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
 
 
 class Head(eqx.Module):
@@ -164,6 +169,12 @@ def stage_of(path: tuple, leaf: object) -> int:
     """The stage of a leaf of a `Model`, from its key path: `.stages[2]...`."""
     del leaf
     return path[1].idx
+
+
+def number_of_parameters(model: Model) -> int:
+    """How many numbers the model learns."""
+    arrays = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
+    return sum(array.size for array in arrays)
 
 
 def cross_entropy(

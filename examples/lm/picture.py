@@ -26,8 +26,8 @@ class Story(NamedTuple):
     verdict: str
 
 
-def draw(story: Story, path: Path) -> None:
-    """Draws the picture into a file."""
+def draw(story: Story, path: Path) -> Path:
+    """Draws the picture into a file, and says which."""
     figure = Figure(figsize=(9, 6.4), dpi=160, layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     figure.suptitle(story.title, x=0.01, ha="left", color=INK, weight="bold")
@@ -35,7 +35,9 @@ def draw(story: Story, path: Path) -> None:
     _draw_rates(bottom, story.rates)
     for axes in (top, bottom):
         _clean(axes)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
+    return path
 
 
 def _draw_losses(axes: Axes, story: Story) -> None:

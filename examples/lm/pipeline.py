@@ -4,8 +4,10 @@ Nothing here waits for a result. Each device works through its own queue and sta
 whatever has its inputs, so the pipeline fills and drains by itself.
 """
 
+import functools
 import os
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -19,6 +21,7 @@ from .text import Batch
 Pieces = tuple[Model, ...]
 Activations = Float[Array, "sequences length width"]
 Loss = Float[Array, ""]
+Scalar = Float[Array, ""]
 
 
 def stage_devices(stages: int) -> list[jax.Device]:
@@ -41,10 +44,14 @@ def stage_devices(stages: int) -> list[jax.Device]:
 
 
 class Pipeline:
-    """A model's stages on their devices, one device each."""
+    """A model cut into stages, each with a device and programs of its own."""
 
-    def __init__(self, devices: Sequence[jax.Device]):
+    def __init__(self, pieces: Pieces, devices: Sequence[jax.Device]):
         self.devices = tuple(devices)
+        self._stages = [_Stage(stage, piece) for stage, piece in enumerate(pieces)]
+
+    def __str__(self) -> str:
+        return ", ".join(str(device) for device in self.devices)
 
     def place(self, pieces: Pieces) -> Pieces:
         """A copy of each stage's piece, on its device."""
@@ -55,26 +62,23 @@ class Pipeline:
 
     def loss(self, pieces: Pieces, batch: Batch) -> Loss:
         """The mean loss of a batch, on the last stage's device."""
-        last = len(self.devices) - 1
-        scale = 1 / len(batch.inputs)
+        params = [_params(piece) for piece in pieces]
         losses = [
-            _loss(
-                pieces[last], last, self._forward(pieces, inputs)[last], targets, scale
-            )
-            for inputs, targets in self._microbatches(batch)
+            self._stages[-1].loss(params[-1], self._forward(params, x)[-1], targets)
+            for x, targets in self._microbatches(batch)
         ]
-        return sum(losses[1:], losses[0])
+        return jnp.stack(losses).mean()
 
     def loss_and_grads(self, pieces: Pieces, batch: Batch) -> tuple[Loss, Pieces]:
         """The mean loss of a batch and its gradients, each on its stage's device."""
+        params = [_params(piece) for piece in pieces]
         microbatches = list(self._microbatches(batch))
-        entered = [self._forward(pieces, inputs) for inputs, _ in microbatches]
-        total = None
-        for reached, (_, targets) in zip(entered, microbatches, strict=True):
-            part = self._backward(pieces, reached, targets, 1 / len(microbatches))
-            total = part if total is None else tuple(map(_add, part, total))
-        assert total is not None
-        *grads, loss = total
+        entered = [self._forward(params, x) for x, _ in microbatches]
+        parts = (
+            self._backward(params, xs, targets, 1 / len(microbatches))
+            for xs, (_, targets) in zip(entered, microbatches, strict=True)
+        )
+        *grads, loss = functools.reduce(_add_each, parts)
         return loss, tuple(grads)
 
     def _microbatches(self, batch: Batch) -> Iterable[tuple[Array, Array]]:
@@ -84,28 +88,75 @@ class Pipeline:
                 jax.device_put(targets, self.devices[-1]),
             )
 
-    def _forward(self, pieces: Pieces, inputs: Array) -> list[Array]:
+    def _forward(self, params: Sequence[Model], x: Array) -> list[Array]:
         """What enters each stage, on the stage's device."""
-        entered = [inputs]
+        entered = [x]
         for stage, device in enumerate(self.devices[1:]):
-            left = _forward(pieces[stage], stage, entered[stage])
+            left = self._stages[stage].forward(params[stage], entered[stage])
             entered.append(jax.device_put(left, device))
         return entered
 
     def _backward(
-        self, pieces: Pieces, entered: list[Array], targets: Array, scale: float
-    ) -> tuple[PyTree, ...]:
-        """The gradients of each stage's piece, and behind them the loss."""
-        last = len(self.devices) - 1
-        loss, grads, above = _loss_backward(
-            pieces[last], last, entered[last], targets, scale
+        self,
+        params: Sequence[Model],
+        entered: list[Array],
+        targets: Array,
+        share: float,
+    ) -> list[PyTree]:
+        """The gradients of each stage, and behind them the loss, times `share`."""
+        last = len(self._stages) - 1
+        loss, (grads, above) = self._stages[last].loss_and_grads(
+            params[last], entered[last], targets, share
         )
         results = [loss, grads]
         for stage in reversed(range(last)):
             above = jax.device_put(above, self.devices[stage])
-            grads, above = _backward(pieces[stage], stage, entered[stage], above)
+            grads, above = self._stages[stage].backward(
+                params[stage], entered[stage], above
+            )
             results.append(grads)
-        return tuple(reversed(results))
+        return results[::-1]
+
+
+class _Stage:
+    """The programs of one stage.
+
+    They are `jax.jit`, not `eqx.filter_jit`: that one waits for each result, and then
+    no two stages would ever work at the same time.
+    """
+
+    def __init__(self, stage: int, piece: Model):
+        self._stage = stage
+        self._rest = eqx.filter(piece, eqx.is_inexact_array, inverse=True)
+        self.forward = jax.jit(self._run)
+        self.loss = jax.jit(self._loss)
+        self.loss_and_grads = jax.jit(self._loss_and_grads)
+        self.backward = jax.jit(self._backward)
+
+    def _run(self, params: Model, x: Array) -> Array:
+        model = eqx.combine(params, self._rest)
+        return jax.vmap(model.stages[self._stage])(x)
+
+    def _loss(self, params: Model, x: Array, targets: Array) -> Loss:
+        return cross_entropy(self._run(params, x), targets)
+
+    def _loss_and_grads(
+        self, params: Model, x: Array, targets: Array, share: Scalar
+    ) -> tuple[Loss, tuple[Model, Array | None]]:
+        return eqx.filter_value_and_grad(
+            lambda params_and_x: share * self._loss(*params_and_x, targets)
+        )((params, x))
+
+    def _backward(
+        self, params: Model, x: Array, above: Activations
+    ) -> tuple[Model, Activations | None]:
+        # Runs the stage again: as fast here as keeping all that is inside it.
+        _, pull_back = eqx.filter_vjp(self._run, params, x)
+        return pull_back(above)
+
+
+def _params(piece: Model) -> Model:
+    return eqx.filter(piece, eqx.is_inexact_array)
 
 
 def _copy_to(device: jax.Device, piece: Model) -> Model:
@@ -113,41 +164,10 @@ def _copy_to(device: jax.Device, piece: Model) -> Model:
     return eqx.combine(jax.device_put(arrays, device, may_alias=False), rest)
 
 
-def _run(piece: Model, stage: int, x: Array) -> Array:
-    return jax.vmap(piece.stages[stage])(x)
+def _add_each(total: list[PyTree], part: list[PyTree]) -> list[PyTree]:
+    return [_add(mine, more) for mine, more in zip(total, part, strict=True)]
 
 
-def _scaled_loss(
-    piece: Model, stage: int, x: Array, targets: Array, scale: float
-) -> Loss:
-    return scale * cross_entropy(_run(piece, stage, x), targets)
-
-
-_forward = eqx.filter_jit(_run)
-_loss = eqx.filter_jit(_scaled_loss)
-
-
-@eqx.filter_jit
-def _loss_backward(
-    piece: Model, stage: int, x: Array, targets: Array, scale: float
-) -> tuple[Loss, Model, Array | None]:
-    def loss(piece_and_x: tuple[Model, Array]) -> Loss:
-        piece, x = piece_and_x
-        return _scaled_loss(piece, stage, x, targets, scale)
-
-    value, (grads, below) = eqx.filter_value_and_grad(loss)((piece, x))
-    return value, grads, below
-
-
-@eqx.filter_jit
-def _backward(
-    piece: Model, stage: int, x: Array, above: Activations
-) -> tuple[Model, Activations | None]:
-    """Runs the stage once more: cheaper to write than keeping what is inside it."""
-    _, pull_back = eqx.filter_vjp(lambda piece, x: _run(piece, stage, x), piece, x)
-    return pull_back(above)
-
-
-@eqx.filter_jit(donate="all-except-first")
-def _add(part: PyTree, total: PyTree) -> PyTree:
-    return jax.tree.map(jnp.add, part, total)
+@partial(jax.jit, donate_argnums=0)
+def _add(total: PyTree, part: PyTree) -> PyTree:
+    return jax.tree.map(jnp.add, total, part)

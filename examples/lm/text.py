@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 
-Bytes = UInt8[np.ndarray, " length"]
+Bytes = UInt8[np.ndarray, " _"]
 
 
 class Batch(NamedTuple):
@@ -32,9 +32,9 @@ def hold_out(text: Bytes, fraction: float = 0.1) -> tuple[Bytes, Bytes]:
 
 
 def random_batches(
-    text: Bytes, seed: int, shape: tuple[int, int, int]
+    text: Bytes, shape: tuple[int, int, int], steps: int, seed: int
 ) -> Iterator[Batch]:
-    """Sequences from random places, without end; the same ones for the same seed.
+    """Sequences from random places; the same ones for the same seed.
 
     **Arguments:**
 
@@ -42,7 +42,7 @@ def random_batches(
     """
     random = np.random.default_rng(seed)
     *counts, length = shape
-    while True:
+    for _ in range(steps):
         starts = random.integers(len(text) - length, size=(*counts, 1))
         yield _windows(text, starts, length)
 

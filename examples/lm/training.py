@@ -2,29 +2,18 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import equinox as eqx
+import functional_opt as fo
 import jax
 import numpy as np
 import optax
 from jaxtyping import Float, PyTree
 
-import functional_opt as fo
-
 from .display import Display
 from .pipeline import Loss, Pieces, Pipeline
 from .text import Batch
-
-
-class Updates(Protocol):
-    """What the loop asks of an optimizer, whether it works stage by stage or not."""
-
-    def init(self, pieces: Pieces, /) -> Any: ...
-
-    def step(
-        self, grads: Pieces, states: Any, pieces: Pieces, /
-    ) -> tuple[Pieces, Any]: ...
 
 
 class Run(NamedTuple):
@@ -76,7 +65,7 @@ class WholeTree:
 
 
 def train(
-    optimizer: Updates,
+    optimizer: fo.StageLocal | WholeTree,
     pieces: Pieces,
     pipeline: Pipeline,
     batches: Iterable[Batch],
