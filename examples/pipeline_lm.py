@@ -29,7 +29,7 @@ from lm.training import bits, Run, train, WholeTree
 
 REGISTRY = fo.Registry.of(fo.AdamW, fo.Adam, fo.Lion, fo.SGD)
 
-SIZES = Sizes(width=128, blocks=4, heads=4, length=128)
+SIZES = Sizes(width=128, blocks=4, heads=4, length=64)
 MICROBATCHES, SEQUENCES = 4, 4
 
 
@@ -41,8 +41,8 @@ class Suited(NamedTuple):
 
 
 SUITED = {
-    "adamw": Suited(2e-3, {"b2": 0.95}),
-    "adam": Suited(2e-3, {"b2": 0.95}),
+    "adamw": Suited(4e-3, {"b2": 0.95}),
+    "adam": Suited(4e-3, {"b2": 0.95}),
     "lion": Suited(5e-4, {}),
     "sgd": Suited(0.3, {"momentum": 0.9, "nesterov": True}),
 }
@@ -150,7 +150,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="how many stages, and devices",
     )
     parser.add_argument("--optimizer", choices=sorted(REGISTRY), default="adamw")
-    parser.add_argument("--steps", type=_positive, default=240)
+    parser.add_argument("--steps", type=_positive, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--output", type=Path, default=Path("out"), help="where the picture goes"

@@ -1,8 +1,9 @@
 """What is on the screen while a training runs."""
 
 import time
-from collections.abc import Sequence
 
+import numpy as np
+from jaxtyping import Float
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -12,10 +13,13 @@ from rich.progress import (
 )
 
 
+Rates = Float[np.ndarray, " steps"]
+
+
 class Display:
     """A line of a progress bar: step, loss, learning rate and speed of one training."""
 
-    def __init__(self, progress: Progress, name: str, rates: Sequence[float]):
+    def __init__(self, progress: Progress, name: str, rates: Rates):
         self._progress = progress
         self._rates = rates
         self._steps = 0
@@ -33,7 +37,7 @@ class Display:
         - `loss`: in bits per byte.
         - `tokens`: how many this step reads.
         """
-        rate = self._rates[self._steps]
+        rate = float(self._rates[self._steps])
         self._steps += 1
         self._tokens += tokens
         speed = self._tokens / (time.perf_counter() - self._started)

@@ -1,5 +1,6 @@
 """A byte-level transformer decoder, cut into stages."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -40,10 +41,13 @@ class Attention(eqx.Module):
 
     def __call__(self, x: Hidden) -> Hidden:
         length, width = x.shape
-        qkv = jax.vmap(self.qkv)(x).reshape(length, 3, self.heads, width // self.heads)
-        mixed = jax.nn.dot_product_attention(
-            qkv[:, 0], qkv[:, 1], qkv[:, 2], is_causal=True
-        )
+        size = width // self.heads
+        qkv = jax.vmap(self.qkv)(x).reshape(length, 3, self.heads, size)
+        queries, keys, values = jnp.moveaxis(qkv, 1, 0)
+        scores = jnp.einsum("qhd,khd->hqk", queries, keys) / math.sqrt(size)
+        past = jnp.tri(length, dtype=bool)
+        attention = jax.nn.softmax(jnp.where(past, scores, -jnp.inf))
+        mixed = jnp.einsum("hqk,khd->qhd", attention, values)
         return jax.vmap(self.out)(mixed.reshape(length, width))
 
 

@@ -20,7 +20,6 @@ from .text import Batch
 
 Pieces = tuple[Model, ...]
 Activations = Float[Array, "sequences length width"]
-Loss = Float[Array, ""]
 Scalar = Float[Array, ""]
 
 
@@ -60,7 +59,7 @@ class Pipeline:
             for device, piece in zip(self.devices, pieces, strict=True)
         )
 
-    def loss(self, pieces: Pieces, batch: Batch) -> Loss:
+    def loss(self, pieces: Pieces, batch: Batch) -> Scalar:
         """The mean loss of a batch, on the last stage's device."""
         params = [_params(piece) for piece in pieces]
         losses = [
@@ -69,7 +68,7 @@ class Pipeline:
         ]
         return jnp.stack(losses).mean()
 
-    def loss_and_grads(self, pieces: Pieces, batch: Batch) -> tuple[Loss, Pieces]:
+    def loss_and_grads(self, pieces: Pieces, batch: Batch) -> tuple[Scalar, Pieces]:
         """The mean loss of a batch and its gradients, each on its stage's device."""
         params = [_params(piece) for piece in pieces]
         microbatches = list(self._microbatches(batch))
@@ -137,12 +136,12 @@ class _Stage:
         model = eqx.combine(params, self._rest)
         return jax.vmap(model.stages[self._stage])(x)
 
-    def _loss(self, params: Model, x: Array, targets: Array) -> Loss:
+    def _loss(self, params: Model, x: Array, targets: Array) -> Scalar:
         return cross_entropy(self._run(params, x), targets)
 
     def _loss_and_grads(
         self, params: Model, x: Array, targets: Array, share: Scalar
-    ) -> tuple[Loss, tuple[Model, Array | None]]:
+    ) -> tuple[Scalar, tuple[Model, Array | None]]:
         return eqx.filter_value_and_grad(
             lambda params_and_x: share * self._loss(*params_and_x, targets)
         )((params, x))

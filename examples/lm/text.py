@@ -54,7 +54,7 @@ def every_byte(text: Bytes, sequences: int, length: int) -> Batch:
     return _windows(text, starts.reshape(microbatches, sequences, 1), length)
 
 
-def unigram_bits(train: Bytes, targets: Int[np.ndarray, "..."]) -> float:
+def unigram_bits(train: Bytes, targets: Int[np.ndarray, "..."] | Bytes) -> float:
     """Bits per byte of a model that knows only how often each byte occurs in `train`.
 
     Every byte counts once more than it occurs, so that none is impossible.

@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Float, PyTree
 
 from .display import Display
-from .pipeline import Loss, Pieces, Pipeline
+from .pipeline import Pieces, Pipeline, Scalar
 from .text import Batch
 
 
@@ -73,7 +73,7 @@ def train(
 ) -> Run:
     """Trains on every batch, in order."""
     states = optimizer.init(pieces)
-    losses: list[Loss] = []
+    losses: list[Scalar] = []
     for batch in batches:
         loss, grads = pipeline.loss_and_grads(pieces, batch)
         pieces, states = optimizer.step(grads, states, pieces)
@@ -84,6 +84,6 @@ def train(
     return Run(np.array([bits(loss) for loss in losses]), pieces)
 
 
-def bits(loss: Loss) -> float:
+def bits(loss: Scalar) -> float:
     """A loss in bits per byte, on the host: this waits for it."""
     return float(loss) / math.log(2)
