@@ -53,7 +53,8 @@ class Job:
 
     def __init__(self, options: argparse.Namespace, devices: Sequence[jax.Device]):
         self._options = options
-        self._train_text, self._held_out = hold_out(load())
+        self._train_text, held_out = hold_out(load())
+        self._validation = every_byte(held_out, SEQUENCES, SIZES.length)
         self.model = Model(SIZES, options.stages, key=jax.random.key(options.seed))
         self.partition = fo.partition(self.model, stage_of)
         self._pieces = self.partition.split(self.model)
@@ -72,11 +73,17 @@ class Job:
         pieces = self.pipeline.place(self._pieces)
         return train(optimizer, pieces, self.pipeline, batches, display)
 
-    def validate(self, run: Run) -> tuple[float, float]:
-        """Bits per byte of held out text: the trained model's, byte frequencies'."""
-        batch = every_byte(self._held_out, SEQUENCES, SIZES.length)
-        loss = self.pipeline.loss(run.pieces, batch)
-        return bits(loss), unigram_bits(self._train_text, batch.targets)
+    def whole_model(self, run: Run) -> Model:
+        """The trained stages, put together."""
+        return self.partition.merge(run.pieces)
+
+    def validate(self, run: Run) -> float:
+        """Bits per byte of the text held out."""
+        return bits(self.pipeline.loss(run.pieces, self._validation))
+
+    def byte_frequencies(self) -> float:
+        """What a model that knows only these would need for the same bytes."""
+        return unigram_bits(self._train_text, self._validation.targets)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,39 +91,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.perf_counter()
     options = parse(arguments)
     job = Job(options, stage_devices(options.stages))
-    print(
-        f"{number_of_parameters(job.model):,} parameters in {options.stages} stages on "
-        f"{job.pipeline}, {options.optimizer}"
-    )
-
+    print(f"{number_of_parameters(job.model):,} parameters on {job.pipeline}")
+    print("the loss is in bits per byte\n")
     staged = job.recipe.build_mpmd(job.model, job.partition)
     whole = WholeTree(job.recipe.build(), job.partition, job.pipeline)
     with progress_bar() as progress:
-        by_stages = job.run(staged, Display(progress, "stage by stage", job.rates))
+        by_stage = job.run(staged, Display(progress, "by stage", job.rates))
         at_once = job.run(whole, Display(progress, "whole tree", job.rates))
-
-    validation, unigram = job.validate(by_stages)
-    apart = difference(
-        job.partition.merge(by_stages.pieces), job.partition.merge(at_once.pieces)
-    )
+    apart = difference(job.whole_model(by_stage), job.whole_model(at_once))
     story = Story(
-        title=f"A language model in {options.stages} pipeline stages, "
-        f"{options.optimizer}",
-        staged=by_stages.losses,
+        title=f"{options.optimizer} on {options.stages} pipeline stages",
+        staged=by_stage.losses,
         whole=at_once.losses,
         rates=job.rates,
-        validation=validation,
-        unigram=unigram,
+        validation=job.validate(by_stage),
+        unigram=job.byte_frequencies(),
         verdict=str(apart),
     )
-    print(f"\n{staged}\n")
-    print(f"loss at the end        {story.staged[-1]:.3f} and {story.whole[-1]:.3f}")
-    print(f"validation loss        {validation:.3f} bits per byte")
-    print(f"of byte frequencies    {unigram:.3f} bits per byte")
-    print(f"parameters of the two  {apart}")
-    print(f"seconds                {time.perf_counter() - started:.0f}")
+    print(f"\n{staged}\n\n{report(story)}")
+    print(f"took               {time.perf_counter() - started:.0f} s")
     print(draw(story, options.output / "pipeline_lm.png"))
     return 0 if apart.within_bound else 1
+
+
+def report(story: Story) -> str:
+    """The story in words."""
+    return "\n".join(
+        [
+            f"last loss          {story.staged[-1]:.3f} by stage, "
+            f"{story.whole[-1]:.3f} whole tree",
+            f"parameters         {story.verdict}",
+            f"validation loss    {story.validation:.3f} bits per byte",
+            f"byte frequencies   {story.unigram:.3f} bits per byte",
+        ]
+    )
 
 
 def make_recipe(optimizer: str, steps: int) -> fo.Recipe:
@@ -150,7 +158,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="how many stages, and devices",
     )
     parser.add_argument("--optimizer", choices=sorted(REGISTRY), default="adamw")
-    parser.add_argument("--steps", type=_positive, default=400)
+    parser.add_argument("--steps", type=_positive, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--output", type=Path, default=Path("out"), help="where the picture goes"

@@ -48,10 +48,10 @@ def progress_bar() -> Progress:
     """The bar that `Display` adds a line to."""
     return Progress(
         TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
-        TextColumn("loss [cyan]{task.fields[loss]:.3f}[/] bpb"),
-        TextColumn("rate [cyan]{task.fields[rate]:.2e}[/]"),
+        TextColumn("loss [cyan]{task.fields[loss]:.3f}[/]"),
+        TextColumn("rate [cyan]{task.fields[rate]:.1e}[/]"),
         TextColumn("[cyan]{task.fields[speed]:,.0f}[/] tokens/s"),
         TimeRemainingColumn(),
     )
