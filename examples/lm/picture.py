@@ -44,8 +44,8 @@ def _draw_losses(axes: Axes, story: Story) -> None:
     steps = np.arange(1, len(story.staged) + 1)
     axes.plot(steps, story.whole, color=BAND, lw=5, label="whole tree, plain Optax")
     axes.plot(steps, story.staged, color=LINE, lw=1.2, label="stage by stage")
-    _level(axes, story.unigram, f"byte frequencies {story.unigram:.2f}", GREY)
-    _level(axes, story.validation, f"validation {story.validation:.2f}", MARK)
+    _level(axes, story.unigram, f"byte frequencies\n{story.unigram:.2f}", GREY)
+    _level(axes, story.validation, f"validation\n{story.validation:.2f}", MARK)
     axes.set_ylabel("loss, bits per byte")
     axes.set_title(f"Parameters at the end: {story.verdict}", loc="left", fontsize=10)
     axes.legend(frameon=False, loc="upper right")
@@ -64,11 +64,11 @@ def _level(axes: Axes, value: float, text: str, color: str) -> None:
     axes.axhline(value, color=color, lw=1, ls=(0, (4, 3)), zorder=1)
     axes.annotate(
         text,
-        (0.99, value),
-        xytext=(0, 4),
+        (1, value),
+        xytext=(6, 0),
         xycoords=axes.get_yaxis_transform(),
         textcoords="offset points",
-        ha="right",
+        va="center",
         color=color,
         fontsize=9,
     )
