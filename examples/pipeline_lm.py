@@ -22,9 +22,9 @@ from lm.comparison import difference
 from lm.display import Display, progress_bar
 from lm.model import Model, number_of_parameters, Sizes, stage_of
 from lm.picture import draw, Story
-from lm.pipeline import Pipeline, stage_devices
+from lm.pipeline import Device, Pipeline, stage_devices
 from lm.text import every_byte, hold_out, load, random_batches, unigram_bits
-from lm.training import bits, Run, train, WholeTree
+from lm.training import bits, Run, train, Updates, WholeTree
 
 
 REGISTRY = fo.Registry.of(fo.AdamW, fo.Adam, fo.Lion, fo.SGD)
@@ -51,7 +51,7 @@ SUITED = {
 class Job:
     """A training, ready to be run with one optimizer or another."""
 
-    def __init__(self, options: argparse.Namespace, devices: Sequence[jax.Device]):
+    def __init__(self, options: argparse.Namespace, devices: Sequence[Device]):
         self._options = options
         self._train_text, held_out = hold_out(load())
         self._validation = every_byte(held_out, SEQUENCES, SIZES.length)
@@ -59,10 +59,11 @@ class Job:
         self.partition = fo.partition(self.model, stage_of)
         self._pieces = self.partition.split(self.model)
         self.pipeline = Pipeline(self._pieces, devices)
-        self.recipe = make_recipe(options.optimizer, options.steps)
-        self.rates = np.asarray(self.recipe.schedule(np.arange(options.steps)))
+        schedule = make_schedule(options.optimizer, options.steps)
+        self.recipe = make_recipe(options.optimizer, schedule)
+        self.rates = np.asarray(schedule(np.arange(options.steps)))
 
-    def run(self, optimizer: fo.StageLocal | WholeTree, display: Display) -> Run:
+    def run(self, optimizer: Updates, display: Display) -> Run:
         """Trains from the start: the same parameters and batches every time."""
         batches = random_batches(
             self._train_text,
@@ -127,17 +128,24 @@ def report(story: Story) -> str:
     )
 
 
-def make_recipe(optimizer: str, steps: int) -> fo.Recipe:
-    """The optimizer of that name, with a schedule as long as the training."""
-    peak_value, others = SUITED[optimizer]
+def make_schedule(optimizer: str, steps: int) -> fo.Cosine:
+    """A learning rate for the optimizer of that name, over the whole training."""
+    peak_value = SUITED[optimizer].peak_value
+    return fo.Cosine(
+        peak_value=peak_value,
+        warmup_steps=steps // 10,
+        decay_steps=steps,
+        end_value=peak_value / 20,
+    )
+
+
+def make_recipe(name: str, schedule: fo.Cosine) -> fo.Recipe:
+    """The optimizer of that name, with what one usually puts around it."""
+    optimizer = REGISTRY[name](**SUITED[name].others)
+    assert isinstance(optimizer, fo.AbstractOptimizer)
     return fo.Recipe(
-        optimizer=REGISTRY[optimizer](**others),
-        schedule=fo.Cosine(
-            peak_value=peak_value,
-            warmup_steps=steps // 10,
-            decay_steps=steps,
-            end_value=peak_value / 20,
-        ),
+        optimizer=optimizer,
+        schedule=schedule,
         clip_norm=1.0,
         weight_decay=0.1,
         decay_where=fo.Where(min_ndim=2),

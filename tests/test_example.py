@@ -162,7 +162,8 @@ def test_difference_of_signed_zeros_is_no_identity():
 
 @pytest.mark.parametrize("optimizer", sorted(pipeline_lm.REGISTRY))
 def test_every_optimizer_has_its_hyperparameters(optimizer):
-    recipe = pipeline_lm.make_recipe(optimizer, steps=5)
+    schedule = pipeline_lm.make_schedule(optimizer, steps=5)
+    recipe = pipeline_lm.make_recipe(optimizer, schedule)
     assert isinstance(recipe.optimizer, pipeline_lm.REGISTRY[optimizer])
 
 

@@ -8,6 +8,7 @@ import functools
 import os
 from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import TypeAlias
 
 import equinox as eqx
 import jax
@@ -18,12 +19,14 @@ from .model import cross_entropy, Model
 from .text import Batch
 
 
+# To pyright `jax.Device` is a variable, since jaxlib does not say what it is.
+Device: TypeAlias = jax.Device  # pyright: ignore[reportInvalidTypeForm]
 Pieces = tuple[Model, ...]
 Activations = Float[Array, "sequences length width"]
 Scalar = Float[Array, ""]
 
 
-def stage_devices(stages: int) -> list[jax.Device]:
+def stage_devices(stages: int) -> list[Device]:
     """A device for each stage: accelerators if there are enough, else virtual CPUs.
 
     CPU devices can be added only before JAX is first used.
@@ -45,7 +48,7 @@ def stage_devices(stages: int) -> list[jax.Device]:
 class Pipeline:
     """A model cut into stages, each with a device and programs of its own."""
 
-    def __init__(self, pieces: Pieces, devices: Sequence[jax.Device]):
+    def __init__(self, pieces: Pieces, devices: Sequence[Device]):
         self.devices = tuple(devices)
         self._stages = [_Stage(stage, piece) for stage, piece in enumerate(pieces)]
 
@@ -143,7 +146,7 @@ class _Stage:
         self, params: Model, x: Array, targets: Array, share: Scalar
     ) -> tuple[Scalar, tuple[Model, Array | None]]:
         return eqx.filter_value_and_grad(
-            lambda params_and_x: share * self._loss(*params_and_x, targets)
+            lambda both: share * self._loss(both[0], both[1], targets)
         )((params, x))
 
     def _backward(
@@ -158,7 +161,7 @@ def _params(piece: Model) -> Model:
     return eqx.filter(piece, eqx.is_inexact_array)
 
 
-def _copy_to(device: jax.Device, piece: Model) -> Model:
+def _copy_to(device: Device, piece: Model) -> Model:
     arrays, rest = eqx.partition(piece, eqx.is_array)
     return eqx.combine(jax.device_put(arrays, device, may_alias=False), rest)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import functional_opt as fo
@@ -14,6 +14,17 @@ from jaxtyping import Float, PyTree
 from .display import Display
 from .pipeline import Pieces, Pipeline, Scalar
 from .text import Batch
+
+
+@runtime_checkable
+class Updates(Protocol):
+    """What the loop asks of an optimizer, whether it works stage by stage or not."""
+
+    def init(self, pieces: Pieces, /) -> Any: ...
+
+    def step(
+        self, grads: Pieces, states: Any, pieces: Pieces, /
+    ) -> tuple[Pieces, Any]: ...
 
 
 class Run(NamedTuple):
@@ -65,7 +76,7 @@ class WholeTree:
 
 
 def train(
-    optimizer: fo.StageLocal | WholeTree,
+    optimizer: Updates,
     pieces: Pieces,
     pipeline: Pipeline,
     batches: Iterable[Batch],
