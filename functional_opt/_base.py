@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 
 import jax
 import optax
+from jax import Device
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from ._config import AbstractConfig
 from ._stages.local import stage_local, StageLocal
 from ._stages.partition import StagePartition
-from ._types import Scalar
+from ._types import Scalar, Scalars, typed
 
 
 class AbstractSchedule(AbstractConfig):
@@ -20,7 +22,7 @@ class AbstractSchedule(AbstractConfig):
     """
 
     @abc.abstractmethod
-    def __call__(self, count: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+    def __call__(self, count: jax.typing.ArrayLike) -> Scalars:
         """The value after `count` updates.
 
         **Arguments:**
@@ -50,6 +52,7 @@ class AbstractOptimizer(AbstractConfig):
             a constant.
         """
 
+    @typed
     def build_decayed(
         self,
         schedule: AbstractSchedule | optax.Schedule | Scalar,
@@ -67,21 +70,20 @@ class AbstractOptimizer(AbstractConfig):
 
         - `schedule`: as in `build`.
         - `weight_decay`: the factor, at least 0.
-        - `mask`: from the parameters to a tree of bools: which of them decay. All, if
-            left out.
+        - `mask`: from the parameters to a tree of bools: which of them decay. Left
+            out, the optimizer's own mask if it has one, or else all.
         """
         rate = _scaled(schedule, -weight_decay)
-        return optax.chain(
-            self.build(schedule), optax.add_decayed_weights(rate, mask)
-        )
+        return optax.chain(self.build(schedule), optax.add_decayed_weights(rate, mask))
 
+    @typed
     def build_mpmd(
         self,
         schedule: AbstractSchedule | optax.Schedule | Scalar,
         params: PyTree,
         partition: StagePartition,
         *,
-        meshes: Sequence[jax.sharding.Mesh | jax.Device] | None = None,
+        meshes: Sequence[Mesh | Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
     ) -> StageLocal:
         """`build(schedule)`, cut into one program a stage. See `stage_local`."""
         return stage_local(self.build(schedule), params, partition, meshes=meshes)

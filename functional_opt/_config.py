@@ -1,47 +1,67 @@
 """What every module of the library is: frozen, checked at construction, a pytree."""
 
 import dataclasses
-import functools
 import math
+from collections.abc import Callable
 from types import NoneType, UnionType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints, Union
 
 import equinox as eqx
-import jax
+import jax.numpy as jnp
 import numpy as np
-from annotated_types import Interval
+from annotated_types import Interval, Predicate
 from beartype.door import is_bearable
-from jaxtyping import Array, Float
+from jax.core import Tracer
 
 
+# A converter takes `Any`, so that the import hook of jaxtyping, which checks the
+# arguments of `__init__`, leaves the fields to `check_fields` and its messages.
 def _as_number(value: Any) -> Any:
-    """Makes ints and NumPy's floats floats, so that equal numbers are equal leaves."""
-    if isinstance(value, int | np.integer | np.floating) and not isinstance(
-        value, bool
-    ):
-        return float(value)
-    return value
+    """Makes ints and NumPy's numbers floats, so that equal numbers are equal leaves."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, bool) or not isinstance(value, int | np.integer | np.floating):
+        return value
+    return float(value)
 
 
-def _unchanged(value: Any) -> Any:
-    return value
+def _as_setting(value: Any) -> Any:
+    return int(value) if isinstance(value, np.integer) else value
 
 
-def number(default: Any = dataclasses.MISSING, **kwargs: Any) -> Any:
-    """A field that is a leaf of the pytree: it may be traced, batched, differentiated."""
-    return eqx.field(default=default, converter=_as_number, **kwargs)
+def as_dtype(value: Any) -> Any:
+    """Makes names and scalar types dtypes, so that equal dtypes are equal fields."""
+    try:
+        return value if value is None else jnp.dtype(value)
+    except TypeError:
+        return value  # For `check_fields` to refuse: it knows the field.
+
+
+def number(
+    default: Any = dataclasses.MISSING, *, kw_only: bool = True, **kwargs: Any
+) -> Any:
+    """A leaf of the pytree: it may be traced, batched and differentiated."""
+    return eqx.field(default=default, kw_only=kw_only, converter=_as_number, **kwargs)
 
 
 def setting(
-    default: Any = dataclasses.MISSING, converter: Any = _unchanged, **kwargs: Any
+    default: Any = dataclasses.MISSING,
+    *,
+    kw_only: bool = True,
+    converter: Callable[[Any], Any] = _as_setting,
+    **kwargs: Any,
 ) -> Any:
-    """A field that is part of the pytree's structure: a change of it recompiles."""
-    return eqx.field(default=default, static=True, converter=converter, **kwargs)
+    """A part of the pytree's structure: a change of it recompiles."""
+    return eqx.field(
+        default=default, kw_only=kw_only, static=True, converter=converter, **kwargs
+    )
 
 
-def part(default: Any = dataclasses.MISSING, **kwargs: Any) -> Any:
-    """A field that is a module itself, or a number in place of one."""
-    return eqx.field(default=default, converter=_as_number, **kwargs)
+def part(
+    default: Any = dataclasses.MISSING, *, kw_only: bool = True, **kwargs: Any
+) -> Any:
+    """A module itself, or a number in place of one."""
+    return number(default, kw_only=kw_only, **kwargs)
 
 
 class AbstractConfig(eqx.Module):
@@ -52,71 +72,123 @@ class AbstractConfig(eqx.Module):
     """
 
     def __check_init__(self) -> None:
-        for name, annotation in _annotations(type(self)).items():
-            place = f"`{type(self).__name__}.{name}`"
-            value = getattr(self, name)
-            _check_type(place, value, annotation)
-            _check_range(place, value, annotation)
+        check_fields(self)
 
 
-@functools.cache
+def check_fields(config: Any) -> None:
+    """Holds every field of a dataclass to its annotation."""
+    annotations = _annotations(type(config))
+    for name, annotation in annotations.items():
+        place = f"`{type(config).__name__}.{name}`"
+        value = getattr(config, name)
+        if not _fits(value, annotation):
+            raise TypeError(
+                f"{place} must be {_describe(annotation)}, got {value!r}."
+                f"{_hint(type(config), annotations, value)}"
+            )
+        _check_value(place, value, annotation)
+
+
 def _annotations(cls: type) -> dict[str, Any]:
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
-def _check_type(place: str, value: Any, annotation: Any) -> None:
-    if not is_bearable(value, annotation):
-        raise TypeError(f"{place} must be {_describe(annotation)}, got {value!r}.")
+def _fits(value: Any, annotation: Any) -> bool:
+    if isinstance(value, bool):  # To Python it is an int.
+        return any(x in (bool, Any, object) for x in _alternatives(annotation))
+    return is_bearable(value, annotation)
 
 
-def _check_range(place: str, value: Any, annotation: Any) -> None:
-    if isinstance(value, jax.core.Tracer) or not _is_number(value):
+def _check_value(place: str, value: Any, annotation: Any) -> None:
+    if isinstance(value, Tracer):
         return
-    if not math.isfinite(value):
+    # A float is compared, not the array itself: under `jax.jit` even the comparison
+    # of a concrete array is traced.
+    known = float(value) if _is_number(value) else value
+    if isinstance(known, float) and not math.isfinite(known):
         raise ValueError(f"{place} must be finite, got {value!r}.")
-    for interval in _intervals(annotation):
-        if not _contains(interval, value):
-            raise ValueError(f"{place} must be {_text(interval)}, got {value!r}.")
+    for limit in _limits(known, annotation):
+        if not _holds(limit, known):
+            raise ValueError(f"{place} must be {_text(limit)}, got {value!r}.")
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) or eqx.is_inexact_array(value)
+    if isinstance(value, int | float):
+        return not isinstance(value, bool)
+    return eqx.is_inexact_array(value) and value.ndim == 0
 
 
-def _intervals(annotation: Any) -> list[Interval]:
+def _limits(value: Any, annotation: Any) -> list[Any]:
+    """Finds the limits that an annotation sets to values of this type."""
     if get_origin(annotation) is Annotated:
-        return [x for x in annotation.__metadata__ if isinstance(x, Interval)]
-    return [x for arg in get_args(annotation) for x in _intervals(arg)]
+        metadata = annotation.__metadata__
+        return [x for x in metadata if isinstance(x, Interval | Predicate)]
+    arms = get_args(annotation) if _is_union(annotation) else ()
+    return [x for arm in arms if is_bearable(value, arm) for x in _limits(value, arm)]
 
 
-def _contains(interval: Interval, value: Any) -> bool:
-    return bool(
-        (interval.ge is None or value >= interval.ge)
-        and (interval.gt is None or value > interval.gt)
-        and (interval.le is None or value <= interval.le)
-        and (interval.lt is None or value < interval.lt)
+def _holds(limit: Interval | Predicate, value: Any) -> bool:
+    if isinstance(limit, Predicate):
+        return limit.func(value)
+    return (
+        (limit.ge is None or value >= limit.ge)
+        and (limit.gt is None or value > limit.gt)
+        and (limit.le is None or value <= limit.le)
+        and (limit.lt is None or value < limit.lt)
     )
 
 
-def _text(interval: Interval) -> str:
-    low = f"[{interval.ge}" if interval.ge is not None else f"({interval.gt}"
-    high = f"{interval.le}]" if interval.le is not None else f"{interval.lt})"
-    if (interval.le, interval.lt) == (None, None):
-        sign = "at least" if interval.ge is not None else "greater than"
-        return f"{sign} {interval.ge if interval.ge is not None else interval.gt}"
-    return f"in {low}, {high}"
+def _text(limit: Interval | Predicate) -> str:
+    if isinstance(limit, Predicate):
+        return limit.func.__name__
+    low = f"[{limit.ge}" if limit.ge is not None else f"({limit.gt}"
+    high = f"{limit.le}]" if limit.le is not None else f"{limit.lt})"
+    if "None" not in low + high:
+        return f"in {low}, {high}"
+    bounds = {
+        "at least": limit.ge,
+        "greater than": limit.gt,
+        "at most": limit.le,
+        "less than": limit.lt,
+    }
+    return " and ".join(f"{word} {x}" for word, x in bounds.items() if x is not None)
+
+
+def _is_union(annotation: Any) -> bool:
+    return get_origin(annotation) in (Union, UnionType)
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """Takes unions and `Annotated` apart."""
+    if get_origin(annotation) is Annotated:
+        return _alternatives(get_args(annotation)[0])
+    if _is_union(annotation):
+        return [x for arm in get_args(annotation) for x in _alternatives(arm)]
+    return [annotation]
 
 
 def _describe(annotation: Any) -> str:
     """Says in words which values an annotation allows."""
-    if get_origin(annotation) is Annotated:
-        return _describe(get_args(annotation)[0])
-    if get_args(annotation) and get_origin(annotation) in (Union, UnionType):
-        return " or ".join(_describe(arg) for arg in get_args(annotation))
+    *others, last = [_name(x) for x in _alternatives(annotation)]
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _name(annotation: Any) -> str:
     if annotation is NoneType:
         return "None"
-    if annotation == Float[Array, ""]:
-        return "a 0-d float array"
+    if getattr(annotation, "dim_str", None) == "":  # a scalar of jaxtyping's
+        return f"a 0-d {annotation.dtype.__name__.lower()} array"
     name = getattr(annotation, "__name__", str(annotation))
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def _hint(cls: type, annotations: dict[str, Any], value: Any) -> str:
+    """Says what to do about a module in the wrong place."""
+    if isinstance(value, type) and issubclass(value, AbstractConfig):
+        return f" Pass an instance: `{value.__name__}(...)`."
+    if isinstance(value, AbstractConfig):
+        for name, annotation in annotations.items():
+            if is_bearable(value, annotation):
+                return f" Did you mean `{cls.__name__}.{name}`?"
+    return ""

@@ -1,0 +1,145 @@
+"""Steps in units of the gradient's own root mean square."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import final
+
+import optax
+from jaxtyping import PyTree
+
+from .._base import AbstractOptimizer, AbstractSchedule
+from .._config import as_dtype, number, setting
+from .._types import DecayRate, FloatDtype, NonNegative, Scalar, typed
+
+
+@final
+class Adam(AbstractOptimizer):
+    """[Adam](https://arxiv.org/abs/1412.6980) (Kingma and Ba 2015): `optax.adam`.
+
+    With $m$ and $v$ the moving averages of the gradient and of its square, corrected
+    for their start at 0, a step is the learning rate times
+    $m / (\\sqrt{v + \\bar\\epsilon} + \\epsilon)$: algorithm 1, with
+    $\\bar\\epsilon$ = `eps_root` beside its $\\epsilon$.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> import jax.numpy as jnp
+    >>> transformation = fo.Adam(b2=0.99).build(0.5)
+    >>> params = jnp.array([1.0, -1.0])
+    >>> updates, _ = transformation.update(params, transformation.init(params))
+    >>> [round(float(x), 3) for x in updates]
+    [-0.5, 0.5]
+
+    ```
+
+    **Arguments:**
+
+    - `b1`: how much of $m$ stays at each update, in [0, 1).
+    - `b2`: how much of $v$ stays at each update, in [0, 1).
+    - `eps`: added to the root, in units of the gradient; at least 0.
+    - `eps_root`: added under the root, in units of the gradient's square; at least 0.
+        To differentiate through the step, make it positive.
+    - `mu_dtype`: the dtype that $m$ is kept in; that of the parameters, if left out.
+    - `nesterov`: whether to look one update ahead, as
+        [NAdam](https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ) does.
+    """
+
+    b1: DecayRate = number(0.9)
+    b2: DecayRate = number(0.999)
+    eps: NonNegative = number(1e-8)
+    eps_root: NonNegative = number(0.0)
+    mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)
+    nesterov: bool = setting(False)
+
+    @typed
+    def build(
+        self, schedule: AbstractSchedule | optax.Schedule | Scalar
+    ) -> optax.GradientTransformationExtraArgs:
+        return optax.adam(
+            schedule,
+            b1=self.b1,
+            b2=self.b2,
+            eps=self.eps,
+            eps_root=self.eps_root,
+            mu_dtype=self.mu_dtype,
+            nesterov=self.nesterov,
+        )
+
+    @typed
+    def build_decayed(
+        self,
+        schedule: AbstractSchedule | optax.Schedule | Scalar,
+        weight_decay: Scalar,
+        mask: Callable[[PyTree], PyTree] | None = None,
+    ) -> optax.GradientTransformationExtraArgs:
+        decayed = AdamW(
+            b1=self.b1,
+            b2=self.b2,
+            eps=self.eps,
+            eps_root=self.eps_root,
+            mu_dtype=self.mu_dtype,
+            weight_decay=weight_decay,
+            mask=mask,
+            nesterov=self.nesterov,
+        )
+        return decayed.build(schedule)
+
+
+@final
+class AdamW(AbstractOptimizer):
+    """[AdamW](https://arxiv.org/abs/1711.05101) (Loshchilov and Hutter 2019).
+
+    `optax.adamw`: Adam, with the learning rate times `weight_decay` times the parameter
+    taken off beside the step (algorithm 2).
+
+    ```python
+    >>> import functional_opt as fo
+    >>> schedule = fo.Cosine(peak_value=3e-4, warmup_steps=500, decay_steps=10_000)
+    >>> transformation = fo.AdamW(b2=0.95, weight_decay=0.1).build(schedule)
+
+    ```
+
+    **Arguments:**
+
+    - `b1`, `b2`, `eps`, `eps_root`, `mu_dtype`, `nesterov`: as in [`Adam`][].
+    - `weight_decay`: per unit of learning rate; at least 0.
+    - `mask`: from the parameters to a tree of bools: which of them decay, such as a
+        [`Where`][]. All, if left out.
+    """
+
+    b1: DecayRate = number(0.9)
+    b2: DecayRate = number(0.999)
+    eps: NonNegative = number(1e-8)
+    eps_root: NonNegative = number(0.0)
+    mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)
+    weight_decay: NonNegative = number(1e-4)
+    mask: Callable[[PyTree], PyTree] | None = setting(None)
+    nesterov: bool = setting(False)
+
+    @typed
+    def build(
+        self, schedule: AbstractSchedule | optax.Schedule | Scalar
+    ) -> optax.GradientTransformationExtraArgs:
+        return optax.adamw(
+            schedule,
+            b1=self.b1,
+            b2=self.b2,
+            eps=self.eps,
+            eps_root=self.eps_root,
+            mu_dtype=self.mu_dtype,
+            weight_decay=self.weight_decay,
+            mask=self.mask,
+            nesterov=self.nesterov,
+        )
+
+    @typed
+    def build_decayed(
+        self,
+        schedule: AbstractSchedule | optax.Schedule | Scalar,
+        weight_decay: Scalar,
+        mask: Callable[[PyTree], PyTree] | None = None,
+    ) -> optax.GradientTransformationExtraArgs:
+        decayed = dataclasses.replace(
+            self, weight_decay=weight_decay, mask=mask or self.mask
+        )
+        return decayed.build(schedule)

@@ -1,0 +1,55 @@
+"""Steps along the gradient or a moving sum of it."""
+
+from typing import final
+
+import optax
+
+from .._base import AbstractOptimizer, AbstractSchedule
+from .._config import as_dtype, number, setting
+from .._types import DecayRate, FloatDtype, Scalar, typed
+
+
+@final
+class SGD(AbstractOptimizer):
+    """Stochastic gradient descent, with momentum or without: `optax.sgd`.
+
+    With momentum $\\mu$ and gradient $g$, the sum is $u \\leftarrow g + \\mu u$ and the
+    step the learning rate times $u$, or times $g + \\mu u$ with `nesterov`: equations 1
+    to 4 of [Sutskever et al. 2013](https://proceedings.mlr.press/v28/sutskever13.html),
+    with the learning rate outside of the sum.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> import jax.numpy as jnp
+    >>> transformation = fo.SGD(momentum=0.5).build(0.1)
+    >>> params = jnp.array([1.0, -1.0])
+    >>> updates, _ = transformation.update(params, transformation.init(params))
+    >>> [round(float(x), 3) for x in updates]
+    [-0.1, 0.1]
+
+    ```
+
+    **Arguments:**
+
+    - `momentum`: how much of the sum stays at each update, in [0, 1). None keeps
+        no sum.
+    - `nesterov`: whether to look one update ahead. Without momentum it changes
+        nothing.
+    - `accumulator_dtype`: the dtype that the sum is kept in; that of the parameters, if
+        left out.
+    """
+
+    momentum: DecayRate | None = number(None)
+    nesterov: bool = setting(False)
+    accumulator_dtype: FloatDtype | None = setting(None, converter=as_dtype)
+
+    @typed
+    def build(
+        self, schedule: AbstractSchedule | optax.Schedule | Scalar
+    ) -> optax.GradientTransformationExtraArgs:
+        return optax.sgd(
+            schedule,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            accumulator_dtype=self.accumulator_dtype,
+        )

@@ -1,0 +1,73 @@
+"""Steps of the same size for every parameter."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import final
+
+import optax
+from jaxtyping import PyTree
+
+from .._base import AbstractOptimizer, AbstractSchedule
+from .._config import as_dtype, number, setting
+from .._types import DecayRate, FloatDtype, NonNegative, Scalar, typed
+
+
+@final
+class Lion(AbstractOptimizer):
+    """[Lion](https://arxiv.org/abs/2302.06675) (Chen et al. 2023): `optax.lion`.
+
+    The step is the learning rate times $sign(\\beta_1 m + (1 - \\beta_1) g) + \\lambda
+    \\theta$, with $m$ a moving average of the gradient $g$ (algorithm 2). Its authors
+    take a learning rate 3 to 10 times smaller than AdamW's, and a decay as much larger.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> import jax.numpy as jnp
+    >>> transformation = fo.Lion(weight_decay=0.0).build(0.1)
+    >>> params = jnp.array([1.0, -3.0])
+    >>> updates, _ = transformation.update(params, transformation.init(params), params)
+    >>> [round(float(x), 3) for x in updates]
+    [-0.1, 0.1]
+
+    ```
+
+    **Arguments:**
+
+    - `b1`: the share of $m$ in the step, in [0, 1).
+    - `b2`: how much of $m$ stays at each update, in [0, 1).
+    - `mu_dtype`: the dtype that $m$ is kept in; that of the parameters, if left out.
+    - `weight_decay`: $\\lambda$, per unit of learning rate; at least 0.
+    - `mask`: from the parameters to a tree of bools: which of them decay, such as a
+        [`Where`][]. All, if left out.
+    """
+
+    b1: DecayRate = number(0.9)
+    b2: DecayRate = number(0.99)
+    mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)
+    weight_decay: NonNegative = number(1e-3)
+    mask: Callable[[PyTree], PyTree] | None = setting(None)
+
+    @typed
+    def build(
+        self, schedule: AbstractSchedule | optax.Schedule | Scalar
+    ) -> optax.GradientTransformationExtraArgs:
+        return optax.lion(
+            schedule,
+            b1=self.b1,
+            b2=self.b2,
+            mu_dtype=self.mu_dtype,
+            weight_decay=self.weight_decay,
+            mask=self.mask,
+        )
+
+    @typed
+    def build_decayed(
+        self,
+        schedule: AbstractSchedule | optax.Schedule | Scalar,
+        weight_decay: Scalar,
+        mask: Callable[[PyTree], PyTree] | None = None,
+    ) -> optax.GradientTransformationExtraArgs:
+        decayed = dataclasses.replace(
+            self, weight_decay=weight_decay, mask=mask or self.mask
+        )
+        return decayed.build(schedule)

@@ -1,0 +1,71 @@
+"""The table that shows what each stage holds and what it exchanges, and why."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .errors import where
+from .functions import StagedFunction
+from .slicing import Message
+
+
+_HEADER = ("stage", "leaves", "params", "state", "sent a step")
+
+
+def table(function: StagedFunction) -> str:
+    """A row a stage, and a line for each reason why something is exchanged."""
+    num_stages = function.arguments["params"].num_stages
+    sizes = [_sizes(function, stage) for stage in range(num_stages)]
+    total = tuple(sum(column) for column in zip(*sizes, strict=True))
+    rows = [_row(str(stage), row) for stage, row in enumerate(sizes)]
+    rows = _aligned([_HEADER, *rows, _row("all", total)])
+    return "\n".join([*rows, "", *_reasons(function)])
+
+
+def _sizes(function: StagedFunction, stage: int) -> tuple[int, int, int, int]:
+    """Leaves, bytes of parameters, bytes of state, bytes sent."""
+    params, state = (function.avals(name, stage) for name in ("params", "state"))
+    rounds = range(function.num_rounds)
+    sent = sum(function.packing(stage, round).nbytes for round in rounds)
+    return len(params), _nbytes(params), _nbytes(state), sent
+
+
+def _nbytes(avals: Iterable[Any]) -> int:
+    return sum(aval.size * aval.dtype.itemsize for aval in avals)
+
+
+def _row(name: str, sizes: Sequence[int]) -> tuple[str, ...]:
+    leaves, *nbytes = sizes
+    return (name, str(leaves), *map(_bytes_text, nbytes))
+
+
+def _bytes_text(nbytes: int) -> str:
+    units = ["B", "kB", "MB", "GB"]
+    power = min(max(len(str(nbytes)) - 1, 0) // 3, len(units) - 1)
+    return f"{nbytes / 1000**power:.{min(power, 1)}f} {units[power]}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+
+
+def _reasons(function: StagedFunction) -> list[str]:
+    rounds = function.slices.rounds
+    if not rounds:
+        return ["Nothing is exchanged."]
+    lines = [f"{len(rounds)} round{'s' * (len(rounds) > 1)} of exchange:"]
+    for number, messages in enumerate(rounds):
+        for reason, count in Counter(map(_reason, messages)).items():
+            lines.append(f"  round {number}: {count} x {reason}")
+    return lines
+
+
+def _reason(message: Message) -> str:
+    aval = message.var.aval.str_short()
+    if message.needed_by is None:
+        return f"{aval}, a result that other stages hold too"
+    return f"{aval} for `{message.needed_by.primitive}` at {where(message.needed_by)}"

@@ -1,0 +1,70 @@
+"""Keeps XLA to what it does with the whole function, where a slice would change it.
+
+XLA divides by a scalar that nothing else reads by multiplying with its reciprocal,
+which rounds differently. A scalar that all parameters share, such as a bias correction,
+may have one reader in a slice: there its division is made opaque.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import JaxprEqn, Var
+from jax.extend.core.primitives import convert_element_type_p, copy_p, div_p
+from jaxtyping import Array
+
+from .jaxprs import Atom, replace_by, variables
+
+
+def count_readers(
+    equations: Sequence[JaxprEqn], results: Iterable[Atom]
+) -> Counter[Var]:
+    """How often each value is read, by whatever name."""
+    original = _original_names(equations)
+    read = [v for eqn in equations if not _only_renames(eqn) for v in eqn.invars]
+    return Counter(original.get(v, v) for v in variables([*read, *results]))
+
+
+def keep_divisions(
+    equations: Sequence[JaxprEqn], results: Sequence[Atom], in_whole: Counter[Var]
+) -> list[JaxprEqn]:
+    """Makes those divisions opaque whose divisor has lost its other readers.
+
+    **Arguments:**
+
+    - `equations`, `results`: the slice.
+    - `in_whole`: how often each value is read in the whole function.
+    """
+    original = _original_names(equations)
+    in_slice = count_readers(equations, results)
+    kept = []
+    for eqn in equations:
+        divisors = variables(eqn.invars[1:]) if eqn.primitive is div_p else []
+        shared = [
+            divisor
+            for divisor in (original.get(var, var) for var in divisors)
+            if divisor.aval.size == 1 and in_slice[divisor] == 1 < in_whole[divisor]
+        ]
+        kept += replace_by(eqn, _divide_opaquely) if shared else [eqn]
+    return kept
+
+
+def _original_names(equations: Sequence[JaxprEqn]) -> dict[Var, Var]:
+    original: dict[Var, Var] = {}
+    for eqn in filter(_only_renames, equations):
+        for source in variables(eqn.invars):
+            original[eqn.outvars[0]] = original.get(source, source)
+    return original
+
+
+def _only_renames(eqn: JaxprEqn) -> bool:
+    """Copies, and conversions of nothing but the weak type."""
+    if eqn.primitive is convert_element_type_p:
+        return eqn.invars[0].aval.dtype == eqn.outvars[0].aval.dtype
+    return eqn.primitive is copy_p
+
+
+def _divide_opaquely(dividend: Array, divisor: Array) -> Array:
+    divisor = jnp.broadcast_to(divisor, dividend.shape)
+    return jax.lax.div(dividend, jax.lax.optimization_barrier(divisor))

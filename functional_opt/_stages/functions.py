@@ -1,0 +1,158 @@
+"""A function of trees that are cut over stages, as one program a stage and round."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr
+from jaxtyping import Array, UInt32
+
+from .packing import Packing
+from .slicing import Message, Program, slice_jaxpr, Slices
+from .trees import Cut
+
+
+Leaves = Sequence[Any]
+# For each round so far, for each stage the vector that it sent, or None if it had
+# nothing to say.
+Gathered = Sequence[Sequence[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class StageFunction:
+    """A program of one stage, as a function of its leaves and of packed vectors.
+
+    **Attributes:**
+
+    - `program`: the program itself.
+    - `leaves`: for each input of the program, the argument and the position among the
+        stage's leaves of it.
+    - `labels`: how errors call each input.
+    - `vectors`: the round and the sender of each vector that it reads.
+    - `packings`: how each of these is packed.
+    - `received`: for each message that the program reads, the vector and the position
+        in it.
+    """
+
+    program: Program
+    leaves: tuple[tuple[str, int], ...]
+    labels: tuple[str, ...]
+    vectors: tuple[tuple[int, int], ...]
+    packings: tuple[Packing, ...]
+    received: tuple[tuple[int, int], ...]
+
+    def read(self, arguments: Mapping[str, Leaves]) -> list[Any]:
+        return [arguments[name][position] for name, position in self.leaves]
+
+    def receive(self, gathered: Gathered) -> list[Any]:
+        return [gathered[round][sender] for round, sender in self.vectors]
+
+    def __call__(
+        self, leaves: Leaves, vectors: Sequence[UInt32[Array, " _"]]
+    ) -> list[Any]:
+        self._check(leaves)
+        values = [p.unpack(v) for p, v in zip(self.packings, vectors, strict=True)]
+        return self.program(leaves, [values[v][k] for v, k in self.received])
+
+    def _check(self, leaves: Leaves) -> None:
+        for label, leaf, expected in zip(
+            self.labels, leaves, self.program.closed.in_avals, strict=False
+        ):
+            found = jax.typeof(leaf)
+            if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+                raise ValueError(
+                    f"{label} must be {expected.str_short()}, as when `stage_local` "
+                    f"was called, got {found.str_short()}."
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class StagedFunction:
+    """The programs of a function whose arguments and results are cut over stages.
+
+    `arguments` and `results` have the names, for errors, and the order of the
+    function's flat inputs and results.
+    """
+
+    slices: Slices
+    arguments: dict[str, Cut]
+    results: dict[str, Cut]
+
+    @classmethod
+    def of(
+        cls, closed: ClosedJaxpr, arguments: dict[str, Cut], results: dict[str, Cut]
+    ) -> "StagedFunction":
+        input_places = [place for cut in arguments.values() for place in cut.places]
+        result_places = [place for cut in results.values() for place in cut.places]
+        num_stages = next(iter(arguments.values())).num_stages
+        slices = slice_jaxpr(closed, input_places, result_places, num_stages)
+        return cls(slices, arguments, results)
+
+    @property
+    def num_rounds(self) -> int:
+        return len(self.slices.rounds)
+
+    def avals(self, name: str, stage: int) -> list[Any]:
+        """The shapes and dtypes of the stage's leaves of an argument."""
+        first = _offsets(self.arguments)[name]
+        avals = self.slices.source.in_avals[first:]
+        return [avals[i] for i in self.arguments[name].held[stage]]
+
+    def packing(self, stage: int, round: int) -> Packing:
+        """How the vector is packed that the stage sends in the round."""
+        avals = [message.var.aval for message in self.slices.sent(stage, round)]
+        return Packing(tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals))
+
+    def message(self, stage: int, round: int) -> StageFunction:
+        """Computes what the stage sends in the round, before it is packed."""
+        return self._of_stage(stage, self.slices.message_program(stage, round))
+
+    def finish(self, stage: int, names: Sequence[str]) -> StageFunction:
+        """Computes the stage's leaves of the named results, in this order."""
+        first = _offsets(self.results)
+        held = {name: cut.held[stage] for name, cut in self.results.items()}
+        indices = [first[name] + i for name in names for i in held[name]]
+        return self._of_stage(stage, self.slices.result_program(stage, indices))
+
+    def _of_stage(self, stage: int, program: Program) -> StageFunction:
+        first = _offsets(self.arguments)
+        place = {
+            first[name] + i: (name, position)
+            for name, cut in self.arguments.items()
+            for position, i in enumerate(cut.held[stage])
+        }
+        leaves = tuple(place[i] for i in program.inputs)
+        senders = dict.fromkeys((m.round, m.sender) for m in program.received)
+        vectors = tuple(senders)
+        return StageFunction(
+            program,
+            leaves,
+            tuple(
+                f"`{self._path(name, stage, position)}` of `{name}[{stage}]`"
+                for name, position in leaves
+            ),
+            vectors,
+            tuple(self.packing(sender, round) for round, sender in vectors),
+            tuple(self._position(vectors, message) for message in program.received),
+        )
+
+    def _path(self, name: str, stage: int, position: int) -> str:
+        cut = self.arguments[name]
+        return cut.paths[cut.held[stage][position]]
+
+    def _position(
+        self, vectors: Sequence[tuple[int, int]], message: Message
+    ) -> tuple[int, int]:
+        sent = self.slices.sent(message.sender, message.round)
+        vector = vectors.index((message.round, message.sender))
+        return vector, [m is message for m in sent].index(True)
+
+
+def _offsets(cuts: Mapping[str, Cut]) -> dict[str, int]:
+    """The index of each tree's first leaf, when the trees' leaves are in one list."""
+    offsets, total = {}, 0
+    for name, cut in cuts.items():
+        offsets[name] = total
+        total += len(cut.paths)
+    return offsets

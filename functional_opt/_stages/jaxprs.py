@@ -1,0 +1,104 @@
+"""Pure helpers on jaxprs: which equations a result needs, which inputs it reads."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence, Set as AbstractSet
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+
+
+Atom = Var | Literal
+
+
+def backward_slice(
+    equations: Sequence[JaxprEqn],
+    wanted: Iterable[Atom],
+    known: AbstractSet[Var] = frozenset(),
+) -> list[JaxprEqn]:
+    """The equations that compute `wanted` when `known` is given, in their order."""
+    needed = {atom for atom in wanted if isinstance(atom, Var)} - known
+    kept = []
+    for eqn in reversed(equations):
+        if not needed.isdisjoint(eqn.outvars):
+            kept.append(eqn)
+            needed.update(v for v in variables(eqn.invars) if v not in known)
+    return kept[::-1]
+
+
+def variables(atoms: Iterable[Atom]) -> list[Var]:
+    return [atom for atom in atoms if isinstance(atom, Var)]
+
+
+def used(equations: Iterable[JaxprEqn], results: Iterable[Atom]) -> set[Var]:
+    """The variables that the equations or the results read."""
+    read = {var for eqn in equations for var in variables(eqn.invars)}
+    return read.union(variables(results))
+
+
+def rebuild(
+    like: Jaxpr,
+    constvars: Sequence[Var],
+    invars: Sequence[Var],
+    equations: Sequence[JaxprEqn],
+    outvars: Sequence[Atom],
+) -> Jaxpr:
+    return like.replace(
+        constvars=list(constvars),
+        invars=list(invars),
+        eqns=list(equations),
+        outvars=list(outvars),
+        debug_info=like.debug_info.with_unknown_names(),
+    )
+
+
+def keep_results(closed: ClosedJaxpr, chosen: Sequence[int]) -> ClosedJaxpr:
+    """The same function with only the chosen results, and only what these need."""
+    jaxpr = closed.jaxpr
+    outvars = [jaxpr.outvars[i] for i in chosen]
+    equations = backward_slice(jaxpr.eqns, outvars)
+    sliced = rebuild(jaxpr, jaxpr.constvars, jaxpr.invars, equations, outvars)
+    return ClosedJaxpr(sliced, closed.consts)
+
+
+def inputs_read(closed: ClosedJaxpr) -> set[int]:
+    jaxpr = closed.jaxpr
+    read = used(jaxpr.eqns, jaxpr.outvars)
+    return {i for i, var in enumerate(jaxpr.invars) if var in read}
+
+
+def keep_inputs(closed: ClosedJaxpr, chosen: Sequence[int]) -> ClosedJaxpr:
+    """The same function of only the chosen inputs: those it does not read are lost."""
+    jaxpr = closed.jaxpr
+    invars = [jaxpr.invars[i] for i in chosen]
+    trimmed = rebuild(jaxpr, jaxpr.constvars, invars, jaxpr.eqns, jaxpr.outvars)
+    return ClosedJaxpr(trimmed, closed.consts)
+
+
+def nbytes(atom: Atom) -> int | float:
+    """A value's size; infinite for PRNG keys, whose bytes are their own affair."""
+    dtype = getattr(atom.aval, "dtype", None)
+    return atom.aval.size * getattr(dtype, "itemsize", math.inf)
+
+
+def replace_by(eqn: JaxprEqn, function: Callable[..., Any]) -> list[JaxprEqn]:
+    """The equations of a function, in place of one equation of the same signature."""
+    shapes = [
+        jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in eqn.invars
+    ]
+    jaxpr = jax.make_jaxpr(function)(*shapes).jaxpr
+    name = dict(zip(jaxpr.invars, eqn.invars, strict=True))
+    name.update(zip(jaxpr.outvars, eqn.outvars, strict=True))
+
+    def rename(atom: Atom) -> Atom:
+        return (
+            atom if isinstance(atom, Literal) else name.setdefault(atom, Var(atom.aval))
+        )
+
+    return [
+        inner.replace(
+            invars=list(map(rename, inner.invars)),
+            outvars=list(map(rename, inner.outvars)),
+        )
+        for inner in jaxpr.eqns
+    ]

@@ -1,0 +1,86 @@
+"""Values of several dtypes as one vector of words, and back, without losing a bit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, UInt32
+
+
+_WORD = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Packs arrays of these shapes and dtypes into one vector of 32-bit words.
+
+    Arrays of the same dtype are neighbours, so that a word holds whole elements.
+    """
+
+    shapes: tuple[jax.ShapeDtypeStruct, ...]
+
+    @property
+    def _groups(self) -> dict[jnp.dtype, list[int]]:
+        groups: dict[jnp.dtype, list[int]] = {}
+        for i, shape in enumerate(self.shapes):
+            groups.setdefault(shape.dtype, []).append(i)
+        return groups
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the packed vector."""
+        return _WORD * sum(
+            _num_words(sum(self.shapes[i].size for i in members), dtype)
+            for dtype, members in self._groups.items()
+        )
+
+    def pack(self, values: Sequence[Array]) -> UInt32[Array, " words"]:
+        words = [
+            _to_words(jnp.concatenate([jnp.ravel(values[i]) for i in members]))
+            for members in self._groups.values()
+        ]
+        return jnp.concatenate([jnp.zeros((0,), jnp.uint32), *words])
+
+    def unpack(self, words: UInt32[Array, " words"]) -> list[Array]:
+        values: list[Array] = list(self.shapes)
+        for dtype, members in self._groups.items():
+            count = sum(self.shapes[i].size for i in members)
+            taken = _num_words(count, dtype)
+            elements, words = _from_words(words[:taken], count, dtype), words[taken:]
+            for i in members:
+                shape = self.shapes[i]
+                values[i] = elements[: shape.size].reshape(shape.shape)
+                elements = elements[shape.size :]
+        return values
+
+
+def _num_words(count: int, dtype: jnp.dtype) -> int:
+    return -(-count * dtype.itemsize // _WORD)
+
+
+def _to_words(elements: Array) -> UInt32[Array, " words"]:
+    """A vector's bytes, filled up with zeros to whole words."""
+    if elements.dtype == jnp.bool_:
+        elements = elements.astype(jnp.uint8)
+    if jnp.issubdtype(elements.dtype, jnp.complexfloating):
+        elements = jnp.stack([elements.real, elements.imag], axis=-1).ravel()
+    itemsize = elements.dtype.itemsize
+    if itemsize >= _WORD:
+        return jax.lax.bitcast_convert_type(elements, jnp.uint32).ravel()
+    filled = jnp.pad(elements, (0, -elements.size % (_WORD // itemsize)))
+    return jax.lax.bitcast_convert_type(
+        filled.reshape(-1, _WORD // itemsize), jnp.uint32
+    )
+
+
+def _from_words(words: UInt32[Array, " words"], count: int, dtype: jnp.dtype) -> Array:
+    if dtype == jnp.bool_:
+        return _from_words(words, count, jnp.dtype(jnp.uint8)).astype(jnp.bool_)
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        part = jnp.dtype(f"float{dtype.itemsize * 4}")
+        parts = _from_words(words, 2 * count, part).reshape(-1, 2)
+        return jax.lax.complex(parts[:, 0], parts[:, 1])
+    if dtype.itemsize > _WORD:
+        words = words.reshape(-1, dtype.itemsize // _WORD)
+    return jax.lax.bitcast_convert_type(words, dtype).ravel()[:count]

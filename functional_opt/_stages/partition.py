@@ -1,0 +1,211 @@
+"""Which stage owns which parameter."""
+
+import functools
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from .._paths import path_text
+from .._types import typed
+from .errors import stages_text
+from .placing import Place
+from .trees import check_stages, Cut, leaf_paths, Pieces
+
+
+StageOf = Callable[[tuple[Any, ...], Any], Any]
+
+
+@dataclass(frozen=True)
+class StagePartition:
+    """Which stages own each parameter of a tree. Made by `partition`.
+
+    Parameters are the leaves that are inexact arrays (or their shapes). Every other
+    leaf rides along: it is part of every stage's piece, as it is.
+
+    **Attributes:**
+
+    - `num_stages`: how many stages there are.
+    - `model`: how the tree as it was given is cut.
+    - `params`: how its parameters alone are cut, with None for every other leaf.
+    """
+
+    num_stages: int
+    model: Cut
+    params: Cut
+
+    @typed
+    def split(self, tree: PyTree) -> tuple[PyTree, ...]:
+        """Cuts a whole tree into one piece a stage.
+
+        **Arguments:**
+
+        - `tree`: parameters, gradients, or anything else of the structure that was
+            partitioned, with or without the leaves that ride along.
+
+        **Returns:** a tuple of pieces. A piece has the structure of `tree`, and None
+        where the stage does not own the leaf.
+
+        **Raises:** `ValueError` naming the first path that differs.
+        """
+        cut = self.form_of(tree)
+        return cut.split(cut.flatten_whole("tree", tree))
+
+    def merge(self, pieces: Pieces) -> PyTree:
+        """Puts the pieces that `split` made together again.
+
+        A leaf that several stages own is taken from the lowest of them.
+        """
+        check_stages("pieces", pieces, self.num_stages)
+        forms = [self._form_of_piece(s, piece) for s, piece in enumerate(pieces)]
+        if any(form is not forms[0] for form in forms):
+            raise ValueError(
+                "Some `pieces` hold the leaves that ride along and some do not. Give "
+                "all of them as `split` made them, or filter all of them."
+            )
+        return forms[0].merge(
+            [forms[0].flatten("pieces", s, piece) for s, piece in enumerate(pieces)]
+        )
+
+    def take(
+        self, name: str, stage: int, piece: PyTree
+    ) -> tuple[list[Any], Callable[[Sequence[Any]], PyTree]]:
+        """The parameters of a stage's piece, and how to make a piece of new ones."""
+        form = self._form_of_piece(stage, piece)
+        leaves = form.flatten(name, stage, piece)
+        if form is self.params:
+            return leaves, functools.partial(form.unflatten, stage)
+        positions = self._positions[stage]
+
+        def put(params: Sequence[Any]) -> PyTree:
+            replaced = list(leaves)
+            for position, param in zip(positions, params, strict=True):
+                replaced[position] = param
+            return self.model.unflatten(stage, replaced)
+
+        return [leaves[position] for position in positions], put
+
+    @functools.cached_property
+    def _positions(self) -> tuple[tuple[int, ...], ...]:
+        """For each stage, where among the leaves of its piece its parameters are."""
+        params = set(self.params.paths)
+        return tuple(
+            tuple(k for k, i in enumerate(held) if self.model.paths[i] in params)
+            for held in self.model.held
+        )
+
+    def form_of(self, tree: PyTree) -> Cut:
+        """How a tree is cut: with what rides along, or without."""
+        return self._form(tree, self.params.structure)
+
+    def _form_of_piece(self, stage: int, piece: PyTree) -> Cut:
+        return self._form(piece, self.params.structures[stage])
+
+    def _form(self, tree: PyTree, params: jax.tree_util.PyTreeDef) -> Cut:
+        leaves, structure = jax.tree.flatten(tree)
+        if structure == params or all(map(is_param, leaves)):
+            return self.params
+        return self.model
+
+
+@typed
+def partition(
+    params: PyTree, stage_of: Any, *, num_stages: int | None = None
+) -> StagePartition:
+    """Says which stages own each parameter of a tree.
+
+    **Arguments:**
+
+    - `params`: an Equinox model as it is, or any pytree of arrays or
+        `jax.ShapeDtypeStruct`s.
+    - `stage_of`: called with the key path (of `jax.tree_util`) and the leaf of each
+        parameter, gives the stage that owns it, counted from 0, or a collection of
+        stages if several own a copy of it. Or a pytree prefix of `params` of stages,
+        and of sets of stages.
+    - `num_stages`: how many stages there are, if not one more than the highest that
+        owns a parameter.
+
+    **Returns:** a `StagePartition`, for `stage_local`.
+
+    **Raises:** `ValueError` naming the path of a parameter without a stage, or whose
+    stage is out of range.
+
+    !!! Example
+
+        >>> import functional_opt as fo, jax.numpy as jnp
+        >>> params = {"embed": jnp.ones((8, 2)), "head": jnp.ones((2, 8))}
+        >>> partition = fo.partition(params, {"embed": 0, "head": 1})
+        >>> first, last = partition.split(params)
+        >>> first["head"] is None
+        True
+    """
+    owners = _owners(params, stage_of)
+    highest = max((max(place) for place in owners.values()), default=-1)
+    stages = highest + 1 if num_stages is None else num_stages
+    for path, place in owners.items():
+        if not place <= set(range(stages)):
+            raise ValueError(
+                f"`{path}` is given to {stages_text(place)}, but the stages are 0 to "
+                f"{stages - 1}."
+            )
+    everywhere = frozenset(range(stages))
+    model = Cut.of(
+        params, [owners.get(path, everywhere) for path in leaf_paths(params)], stages
+    )
+    trained = Cut.of(only_params(params), list(owners.values()), stages)
+    return StagePartition(stages, model, trained)
+
+
+def only_params(tree: PyTree) -> PyTree:
+    """The tree with None for every leaf that is no parameter."""
+    return jax.tree.map(lambda leaf: leaf if is_param(leaf) else None, tree)
+
+
+def is_param(leaf: Any) -> bool:
+    """Whether a leaf is an inexact array, or the shape and dtype of one."""
+    dtype = getattr(leaf, "dtype", None)
+    return (
+        dtype is not None
+        and hasattr(leaf, "shape")
+        and jnp.issubdtype(dtype, jnp.inexact)
+    )
+
+
+def _owners(params: PyTree, stage_of: Any) -> dict[str, Place]:
+    call = stage_of if callable(stage_of) else _prefix(params, stage_of)
+    return {
+        path_text(path): _place(path_text(path), call(path, leaf))
+        for path, leaf in jax.tree.leaves_with_path(params)
+        if is_param(leaf)
+    }
+
+
+def _prefix(params: PyTree, stages: PyTree) -> StageOf:
+    """A pytree prefix of stages, as a function of the path."""
+    whole = jax.tree.broadcast(stages, params, is_leaf=_is_none)
+    by_path = dict(jax.tree.leaves_with_path(whole, is_leaf=_is_none))
+    return lambda path, leaf: by_path[path]
+
+
+def _is_none(node: Any) -> bool:
+    return node is None
+
+
+def _place(path: str, given: Any) -> Place:
+    stages = given if isinstance(given, Collection) else (given,)
+    if given is None or not stages:
+        raise ValueError(
+            f"`{path}` has no stage: `stage_of` gave {given!r}. Give the stage that "
+            "owns it, an int from 0, or a collection of stages."
+        )
+    for stage in stages:
+        if isinstance(stage, bool) or not isinstance(stage, int | np.integer):
+            raise TypeError(
+                f"`{path}` must be given a stage, an int from 0, or a collection of "
+                f"stages; `stage_of` gave {given!r}."
+            )
+    return frozenset(map(int, stages))

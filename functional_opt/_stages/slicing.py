@@ -1,0 +1,182 @@
+"""A jaxpr and places in, one program a stage out.
+
+A value that is needed where it is not travels: in round 0 what can be computed from the
+inputs alone, in round 1 what needs also what travelled in round 0, and so on. Every
+program is a pure function of its stage's inputs and of what has been received, so
+nothing large is kept from one round to the next.
+"""
+
+import functools
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun, JaxprEqn, Literal, Var
+
+from .errors import CrossStageError, effect_text, mixture_text, result_text
+from .faithful import count_readers, keep_divisions
+from .jaxprs import Atom, backward_slice, rebuild, used
+from .placing import Place, place_equations, Placed
+
+
+@dataclass(frozen=True, eq=False)
+class Message:
+    """A value that travels in `round` from `sender` to all stages.
+
+    `needed_by` is the first equation that reads it elsewhere; None for a result.
+    """
+
+    var: Var
+    round: int
+    sender: int
+    needed_by: JaxprEqn | None
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A pure function of some inputs, by index, and of some messages received."""
+
+    closed: ClosedJaxpr
+    inputs: tuple[int, ...]
+    received: tuple[Message, ...]
+
+    def __call__(self, inputs: Sequence[Any], received: Sequence[Any]) -> list[Any]:
+        return jaxpr_as_fun(self.closed)(*inputs, *received)
+
+
+@dataclass(frozen=True, eq=False)
+class Slices:
+    """A function cut into programs: rounds of messages, then each stage's results."""
+
+    source: ClosedJaxpr
+    placed: Placed
+    rounds: tuple[tuple[Message, ...], ...]
+    equations: tuple[tuple[JaxprEqn, ...], ...] = field(repr=False)
+
+    def sent(self, stage: int, round: int) -> tuple[Message, ...]:
+        return tuple(m for m in self.rounds[round] if m.sender == stage)
+
+    def message_program(self, stage: int, round: int) -> Program:
+        """Computes what `stage` sends in `round`, in the order of `sent`."""
+        wanted = [message.var for message in self.sent(stage, round)]
+        return self._program(stage, wanted, self.rounds[:round])
+
+    def result_program(self, stage: int, results: Sequence[int]) -> Program:
+        """Computes the results with these indices on `stage`, after all rounds."""
+        wanted = [self.placed.results[i] for i in results]
+        return self._program(stage, wanted, self.rounds)
+
+    @functools.cached_property
+    def _readers(self) -> Counter[Var]:
+        return count_readers(self.placed.equations, self.placed.results)
+
+    def _program(
+        self, stage: int, wanted: Sequence[Atom], rounds: Sequence[Sequence[Message]]
+    ) -> Program:
+        received = {message.var: message for sent in rounds for message in sent}
+        sliced = backward_slice(self.equations[stage], wanted, received.keys())
+        equations = [_rename_known(eqn, received) for eqn in sliced]
+        equations = keep_divisions(equations, wanted, self._readers)
+        read = used(equations, wanted)
+        invars = self.source.jaxpr.invars
+        inputs = [i for i, v in enumerate(invars) if v in read and v not in received]
+        messages = [message for var, message in received.items() if var in read]
+        consts = {v: c for v, c in self.placed.consts.items() if v in read}
+        arguments = [invars[i] for i in inputs] + [m.var for m in messages]
+        jaxpr = rebuild(self.source.jaxpr, list(consts), arguments, equations, wanted)
+        closed = ClosedJaxpr(jaxpr, list(consts.values()))
+        return Program(closed, tuple(inputs), tuple(messages))
+
+
+def slice_jaxpr(
+    closed: ClosedJaxpr,
+    input_places: Sequence[Place],
+    result_places: Sequence[Place],
+    num_stages: int,
+) -> Slices:
+    """Cuts a function into one program a stage and round.
+
+    **Arguments:**
+
+    - `closed`: the function, as `jax.make_jaxpr` traces it.
+    - `input_places`: for each input the set of stages that are given it.
+    - `result_places`: for each result the set of stages that need it.
+    - `num_stages`: how many stages there are.
+
+    **Raises:** `CrossStageError` if whole tensors of different stages are mixed, or if
+    the function has side effects.
+    """
+    if closed.jaxpr.effects:
+        raise CrossStageError(effect_text(closed.jaxpr))
+    placed = place_equations(closed, input_places, num_stages)
+    demand = _Demand(placed)
+    for atom, place in zip(placed.results, result_places, strict=True):
+        demand.require(atom, place, None)
+    runs_on = {id(eqn): demand.propagate(eqn) for eqn in reversed(placed.equations)}
+    equations = tuple(
+        tuple(eqn for eqn in placed.equations if stage in runs_on[id(eqn)])
+        for stage in range(num_stages)
+    )
+    return Slices(closed, placed, demand.rounds(), equations)
+
+
+@dataclass(frozen=True)
+class _Demand:
+    """Which values are needed at their own place, and which on every stage, and why."""
+
+    placed: Placed
+    local: set[Var] = field(default_factory=set)
+    remote: dict[Var, JaxprEqn | None] = field(default_factory=dict)
+
+    def require(self, atom: Atom, here: Place, reader: JaxprEqn | None) -> None:
+        if isinstance(atom, Literal):
+            return
+        value = self.placed.values[atom]
+        if value.culprit is not None:
+            raise CrossStageError(mixture_text(self.placed, value.culprit))
+        if here <= value.place:
+            self.local.add(atom)
+        elif value.level_everywhere == math.inf:
+            raise CrossStageError(result_text(self.placed, atom, here))
+        else:
+            self.remote[atom] = reader
+
+    def propagate(self, eqn: JaxprEqn) -> Place:
+        """Requires the operands of `eqn` where it runs, and says where that is."""
+        values = self.placed.values
+        remote = [var for var in eqn.outvars if var in self.remote]
+        here = frozenset()
+        if any(values[var].travels for var in remote) or any(
+            var in self.local for var in eqn.outvars
+        ):
+            here = values[eqn.outvars[0]].place
+            self._require_all(eqn, here)
+        if any(not values[var].travels for var in remote):
+            here = self.placed.everywhere
+            self._require_all(eqn, here)
+        return here
+
+    def _require_all(self, eqn: JaxprEqn, here: Place) -> None:
+        for atom in eqn.invars:
+            self.require(atom, here, eqn)
+
+    def rounds(self) -> tuple[tuple[Message, ...], ...]:
+        messages = [
+            Message(var, int(value.level), min(value.place), self.remote[var])
+            for var, value in self.placed.values.items()
+            if var in self.remote and value.travels
+        ]
+        num_rounds = max((m.round + 1 for m in messages), default=0)
+        return tuple(
+            tuple(m for m in messages if m.round == r) for r in range(num_rounds)
+        )
+
+
+def _rename_known(eqn: JaxprEqn, known: Mapping[Var, Any]) -> JaxprEqn:
+    """Gives fresh names to those results of an equation that are given already."""
+    if known.keys().isdisjoint(eqn.outvars):
+        return eqn
+    fresh = [Var(var.aval) if var in known else var for var in eqn.outvars]
+    return eqn.replace(outvars=fresh)

@@ -1,0 +1,132 @@
+"""A pytree cut into one piece a stage, and the errors for trees that do not fit."""
+
+import functools
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jaxtyping import PyTree
+
+from .._paths import path_text
+from .placing import Place
+
+
+# A tuple of one piece a stage. `check_stages` refuses all else, in better words than a
+# type checker has for someone who gives a whole tree.
+Pieces = Any
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The structure of a tree, and for each of its leaves the stages that hold it.
+
+    A stage's piece is the tree with None for the leaves that it does not hold.
+    """
+
+    structure: jax.tree_util.PyTreeDef
+    paths: tuple[str, ...]
+    places: tuple[Place, ...]
+    num_stages: int
+    description: str = "the tree that was partitioned"
+
+    @classmethod
+    def of(
+        cls, tree: PyTree, places: Sequence[Place], num_stages: int, *description: str
+    ) -> "Cut":
+        structure, paths = jax.tree.structure(tree), leaf_paths(tree)
+        return cls(structure, paths, tuple(places), num_stages, *description)
+
+    @functools.cached_property
+    def held(self) -> tuple[tuple[int, ...], ...]:
+        """For each stage the indices of the leaves that it holds."""
+        held: list[list[int]] = [[] for _ in range(self.num_stages)]
+        for i, place in enumerate(self.places):
+            for stage in place:
+                held[stage].append(i)
+        return tuple(map(tuple, held))
+
+    @functools.cached_property
+    def structures(self) -> tuple[jax.tree_util.PyTreeDef, ...]:
+        """For each stage the structure of its piece."""
+        blank = [object()] * len(self.paths)
+        return tuple(
+            jax.tree.structure(self._piece(stage, blank))
+            for stage in range(self.num_stages)
+        )
+
+    def _piece(self, stage: int, leaves: Sequence[Any]) -> PyTree:
+        held = [
+            leaf if stage in place else None
+            for leaf, place in zip(leaves, self.places, strict=True)
+        ]
+        return jax.tree.unflatten(self.structure, held)
+
+    def flatten(self, name: str, stage: int, piece: PyTree) -> list[Any]:
+        """The leaves of a stage's piece."""
+        leaves, structure = jax.tree.flatten(piece)
+        if structure != self.structures[stage]:
+            paths = [self.paths[i] for i in self.held[stage]]
+            difference = difference_text(self.structures[stage], paths, piece)
+            raise ValueError(
+                f"`{name}[{stage}]` is no piece of {self.description}: {difference}."
+            )
+        return leaves
+
+    def flatten_whole(self, name: str, tree: PyTree) -> list[Any]:
+        leaves, structure = jax.tree.flatten(tree)
+        if structure != self.structure:
+            difference = difference_text(self.structure, self.paths, tree)
+            raise ValueError(f"`{name}` is not {self.description}: {difference}.")
+        return leaves
+
+    def split(self, leaves: Sequence[Any]) -> tuple[PyTree, ...]:
+        return tuple(self._piece(s, leaves) for s in range(self.num_stages))
+
+    def merge(self, leaves_by_stage: Sequence[Sequence[Any]]) -> PyTree:
+        """The whole tree: each leaf from the lowest of the stages that hold it."""
+        leaves: list[Any] = [None] * len(self.paths)
+        for stage in reversed(range(self.num_stages)):
+            for i, leaf in zip(self.held[stage], leaves_by_stage[stage], strict=True):
+                leaves[i] = leaf
+        return jax.tree.unflatten(self.structure, leaves)
+
+    def unflatten(self, stage: int, leaves: Sequence[Any]) -> PyTree:
+        return jax.tree.unflatten(self.structures[stage], leaves)
+
+
+def leaf_paths(tree: PyTree) -> tuple[str, ...]:
+    return tuple(path_text(path) for path, _ in jax.tree.leaves_with_path(tree))
+
+
+def difference_text(
+    expected: jax.tree_util.PyTreeDef, expected_paths: Sequence[str], found: PyTree
+) -> str:
+    """Says at which path a tree first differs from the one expected."""
+    pairs = itertools.zip_longest(expected_paths, leaf_paths(found))
+    for wanted, got in pairs:
+        if wanted != got:
+            return f"expected {_leaf_text(wanted)}, found {_leaf_text(got)}"
+    return (
+        "the leaves are the same, but containers or static fields differ: expected "
+        f"{expected}, found {jax.tree.structure(found)}"
+    )
+
+
+def _leaf_text(path: str | None) -> str:
+    return "no further leaf" if path is None else f"a leaf at `{path}`"
+
+
+def check_stages(name: str, pieces: Pieces, num_stages: int) -> None:
+    """Refuses anything but a tuple (or list) of one piece a stage."""
+    if not isinstance(pieces, tuple | list) or hasattr(pieces, "_fields"):
+        raise TypeError(
+            f"`{name}` must be a tuple of {num_stages} trees, one a stage, got a "
+            f"{type(pieces).__name__}. Use `partition.split` on a whole tree."
+        )
+    if len(pieces) != num_stages:
+        raise ValueError(
+            f"`{name}` must have one tree for each of the {num_stages} stages, got "
+            f"{len(pieces)}."
+        )
