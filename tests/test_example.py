@@ -1,6 +1,7 @@
 """The example: its text, its model and its pipeline."""
 
 import functools
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -179,7 +180,11 @@ def test_the_job(monkeypatch, tmp_path, capsys):
 def test_the_command_line_helps():
     script = Path(pipeline_lm.__file__)
     done = subprocess.run(
-        [sys.executable, script, "--help"], capture_output=True, text=True, check=True
+        [sys.executable, script, "--help"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     for option in ("--stages", "--steps", "--optimizer", "--seed", "--output"):
         assert option in done.stdout
