@@ -62,7 +62,8 @@ class AbstractOptimizer(AbstractConfig):
         """The transformation with this weight decay in place of the optimizer's own.
 
         The decay is decoupled: `schedule(count) * weight_decay * params` is taken off
-        beside the optimizer's own update (Loshchilov and Hutter 2019, equation 12).
+        beside the optimizer's own update (algorithm 2 of [Loshchilov and
+        Hutter 2019](https://arxiv.org/abs/1711.05101)).
         An optimizer that has a weight decay among its own hyperparameters overrides
         this.
 

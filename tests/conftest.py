@@ -2,6 +2,7 @@
 
 import os
 
+<<<<<<< HEAD
 import hypothesis
 
 
@@ -20,3 +21,10 @@ hypothesis.settings.register_profile(
     "thorough", deadline=None, max_examples=2000, print_blob=True
 )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+=======
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+from hypothesis import settings
+settings.register_profile("ci", deadline=None, max_examples=20)
+settings.load_profile("ci")
+>>>>>>> main

@@ -26,16 +26,10 @@ Place = frozenset[int]
 NOWHERE: Place = frozenset()
 LARGEST_MESSAGE = 4096  # bytes a value
 
-_BODY_OF_CALL = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "checkpoint": "jaxpr",
-    "remat2": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-}
+_CALLS = frozenset(
+    {"checkpoint", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call"}
+    | {"jit", "pjit", "remat2"}
+)
 
 
 class Value(NamedTuple):
@@ -130,13 +124,14 @@ def _place(placed: Placed, eqn: JaxprEqn, operands: list[Atom]) -> list[Atom]:
     if eqn.primitive is cond_p:
         return _place_cond(placed, eqn, operands)
     together = len({placed.value(atom).place for atom in operands}) <= 1
-    if eqn.primitive.name in _BODY_OF_CALL and not together:
+    if eqn.primitive.name in _CALLS and not together:
         return _inline(placed, _body(eqn), operands)
     return _emit(placed, eqn, operands)
 
 
 def _body(eqn: JaxprEqn) -> ClosedJaxpr:
-    body = eqn.params[_BODY_OF_CALL[eqn.primitive.name]]
+    params = eqn.params
+    body = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
     return ClosedJaxpr(body, ()) if isinstance(body, Jaxpr) else body
 
 
