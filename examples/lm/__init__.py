@@ -1,0 +1,1 @@
+"""The parts of the example: text, model, pipeline, training, picture."""

@@ -1,0 +1,57 @@
+"""What is on the screen while a training runs."""
+
+import time
+
+import numpy as np
+from jaxtyping import Float
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+
+Rates = Float[np.ndarray, " steps"]
+
+
+class Display:
+    """A line of a progress bar: step, loss, learning rate and speed of one training."""
+
+    def __init__(self, progress: Progress, name: str, rates: Rates):
+        self._progress = progress
+        self._rates = rates
+        self._steps = 0
+        self._tokens = 0
+        self._started = time.perf_counter()
+        self._line = progress.add_task(
+            name, total=len(rates), loss=0.0, rate=0.0, speed=0.0
+        )
+
+    def advance(self, loss: float, tokens: int) -> None:
+        """Shows that one more step is under way.
+
+        **Arguments:**
+
+        - `loss`: in bits per byte.
+        - `tokens`: how many this step reads.
+        """
+        rate = float(self._rates[self._steps])
+        self._steps += 1
+        self._tokens += tokens
+        speed = self._tokens / (time.perf_counter() - self._started)
+        self._progress.update(self._line, advance=1, loss=loss, rate=rate, speed=speed)
+
+
+def progress_bar() -> Progress:
+    """The bar that `Display` adds a line to."""
+    return Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=12),
+        MofNCompleteColumn(),
+        TextColumn("loss [cyan]{task.fields[loss]:.3f}[/]"),
+        TextColumn("rate [cyan]{task.fields[rate]:.1e}[/]"),
+        TextColumn("[cyan]{task.fields[speed]:,.0f}[/] tokens/s"),
+        TimeRemainingColumn(),
+    )

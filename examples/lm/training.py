@@ -1,0 +1,100 @@
+"""The training loop, and the two ways of updating that it is run with."""
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import equinox as eqx
+import functional_opt as fo
+import jax
+import numpy as np
+import optax
+from jaxtyping import Float, PyTree
+
+from .display import Display
+from .pipeline import Pieces, Pipeline, Scalar
+from .text import Batch
+
+
+@runtime_checkable
+class Updates(Protocol):
+    """What the loop asks of an optimizer, whether it works stage by stage or not."""
+
+    def init(self, pieces: Pieces, /) -> Any: ...
+
+    def step(
+        self, grads: Pieces, states: Any, pieces: Pieces, /
+    ) -> tuple[Pieces, Any]: ...
+
+
+class Run(NamedTuple):
+    """A finished training."""
+
+    losses: Float[np.ndarray, " steps"]
+    pieces: Pieces
+
+
+class WholeTree:
+    """The same optimizer as plain Optax applies it: to all parameters, on one device.
+
+    This is what a stage-local update is measured against.
+    """
+
+    def __init__(
+        self,
+        tx: optax.GradientTransformation,
+        partition: fo.StagePartition,
+        pipeline: Pipeline,
+    ):
+        self._tx = tx
+        self._partition = partition
+        self._pipeline = pipeline
+        self._update = jax.jit(self._update_and_apply)
+
+    def init(self, pieces: Pieces) -> optax.OptState:
+        """The state for all parameters."""
+        return self._tx.init(self._gather(pieces))
+
+    def step(
+        self, grads: Pieces, state: optax.OptState, pieces: Pieces
+    ) -> tuple[Pieces, optax.OptState]:
+        """Brings everything to one device, updates it, and takes it back."""
+        params, state = self._update(self._gather(grads), state, self._gather(pieces))
+        rest = eqx.filter(pieces[0], eqx.is_array, inverse=True)
+        updated = self._partition.split(eqx.combine(params, rest))
+        return self._pipeline.place(updated), state
+
+    def _update_and_apply(
+        self, grads: PyTree, state: optax.OptState, params: PyTree
+    ) -> tuple[PyTree, optax.OptState]:
+        updates, state = self._tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    def _gather(self, pieces: Pieces) -> PyTree:
+        arrays = [eqx.filter(piece, eqx.is_inexact_array) for piece in pieces]
+        return eqx.combine(*jax.device_put(arrays, self._pipeline.devices[0]))
+
+
+def train(
+    optimizer: Updates,
+    pieces: Pieces,
+    pipeline: Pipeline,
+    batches: Iterable[Batch],
+    display: Display,
+) -> Run:
+    """Trains on every batch, in order."""
+    states = optimizer.init(pieces)
+    losses: list[Scalar] = []
+    for batch in batches:
+        loss, grads = pipeline.loss_and_grads(pieces, batch)
+        pieces, states = optimizer.step(grads, states, pieces)
+        losses.append(loss)
+        # The step before last has ended, or nearly: reading its loss holds up nothing,
+        # and keeps this loop from running far ahead of the devices.
+        display.advance(bits(losses[max(len(losses) - 2, 0)]), batch.inputs.size)
+    return Run(np.array([bits(loss) for loss in losses]), pieces)
+
+
+def bits(loss: Scalar) -> float:
+    """A loss in bits per byte, on the host: this waits for it."""
+    return float(loss) / math.log(2)

@@ -1,0 +1,185 @@
+"""Trains a language model in pipeline stages, and again with plain Optax beside it.
+
+A byte-level transformer learns the prose of the Python reference. Each stage of the
+model lives on a device of its own, and so does its part of the optimizer's state. At
+the end the parameters are held against those of the same training with the optimizer
+on the whole tree.
+
+    python examples/pipeline_lm.py --stages 4 --optimizer adamw
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import functional_opt as fo
+import jax
+import numpy as np
+from lm.comparison import difference
+from lm.display import Display, progress_bar
+from lm.model import Model, number_of_parameters, Sizes, stage_of
+from lm.picture import draw, Story
+from lm.pipeline import Device, Pipeline, stage_devices
+from lm.text import every_byte, hold_out, load, random_batches, unigram_bits
+from lm.training import bits, Run, train, Updates, WholeTree
+
+
+REGISTRY = fo.Registry.of(fo.AdamW, fo.Adam, fo.Lion, fo.SGD)
+
+SIZES = Sizes(width=128, blocks=4, heads=4, length=64)
+MICROBATCHES, SEQUENCES = 4, 4
+
+
+class Suited(NamedTuple):
+    """Hyperparameters that suit this model."""
+
+    peak_value: float
+    others: dict[str, Any]
+
+
+SUITED = {
+    "adamw": Suited(4e-3, {"b2": 0.95}),
+    "adam": Suited(4e-3, {"b2": 0.95}),
+    "lion": Suited(5e-4, {}),
+    "sgd": Suited(0.3, {"momentum": 0.9, "nesterov": True}),
+}
+
+
+class Job:
+    """A training, ready to be run with one optimizer or another."""
+
+    def __init__(self, options: argparse.Namespace, devices: Sequence[Device]):
+        self._options = options
+        self._train_text, held_out = hold_out(load())
+        self._validation = every_byte(held_out, SEQUENCES, SIZES.length)
+        self.model = Model(SIZES, options.stages, key=jax.random.key(options.seed))
+        self.partition = fo.partition(self.model, stage_of)
+        self._pieces = self.partition.split(self.model)
+        self.pipeline = Pipeline(self._pieces, devices)
+        schedule = make_schedule(options.optimizer, options.steps)
+        self.recipe = make_recipe(options.optimizer, schedule)
+        self.rates = np.asarray(schedule(np.arange(options.steps)))
+
+    def run(self, optimizer: Updates, display: Display) -> Run:
+        """Trains from the start: the same parameters and batches every time."""
+        batches = random_batches(
+            self._train_text,
+            (MICROBATCHES, SEQUENCES, SIZES.length),
+            self._options.steps,
+            self._options.seed,
+        )
+        pieces = self.pipeline.place(self._pieces)
+        return train(optimizer, pieces, self.pipeline, batches, display)
+
+    def whole_model(self, run: Run) -> Model:
+        """The trained stages, put together."""
+        return self.partition.merge(run.pieces)
+
+    def validate(self, run: Run) -> float:
+        """Bits per byte of the text held out."""
+        return bits(self.pipeline.loss(run.pieces, self._validation))
+
+    def byte_frequencies(self) -> float:
+        """What a model that knows only these would need for the same bytes."""
+        return unigram_bits(self._train_text, self._validation.targets)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the job. Not 0 if the two trainings ended further apart than promised."""
+    started = time.perf_counter()
+    options = parse(arguments)
+    job = Job(options, stage_devices(options.stages))
+    print(f"{number_of_parameters(job.model):,} parameters on {job.pipeline}")
+    print("the loss is in bits per byte\n")
+    staged = job.recipe.build_mpmd(job.model, job.partition)
+    whole = WholeTree(job.recipe.build(), job.partition, job.pipeline)
+    with progress_bar() as progress:
+        by_stage = job.run(staged, Display(progress, "by stage", job.rates))
+        at_once = job.run(whole, Display(progress, "whole tree", job.rates))
+    apart = difference(job.whole_model(by_stage), job.whole_model(at_once))
+    story = Story(
+        title=f"{options.optimizer} on {options.stages} pipeline stages",
+        staged=by_stage.losses,
+        whole=at_once.losses,
+        rates=job.rates,
+        validation=job.validate(by_stage),
+        unigram=job.byte_frequencies(),
+        verdict=str(apart),
+    )
+    print(f"\n{staged}\n\n{report(story)}")
+    print(f"took               {time.perf_counter() - started:.0f} s")
+    print(draw(story, options.output / "pipeline_lm.png"))
+    return 0 if apart.within_bound else 1
+
+
+def report(story: Story) -> str:
+    """The story in words."""
+    return "\n".join(
+        [
+            f"last loss          {story.staged[-1]:.3f} by stage, "
+            f"{story.whole[-1]:.3f} whole tree",
+            f"parameters         {story.verdict}",
+            f"validation loss    {story.validation:.3f} bits per byte",
+            f"byte frequencies   {story.unigram:.3f} bits per byte",
+        ]
+    )
+
+
+def make_schedule(optimizer: str, steps: int) -> fo.Cosine:
+    """A learning rate for the optimizer of that name, over the whole training."""
+    peak_value = SUITED[optimizer].peak_value
+    return fo.Cosine(
+        peak_value=peak_value,
+        warmup_steps=steps // 10,
+        decay_steps=steps,
+        end_value=peak_value / 20,
+    )
+
+
+def make_recipe(name: str, schedule: fo.Cosine) -> fo.Recipe:
+    """The optimizer of that name, with what one usually puts around it."""
+    optimizer = REGISTRY[name](**SUITED[name].others)
+    assert isinstance(optimizer, fo.AbstractOptimizer)
+    return fo.Recipe(
+        optimizer=optimizer,
+        schedule=schedule,
+        clip_norm=1.0,
+        weight_decay=0.1,
+        decay_where=fo.Where(min_ndim=2),
+    )
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=str(__doc__).partition("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--stages",
+        type=int,
+        choices=range(1, SIZES.blocks + 1),
+        default=4,
+        help="how many stages, and devices",
+    )
+    parser.add_argument("--optimizer", choices=sorted(REGISTRY), default="adamw")
+    parser.add_argument("--steps", type=_positive, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--output", type=Path, default=Path("out"), help="where the picture goes"
+    )
+    return parser.parse_args(arguments)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""One command for each check, the same at home and in CI."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import nox
+
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["tests", "lint", "types"]
+nox.options.default_venv_backend = "uv|virtualenv"
+
+ROOT = Path(__file__).parent
+PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+
+SMOKE_TEST = """
+import importlib.resources
+import sys
+
+import jax.numpy as jnp
+import functional_opt as fo
+
+assert not fo.__file__.startswith(sys.argv[1]), fo.__file__
+assert importlib.resources.files(fo).joinpath("py.typed").is_file()
+
+params = {"first": jnp.ones(3), "second": jnp.ones(2)}
+recipe = fo.Recipe(optimizer=fo.AdamW(), schedule=fo.Constant(0.1), clip_norm=1.0)
+partition = fo.partition(params, {"first": 0, "second": 1})
+staged = recipe.build_mpmd(params, partition)
+pieces = partition.split(params)
+pieces, _ = staged.step(pieces, staged.init(pieces), pieces)
+print(partition.merge(pieces))
+print(staged)
+"""
+
+
+def groups(*names: str) -> tuple[str, ...]:
+    """The requirements of dependency groups."""
+    return nox.project.dependency_groups(PROJECT, *names)
+
+
+@nox.session
+def train(session: nox.Session) -> None:
+    """Trains the language model of the example; arguments go to it."""
+    session.install(".[examples]")
+    session.run("python", "examples/pipeline_lm.py", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Runs the tests; arguments go to pytest."""
+    session.install("-e", ".[examples]", *groups("tests"))
+    run_tests(session, profile="ci")
+
+
+@nox.session
+def thorough(session: nox.Session) -> None:
+    """Runs the tests with far more examples of each property."""
+    session.install("-e", ".[examples]", *groups("tests"))
+    run_tests(session, profile="thorough")
+
+
+@nox.session
+def oldest(session: nox.Session) -> None:
+    """Runs the tests with the oldest dependencies that pyproject.toml allows."""
+    session.install("uv")
+    session.run(
+        *("uv", "pip", "install", "--python", session_python(session)),
+        *("--resolution", "lowest-direct", "-e", ".[examples]", *groups("tests")),
+    )
+    run_tests(session, profile="ci")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Checks style and layout of the code."""
+    session.install(*groups("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Checks the types."""
+    session.install("-e", ".[examples]", "nox", *groups("tests", "types"))
+    session.run("pyright", "--pythonpath", session_python(session))
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Builds the wheel, and uses it from outside the checkout."""
+    session.install("build")
+    built = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(built, ignore_errors=True)
+    session.run("python", "-m", "build", "--wheel", "--outdir", str(built), str(ROOT))
+    (path,) = built.glob("*.whl")
+    with tempfile.TemporaryDirectory() as elsewhere:
+        clean = Path(elsewhere) / "venv"
+        session.run("python", "-m", "venv", str(clean))
+        python = str(clean / ("Scripts" if os.name == "nt" else "bin") / "python")
+        session.run(python, "-m", "pip", "install", str(path), external=True)
+        session.chdir(elsewhere)
+        session.run(python, "-c", SMOKE_TEST, str(ROOT), external=True)
+
+
+def run_tests(session: nox.Session, profile: str) -> None:
+    """Runs pytest with a profile of Hypothesis."""
+    session.run("pytest", *session.posargs, env={"HYPOTHESIS_PROFILE": profile})
+
+
+def session_python(session: nox.Session) -> str:
+    """The Python of the session's own environment."""
+    return str(Path(session.bin) / "python")

@@ -1,0 +1,187 @@
+"""The example: its text, its model and its pipeline."""
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import equinox as eqx
+import functional_opt as fo
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pipeline_lm
+import pytest
+from jaxtyping import PyTree
+from lm.comparison import difference
+from lm.model import cross_entropy, Model, number_of_parameters, Sizes, stage_of
+from lm.pipeline import Device, Pipeline, stage_devices
+from lm.text import Batch, every_byte, hold_out, load, random_batches, unigram_bits
+
+
+SIZES = Sizes(width=16, blocks=4, heads=2, length=8)
+
+
+@functools.cache
+def model_of(stages: int) -> Model:
+    return Model(SIZES, stages, key=jax.random.key(0))
+
+
+def batch_of(microbatches: int) -> Batch:
+    (batch,) = random_batches(load(), (microbatches, 3, SIZES.length), steps=1, seed=0)
+    return batch
+
+
+def whole_loss(model: Model, batch: Batch) -> jax.Array:
+    inputs, targets = (jnp.concatenate(list(part)) for part in batch)
+    return cross_entropy(jax.vmap(model)(inputs), targets)
+
+
+def to_float64(model: Model) -> Model:
+    return jax.tree.map(
+        lambda x: x.astype(jnp.float64) if eqx.is_inexact_array(x) else x, model
+    )
+
+
+def devices_of(tree: PyTree) -> set[Device]:
+    return {device for leaf in jax.tree.leaves(tree) for device in leaf.devices()}
+
+
+# In float64 the sums over microbatches and over the whole batch differ by rounding
+# alone, some hundred times 2e-16 of what is summed. A mistake is 1e9 times larger.
+@pytest.mark.parametrize("stages", [1, 2, 4])
+def test_pipeline_computes_what_the_whole_model_does(stages):
+    model, batch = model_of(stages), batch_of(microbatches=4)
+    with jax.enable_x64(True):
+        model = to_float64(model)
+        partition = fo.partition(model, stage_of)
+        pieces = partition.split(model)
+        devices = stage_devices(stages)
+        pipeline = Pipeline(pieces, devices)
+        placed = pipeline.place(pieces)
+        loss, grads = pipeline.loss_and_grads(placed, batch)
+        validation = pipeline.loss(placed, batch)
+        expected, expected_grads = eqx.filter_value_and_grad(whole_loss)(model, batch)
+
+    np.testing.assert_allclose(loss, expected, rtol=1e-13)
+    np.testing.assert_allclose(validation, expected, rtol=1e-13)
+    assert [devices_of(piece) for piece in grads] == [{device} for device in devices]
+    actual_grads = eqx.combine(*jax.device_get(grads))
+    assert difference(actual_grads, expected_grads).largest < 1e-12
+
+
+def test_the_number_of_stages_does_not_change_the_model():
+    leaves = [jax.tree.leaves(model_of(stages)) for stages in (1, 2, 3, 4)]
+    sizes = {number_of_parameters(model_of(stages)) for stages in (1, 2, 3, 4)}
+    assert len(sizes) == 1
+    tokens = jnp.arange(SIZES.length)
+    first, *others = (model_of(stages)(tokens) for stages in (1, 2, 3, 4))
+    for other in others:
+        np.testing.assert_array_equal(first, other)
+    assert len({len(each) for each in leaves}) == 1
+
+
+def test_a_model_with_more_stages_than_blocks_is_refused():
+    with pytest.raises(ValueError, match="4 blocks has 1 to 4 stages, not 5"):
+        model_of(5)
+
+
+def test_the_model_does_not_see_what_comes_next():
+    model = model_of(2)
+    tokens = jnp.arange(SIZES.length)
+    changed = tokens.at[5:].add(1)
+    same, other = model(tokens), model(changed)
+    np.testing.assert_array_equal(same[:5], other[:5])
+    assert not np.array_equal(same[5:], other[5:])
+
+
+def test_the_text_is_long_english_prose():
+    text = load()
+    assert len(text) > 300_000
+    assert b"the" in text.tobytes()
+
+
+def test_held_out_text_is_the_end():
+    text = np.arange(105, dtype=np.uint8)
+    train, held_out = hold_out(text)
+    np.testing.assert_array_equal(np.concatenate([train, held_out]), text)
+    assert len(held_out) == 10
+
+
+def test_every_byte_is_predicted_once():
+    text = np.arange(50, dtype=np.uint8)
+    batch = every_byte(text, sequences=2, length=4)
+    assert batch.inputs.shape == (6, 2, 4)
+    np.testing.assert_array_equal(batch.inputs.ravel(), np.arange(48))
+    np.testing.assert_array_equal(batch.targets.ravel(), np.arange(1, 49))
+
+
+def test_batches_repeat_with_the_seed():
+    def batches(seed: int) -> list[Batch]:
+        return list(random_batches(load(), (2, 3, 5), steps=2, seed=seed))
+
+    for one, again in zip(batches(1), batches(1), strict=True):
+        np.testing.assert_array_equal(one, again)
+        np.testing.assert_array_equal(one.inputs[..., 1:], one.targets[..., :-1])
+    assert not np.array_equal(batches(1)[0], batches(2)[0])
+
+
+def test_unigram_bits():
+    every = np.arange(256, dtype=np.uint8)
+    assert unigram_bits(every, every) == pytest.approx(8.0)
+    # 3 of 4 bytes: counts of 768 and 256 once those of all bytes are made one more.
+    often = np.repeat(np.array([0], np.uint8), 767)
+    text = np.concatenate([often, np.array([1], np.uint8)])
+    expected = -(np.log2(768 / 1024) + np.log2(2 / 1024)) / 2
+    assert unigram_bits(text, text[-2:]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("actual", "words", "within"),
+    [
+        ([1, 2], "identical bit for bit", True),
+        ([1, 2 + 2.4e-7], "1.2e-07 of the largest entry", True),
+        ([1, 2.1], "OUTSIDE the bound of 1e-06", False),
+        ([1, np.nan], "OUTSIDE", False),
+    ],
+)
+def test_difference_in_words(actual, words, within):
+    expected = {"a": jnp.float32([0.0]), "b": jnp.float32([1, 2])}
+    found = difference({"a": jnp.float32([0.0]), "b": jnp.float32(actual)}, expected)
+    assert words in str(found)
+    assert found.within_bound == within
+
+
+def test_difference_of_signed_zeros_is_no_identity():
+    found = difference([jnp.float32([-0.0])], [jnp.float32([0.0])])
+    assert not found.identical
+
+
+@pytest.mark.parametrize("optimizer", sorted(pipeline_lm.REGISTRY))
+def test_every_optimizer_has_its_hyperparameters(optimizer):
+    schedule = pipeline_lm.make_schedule(optimizer, steps=5)
+    recipe = pipeline_lm.make_recipe(optimizer, schedule)
+    assert isinstance(recipe.optimizer, pipeline_lm.REGISTRY[optimizer])
+
+
+def test_the_job(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(pipeline_lm, "SIZES", SIZES)
+    folder = tmp_path / "not" / "there"
+    assert pipeline_lm.main(["--steps=3", "--stages=2", f"--output={folder}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert Path(lines[-1]).read_bytes().startswith(b"\x89PNG")
+    assert any("bits per byte" in line for line in lines)
+
+
+def test_the_command_line_helps():
+    script = Path(pipeline_lm.__file__)
+    done = subprocess.run(
+        [sys.executable, script, "--help"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for option in ("--stages", "--steps", "--optimizer", "--seed", "--output"):
+        assert option in done.stdout
