@@ -54,6 +54,19 @@ def test_only_scalars_of_a_global_sum_travel_in_one_round():
         same(run(slices, args, stage, [0])[0], jax.jit(total)(*args))
 
 
+def test_a_decision_about_a_global_sum_takes_no_further_round():
+    def clip(x, y):
+        total = jnp.sum(x) + jnp.sum(jnp.abs(y)) + jnp.max(x)
+        small = total < 1.0
+        return jnp.where(small, x, x / total), jnp.where(small, y, y / total)
+
+    args = [BIG, OTHER_BIG]
+    slices = cut(clip, args, [place(0), place(1)], [place(0), place(1)])
+    assert len(slices.rounds) == 1
+    for stage in (0, 1):
+        same(run(slices, args, stage, [stage])[0], jax.jit(clip)(*args)[stage])
+
+
 def test_what_one_stage_adds_up_first_travels_as_one_value():
     def total(x, y, z):
         return (jnp.sum(x) + jnp.sum(y)) + jnp.sum(z)

@@ -106,7 +106,7 @@ def _level_computed(placed: Placed, operands: Sequence[Atom], var: Var) -> int |
     """
     values = [(atom, placed.value(atom)) for atom in operands]
     for atom, value in values:
-        if value.place != placed.everywhere and nbytes(atom) > nbytes(var):
+        if value.place != placed.everywhere and atom.aval.size > var.aval.size:
             return math.inf
     return max((value.level_everywhere for _, value in values), default=math.inf)
 
