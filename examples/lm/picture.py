@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 
 INK, GREY, BAND, LINE, MARK = "#1f2933", "#7b8794", "#9ecbf5", "#0b4f9c", "#d9480f"
@@ -48,7 +49,7 @@ def _draw_losses(axes: Axes, story: Story) -> None:
     _level(axes, story.validation, f"validation\n{story.validation:.2f}", MARK)
     axes.set_ylabel("loss, bits per byte")
     axes.set_title(f"Parameters at the end: {story.verdict}", loc="left", fontsize=10)
-    axes.legend(frameon=False, loc="upper right")
+    axes.legend(frameon=False, loc="best")
 
 
 def _draw_rates(axes: Axes, rates: Curve) -> None:
@@ -57,6 +58,7 @@ def _draw_rates(axes: Axes, rates: Curve) -> None:
     axes.fill_between(steps, rates, color=BAND, alpha=0.4, lw=0)
     axes.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
     axes.ticklabel_format(axis="y", scilimits=(0, 0), useMathText=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.01)
 
 

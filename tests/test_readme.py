@@ -1,0 +1,32 @@
+"""The code in the README and in the docs runs, and prints what stands below it."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLE = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
+EXAMPLES = [
+    pytest.param(code, output, id=f"{page.stem}-{number}")
+    for page in PAGES
+    for number, (code, output) in enumerate(EXAMPLE.findall(page.read_text()))
+]
+
+
+@pytest.mark.parametrize("code, output", EXAMPLES)
+def test_prints_what_the_page_says(code, output):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "<page>", "exec"), {"__name__": "page"})
+    assert printed.getvalue() == output
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_no_code_is_left_untested(page):
+    text = page.read_text()
+    assert text.count("```python") == len(EXAMPLE.findall(text))
