@@ -81,7 +81,7 @@ class AbstractOptimizer(AbstractConfig):
         params: PyTree,
         partition: StagePartition,
         *,
-        meshes: Sequence[Mesh | Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
+        meshes: Sequence[Mesh | Device] | None = None,
     ) -> StageLocal:
         """`build(schedule)`, cut into one program a stage. See `stage_local`."""
         return stage_local(self.build(schedule), params, partition, meshes=meshes)

@@ -83,7 +83,7 @@ class Recipe(AbstractConfig):
         params: PyTree,
         partition: StagePartition,
         *,
-        meshes: Sequence[Mesh | Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
+        meshes: Sequence[Mesh | Device] | None = None,
     ) -> StageLocal:
         """`build()`, cut into one program a stage. See `stage_local`."""
         return stage_local(self.build(), params, partition, meshes=meshes)

@@ -191,5 +191,5 @@ def _assert_pieces_equal(
 ) -> None:
     """Compares piece by piece, and so every copy of what several stages hold."""
     for stage, pieces in enumerate(zip(found, expected, strict=True)):
-        labelled = [{f"{name} of stage {stage}": piece} for piece in pieces]
-        assert_equal(*labelled, grade)
+        one, other = ({f"{name} of stage {stage}": piece} for piece in pieces)
+        assert_equal(one, other, grade)

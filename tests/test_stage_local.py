@@ -298,7 +298,7 @@ class count_compilations:
         jax.monitoring.register_event_duration_secs_listener(self.listen)
         return self.events
 
-    def listen(self, event, duration, **kwargs):
+    def listen(self, event, duration_secs, **kwargs):
         if event.endswith(("backend_compile_duration", "jaxpr_trace_duration")):
             self.events.append(event)
 
@@ -363,7 +363,7 @@ def test_a_state_that_changes_dtype_is_refused(model):
 
 def test_a_transformation_that_returns_another_structure():
     params = {"w": jnp.ones(3)}
-    tx = optax.GradientTransformation(lambda p: (), lambda g, s, p=None: ([g["w"]], s))
+    tx = optax.stateless(lambda updates, params: jax.tree.leaves(updates))
     with pytest.raises(ValueError, match=r"updates of another structure.*`\['w'\]`"):
         fo.stage_local(tx, params, fo.partition(params, {"w": 0}))
 

@@ -5,13 +5,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array
 
 
 def placement_of(leaf: Any) -> Sharding | None:
     """Where small values go that are to be used with `leaf`; None for any place."""
-    if isinstance(leaf, jax.core.Tracer) or not isinstance(leaf, jax.Array):
+    if isinstance(leaf, Tracer) or not isinstance(leaf, jax.Array):
         return None
     sharding = leaf.sharding
     return on_mesh(sharding.mesh) if isinstance(sharding, NamedSharding) else sharding

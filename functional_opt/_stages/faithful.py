@@ -14,7 +14,7 @@ from jax.extend.core import JaxprEqn, Var
 from jax.extend.core.primitives import convert_element_type_p, copy_p, div_p
 from jaxtyping import Array
 
-from .jaxprs import Atom, replace_by, variables
+from .jaxprs import Atom, replace_by, shape_of, size, variables
 
 
 def count_readers(
@@ -44,7 +44,7 @@ def keep_divisions(
         shared = [
             divisor
             for divisor in (original.get(var, var) for var in divisors)
-            if divisor.aval.size == 1 and in_slice[divisor] == 1 < in_whole[divisor]
+            if size(divisor) == 1 and in_slice[divisor] == 1 < in_whole[divisor]
         ]
         kept += replace_by(eqn, _divide_opaquely) if shared else [eqn]
     return kept
@@ -61,7 +61,7 @@ def _original_names(equations: Sequence[JaxprEqn]) -> dict[Var, Var]:
 def _only_renames(eqn: JaxprEqn) -> bool:
     """Copies, and conversions of nothing but the weak type."""
     if eqn.primitive is convert_element_type_p:
-        return eqn.invars[0].aval.dtype == eqn.outvars[0].aval.dtype
+        return shape_of(eqn.invars[0]) == shape_of(eqn.outvars[0])
     return eqn.primitive is copy_p
 
 

@@ -8,6 +8,7 @@ import jax
 from jax.extend.core import ClosedJaxpr
 from jaxtyping import Array, UInt32
 
+from .jaxprs import shape_of
 from .packing import Packing
 from .slicing import Message, Program, slice_jaxpr, Slices
 from .trees import Cut
@@ -101,8 +102,8 @@ class StagedFunction:
 
     def packing(self, stage: int, round: int) -> Packing:
         """How the vector is packed that the stage sends in the round."""
-        avals = [message.var.aval for message in self.slices.sent(stage, round)]
-        return Packing(tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals))
+        sent = self.slices.sent(stage, round)
+        return Packing(tuple(shape_of(message.var) for message in sent))
 
     def message(self, stage: int, round: int) -> StageFunction:
         """Computes what the stage sends in the round, before it is packed."""

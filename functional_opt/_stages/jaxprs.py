@@ -75,18 +75,25 @@ def keep_inputs(closed: ClosedJaxpr, chosen: Sequence[int]) -> ClosedJaxpr:
     return ClosedJaxpr(trimmed, closed.consts)
 
 
+def shape_of(atom: Atom) -> jax.ShapeDtypeStruct:
+    aval: Any = atom.aval
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+
+
+def size(atom: Atom) -> int:
+    """The number of a value's elements."""
+    return math.prod(getattr(atom.aval, "shape", ()))
+
+
 def nbytes(atom: Atom) -> int | float:
-    """A value's size; infinite for PRNG keys, whose bytes are their own affair."""
+    """A value's bytes; infinite for PRNG keys, whose bytes are their own affair."""
     dtype = getattr(atom.aval, "dtype", None)
-    return atom.aval.size * getattr(dtype, "itemsize", math.inf)
+    return size(atom) * getattr(dtype, "itemsize", math.inf)
 
 
 def replace_by(eqn: JaxprEqn, function: Callable[..., Any]) -> list[JaxprEqn]:
     """The equations of a function, in place of one equation of the same signature."""
-    shapes = [
-        jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in eqn.invars
-    ]
-    jaxpr = jax.make_jaxpr(function)(*shapes).jaxpr
+    jaxpr = jax.make_jaxpr(function)(*map(shape_of, eqn.invars)).jaxpr
     name = dict(zip(jaxpr.invars, eqn.invars, strict=True))
     name.update(zip(jaxpr.outvars, eqn.outvars, strict=True))
 

@@ -227,7 +227,7 @@ class StageLocal:
     def _run(
         self,
         runners: Sequence[StageRunner],
-        names: Sequence[str],
+        names: tuple[str, ...],
         arguments: Sequence[Mapping[str, Leaves]],
     ) -> list[tuple[list[Any], ...]]:
         """All rounds, and then for each stage the named results."""
@@ -235,15 +235,17 @@ class StageLocal:
         gathered: list[list[Any]] = [[] for _ in runners]
         for round in range(runners[0].function.num_rounds):
             messages = [
-                runner.say(round, *given)
-                for runner, *given in zip(runners, arguments, gathered, strict=True)
+                runner.say(round, leaves, heard)
+                for runner, leaves, heard in zip(
+                    runners, arguments, gathered, strict=True
+                )
             ]
             received = gather(messages, placements)
             for heard, vectors in zip(gathered, received, strict=True):
                 heard.append(vectors)
         return [
-            runner.finish(names, *given)
-            for runner, *given in zip(runners, arguments, gathered, strict=True)
+            runner.finish(names, leaves, heard)
+            for runner, leaves, heard in zip(runners, arguments, gathered, strict=True)
         ]
 
 

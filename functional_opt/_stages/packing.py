@@ -43,7 +43,7 @@ class Packing:
         return jnp.concatenate([jnp.zeros((0,), jnp.uint32), *words])
 
     def unpack(self, words: UInt32[Array, " words"]) -> list[Array]:
-        values: list[Array] = list(self.shapes)
+        values: dict[int, Array] = {}
         for dtype, members in self._groups.items():
             count = sum(self.shapes[i].size for i in members)
             taken = _num_words(count, dtype)
@@ -52,7 +52,7 @@ class Packing:
                 shape = self.shapes[i]
                 values[i] = elements[: shape.size].reshape(shape.shape)
                 elements = elements[shape.size :]
-        return values
+        return [values[i] for i in range(len(self.shapes))]
 
 
 def _num_words(count: int, dtype: jnp.dtype) -> int:

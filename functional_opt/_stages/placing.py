@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jax.extend.core.primitives import cond_p, select_n_p
 
-from .jaxprs import Atom, inputs_read, keep_inputs, keep_results, nbytes
+from .jaxprs import Atom, inputs_read, keep_inputs, keep_results, nbytes, size
 
 
 Place = frozenset[int]
@@ -106,7 +106,7 @@ def _level_computed(placed: Placed, operands: Sequence[Atom], var: Var) -> int |
     """
     values = [(atom, placed.value(atom)) for atom in operands]
     for atom, value in values:
-        if value.place != placed.everywhere and atom.aval.size > var.aval.size:
+        if value.place != placed.everywhere and size(atom) > size(var):
             return math.inf
     return max((value.level_everywhere for _, value in values), default=math.inf)
 
@@ -175,8 +175,8 @@ def _place_of_crossing(placed: Placed, operands: Sequence[Atom]) -> Place:
     if fixed:
         return placed.meet(fixed)
     moving = [x for x, value in values.items() if value.level < value.level_everywhere]
-    size = max(map(nbytes, moving), default=0)
-    largest = [x for x in moving if nbytes(x) == size]
+    most = max(map(nbytes, moving), default=0)
+    largest = [x for x in moving if nbytes(x) == most]
     return placed.meet(moving) or placed.meet(largest) or placed.everywhere
 
 

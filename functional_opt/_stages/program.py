@@ -169,4 +169,4 @@ class StageProgram:
         gradients, _ = self.partition.take("grads", self.stage, grads)
         parameters, put = self.partition.take("params", self.stage, params)
         held = self.state.flatten("states", self.stage, state)
-        return {"grads": gradients, "state": held, "params": parameters}, put
+        return {"params": parameters, "state": held, "grads": gradients}, put
