@@ -430,3 +430,18 @@ def test_states_in_another_order(ready):
     staged, grads, states, pieces = ready
     with pytest.raises(ValueError, match=r"`states\[0\]` is no piece"):
         staged.step(grads, states[::-1], pieces)
+
+
+def test_a_state_that_loses_its_weak_type_is_refused():
+    params = {"w": jnp.ones(3)}
+    tx = optax.GradientTransformation(
+        lambda params: {"scale": jnp.asarray(1.0)},
+        lambda updates, state, params=None: (
+            updates,
+            {"scale": state["scale"] * jnp.float32(2.0)},
+        ),
+    )
+    with pytest.raises(
+        ValueError, match=r"weakly typed float32\[\] before.* float32\["
+    ):
+        fo.stage_local(tx, params, fo.partition(params, {"w": 0}))

@@ -10,7 +10,7 @@ from jaxtyping import Array, UInt32
 
 from .jaxprs import shape_of
 from .packing import Packing
-from .slicing import Message, Program, slice_jaxpr, Slices
+from .slicing import Program, slice_jaxpr, Slices
 from .trees import Cut
 
 
@@ -124,8 +124,8 @@ class StagedFunction:
             for position, i in enumerate(cut.held[stage])
         }
         leaves = tuple(place[i] for i in program.inputs)
-        senders = dict.fromkeys((m.round, m.sender) for m in program.received)
-        vectors = tuple(senders)
+        vectors = tuple(dict.fromkeys((m.round, m.sender) for m in program.received))
+        senders = {vector: k for k, vector in enumerate(vectors)}
         return StageFunction(
             program,
             leaves,
@@ -135,19 +135,15 @@ class StagedFunction:
             ),
             vectors,
             tuple(self.packing(sender, round) for round, sender in vectors),
-            tuple(self._position(vectors, message) for message in program.received),
+            tuple(
+                (senders[message.round, message.sender], self.slices.position[message])
+                for message in program.received
+            ),
         )
 
     def _path(self, name: str, stage: int, position: int) -> str:
         cut = self.arguments[name]
         return cut.paths[cut.held[stage][position]]
-
-    def _position(
-        self, vectors: Sequence[tuple[int, int]], message: Message
-    ) -> tuple[int, int]:
-        sent = self.slices.sent(message.sender, message.round)
-        vector = vectors.index((message.round, message.sender))
-        return vector, [m is message for m in sent].index(True)
 
 
 def _offsets(cuts: Mapping[str, Cut]) -> dict[str, int]:

@@ -53,10 +53,23 @@ class Slices:
     source: ClosedJaxpr
     placed: Placed
     rounds: tuple[tuple[Message, ...], ...]
-    equations: tuple[tuple[JaxprEqn, ...], ...] = field(repr=False)
+    equations: Sequence[Sequence[JaxprEqn]] = field(repr=False)
 
-    def sent(self, stage: int, round: int) -> tuple[Message, ...]:
-        return tuple(m for m in self.rounds[round] if m.sender == stage)
+    @functools.cached_property
+    def _sent(self) -> dict[tuple[int, int], list[Message]]:
+        sent: dict[tuple[int, int], list[Message]] = {}
+        for message in (message for messages in self.rounds for message in messages):
+            sent.setdefault((message.sender, message.round), []).append(message)
+        return sent
+
+    def sent(self, stage: int, round: int) -> list[Message]:
+        """What the stage sends in the round, in the order in which it is packed."""
+        return self._sent.get((stage, round), [])
+
+    @functools.cached_property
+    def position(self) -> dict[Message, int]:
+        """Where each message is among those that are packed with it."""
+        return {m: k for sent in self._sent.values() for k, m in enumerate(sent)}
 
     def message_program(self, stage: int, round: int) -> Program:
         """Computes what `stage` sends in `round`, in the order of `sent`."""
@@ -117,10 +130,10 @@ def slice_jaxpr(
     for atom, place in results:
         demand.require(atom, place, num_rounds, None)
     runs_on = {id(eqn): demand.propagate(eqn) for eqn in reversed(placed.equations)}
-    equations = tuple(
-        tuple(eqn for eqn in placed.equations if stage in runs_on[id(eqn)])
-        for stage in range(num_stages)
-    )
+    equations: list[list[JaxprEqn]] = [[] for _ in range(num_stages)]
+    for eqn in placed.equations:
+        for stage in runs_on[id(eqn)]:
+            equations[stage].append(eqn)
     return Slices(closed, placed, demand.rounds(), equations)
 
 

@@ -54,7 +54,7 @@ def _check_stable(kind: str, before: PyTree, after: Sequence[Any]) -> None:
     for path, old, new in zip(
         leaf_paths(before), jax.tree.leaves(before), after, strict=False
     ):
-        if (old.shape, old.dtype) != (new.shape, new.dtype):
+        if _text(old) != _text(new):
             raise ValueError(
                 f"The {kind} `{path}` is {_text(old)} before an update and "
                 f"{_text(new)} after it. Shapes and dtypes must stay: give "
@@ -64,7 +64,8 @@ def _check_stable(kind: str, before: PyTree, after: Sequence[Any]) -> None:
 
 
 def _text(aval: Any) -> str:
-    return f"{aval.dtype}{list(aval.shape)}"
+    weak = "weakly typed " if getattr(aval, "weak_type", False) else ""
+    return f"{weak}{aval.dtype}{list(aval.shape)}"
 
 
 def check_transformation(tx: Any) -> None:
