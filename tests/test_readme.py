@@ -23,7 +23,12 @@ def test_prints_what_the_page_says(code, output):
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(code, "<page>", "exec"), {"__name__": "page"})
-    assert printed.getvalue() == output
+    assert _without_lines(printed.getvalue()) == _without_lines(output)
+
+
+def _without_lines(text):
+    """Another version of Optax has its code on other lines."""
+    return re.sub(r"\.py:\d+", ".py", text)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
