@@ -1,5 +1,6 @@
 """Stage-local updates, as their users call them."""
 
+import contextlib
 from collections.abc import Callable
 
 import equinox as eqx
@@ -292,18 +293,19 @@ def test_a_second_step_compiles_nothing(donate, model, partition):
     assert compiled == []
 
 
-class count_compilations:
-    def __enter__(self):
-        self.events = []
-        jax.monitoring.register_event_duration_secs_listener(self.listen)
-        return self.events
+@contextlib.contextmanager
+def count_compilations():
+    """The events of tracing and compiling, while it is open."""
+    events, is_open = [], True
 
-    def listen(self, event, duration_secs, **kwargs):
-        if event.endswith(("backend_compile_duration", "jaxpr_trace_duration")):
-            self.events.append(event)
+    # JAX keeps listeners for good.
+    def listen(event, duration_secs, **kwargs):
+        if is_open and event.endswith(("compile_duration", "trace_duration")):
+            events.append(event)
 
-    def __exit__(self, *_):
-        jax.monitoring.unregister_event_duration_listener(self.listen)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield events
+    is_open = False
 
 
 def test_the_counter_of_compilations_counts():
