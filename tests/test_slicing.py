@@ -335,9 +335,11 @@ def test_a_loop_on_one_stage_stays_whole():
 
 def test_a_loop_over_two_stages_is_refused():
     def loop(x, y):
-        return jax.lax.fori_loop(0, 3, lambda _, pair: (pair[1], pair[0]), (x, y))
+        return jax.lax.while_loop(
+            lambda pair: jnp.max(pair[0]) < 3, lambda pair: (pair[1], pair[0]), (x, y)
+        )
 
-    with pytest.raises(fo.CrossStageError, match=r"test_slicing\.py"):
+    with pytest.raises(fo.CrossStageError, match=r"`while` at .*test_slicing\.py"):
         cut(loop, [BIG, OTHER_BIG], [place(0), place(1)], [place(0), place(1)])
 
 
@@ -356,3 +358,58 @@ def test_division_by_a_shared_scalar_keeps_its_bits():
     expected = jax.jit(corrected)(*args)
     for stage in (0, 1):
         same(run(slices, args, stage, [stage])[0], expected[stage])
+
+
+def test_partial_sums_meet_on_all_their_stages_however_large():
+    def total(first, second, third, param):
+        summed = first + second + third
+        return param - summed, jnp.sum(summed * summed)
+
+    args = [BIG, OTHER_BIG, BIG * 3, OTHER_BIG]
+    places = [place(0), place(1), place(3), place(0, 1, 3)]
+    slices = cut(
+        total, args, places, [place(0, 1, 3), place(0, 1, 2, 3)], partial=(0, 1, 2)
+    )
+    sizes = [[size(m.var) for m in messages] for messages in slices.rounds]
+    assert sizes == [[2048, 2048, 2048], [1]]
+    for stage in (0, 1, 3):
+        for found, expected in zip(
+            run(slices, args, stage, [0, 1]), jax.jit(total)(*args), strict=True
+        ):
+            same(found, expected)
+
+
+def test_a_value_travels_as_late_as_it_may():
+    def clip(partial, other_partial, x):
+        tied = partial + other_partial
+        norm = jnp.sum(tied) + jnp.sum(x)
+        return tied / norm, x / norm
+
+    args = [BIG, OTHER_BIG, BIG]
+    places = [place(0), place(1), place(2)]
+    slices = cut(clip, args, places, [place(0, 1), place(2)], partial=(0, 1))
+    sizes = [[size(m.var) for m in messages] for messages in slices.rounds]
+    assert sizes == [[2048, 2048], [1, 1]]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_scan_over_two_stages_is_unrolled(reverse):
+    def scan(history, other, x, y):
+        def step(carry, slices):
+            x, y = carry
+            scale = jnp.sum(slices[0] * x) + jnp.sum(slices[1] * y)
+            return (x * scale, y * scale), scale
+
+        (x, y), scales = jax.lax.scan(step, (x, y), (history, other), reverse=reverse)
+        return x, y, scales
+
+    args = [BIG.reshape(2, 1024) / 50, OTHER_BIG.reshape(2, 1024) / 50]
+    args += [args[0][0], args[1][1]]
+    places = [place(0), place(1), place(0), place(1)]
+    slices = cut(scan, args, places, [place(0), place(1), place(0, 1)])
+    assert len(slices.rounds) == 2
+    expected = jax.jit(scan)(*args)
+    for stage in (0, 1):
+        found = run(slices, args, stage, [stage, 2])
+        fo.testing.assert_equal(found[0], expected[stage], grade="close")
+        fo.testing.assert_equal(found[1], expected[2], grade="close")

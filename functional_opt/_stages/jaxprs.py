@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable, Sequence, Set as AbstractSet
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun, JaxprEqn, Literal, Var
+from jaxtyping import Array
 
 
 Atom = Var | Literal
@@ -89,6 +91,24 @@ def nbytes(atom: Atom) -> int | float:
     """A value's bytes; infinite for PRNG keys, whose bytes are their own affair."""
     dtype = getattr(atom.aval, "dtype", None)
     return size(atom) * getattr(dtype, "itemsize", math.inf)
+
+
+def unroll(eqn: JaxprEqn) -> ClosedJaxpr:
+    """A scan of static length, as its steps one after the other."""
+    body, length = jaxpr_as_fun(eqn.params["jaxpr"]), eqn.params["length"]
+    num_consts, num_carry = eqn.params["num_consts"], eqn.params["num_carry"]
+
+    def steps(*operands: Array) -> list[Array]:
+        consts, carry = operands[:num_consts], operands[num_consts:][:num_carry]
+        slices: list[Any] = [None] * length
+        order = range(length)
+        for i in reversed(order) if eqn.params["reverse"] else order:
+            taken = [x[i] for x in operands[num_consts + num_carry :]]
+            results = body(*consts, *carry, *taken)
+            carry, slices[i] = results[:num_carry], results[num_carry:]
+        return [*carry, *(jnp.stack(parts) for parts in zip(*slices, strict=True))]
+
+    return jax.make_jaxpr(steps)(*map(shape_of, eqn.invars))
 
 
 def replace_by(eqn: JaxprEqn, function: Callable[..., Any]) -> list[JaxprEqn]:

@@ -11,20 +11,21 @@ round later, or by being computed there from operands that do.
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
-from jax.extend.core.primitives import cond_p, select_n_p
+from jax.extend.core.primitives import cond_p, scan_p, select_n_p
 
-from .jaxprs import Atom, inputs_read, keep_inputs, keep_results, nbytes, size
+from .jaxprs import Atom, inputs_read, keep_inputs, keep_results, nbytes, size, unroll
 
 
 Place = frozenset[int]
 
 NOWHERE: Place = frozenset()
 LARGEST_MESSAGE = 4096  # bytes a value
+LONGEST_UNROLL = 128  # steps of a scan
 
 _CALLS = frozenset(
     {"checkpoint", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call"}
@@ -37,12 +38,14 @@ class Value(NamedTuple):
 
     A value that is `NOWHERE` cannot be computed, as `culprit` mixes whole tensors of
     different stages. One that is never everywhere has an infinite `level_everywhere`.
+    A `partial` value is one summand, each from one of the stages that need the sum.
     """
 
     place: Place
     level: int | float
     level_everywhere: int | float
     culprit: JaxprEqn | None = None
+    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,15 @@ class Placed:
         value = self.value(atom)
         return value.level if here <= value.place else value.level_everywhere
 
+    def may_travel(self, var: Var) -> bool:
+        return self.values[var].partial or nbytes(var) <= LARGEST_MESSAGE
+
 
 def place_equations(
-    closed: ClosedJaxpr, places: Sequence[Place], num_stages: int
+    closed: ClosedJaxpr,
+    places: Sequence[Place],
+    num_stages: int,
+    partial: Collection[int] = (),
 ) -> Placed:
     """Walks a jaxpr once and gives every equation a place.
 
@@ -79,10 +88,15 @@ def place_equations(
     - `closed`: the function.
     - `places`: the place of each of its inputs.
     - `num_stages`: how many stages there are.
+    - `partial`: the indices of inputs that are summands of a sum over stages. They may
+        travel however large they are, and where they meet is on all of their stages.
     """
     placed = Placed(everywhere=frozenset(range(num_stages)))
-    for var, place in zip(closed.jaxpr.invars, places, strict=True):
-        placed.values[var] = _value_at(placed, place, [], var)
+    for i, (var, place) in enumerate(zip(closed.jaxpr.invars, places, strict=True)):
+        value = _value_at(placed, place, [], var)
+        if i in partial:
+            value = Value(place, 0, 1, partial=True)
+        placed.values[var] = value
     placed.results.extend(_inline(placed, closed, closed.jaxpr.invars))
     return placed
 
@@ -91,12 +105,8 @@ def _value_at(placed: Placed, here: Place, operands: Sequence[Atom], var: Var) -
     level = max((placed.level_at(atom, here) for atom in operands), default=0)
     if here == placed.everywhere:
         return Value(here, level, level)
-    travelled = level + 1 if may_travel(var) else math.inf
+    travelled = level + 1 if nbytes(var) <= LARGEST_MESSAGE else math.inf
     return Value(here, level, min(travelled, _level_computed(placed, operands, var)))
-
-
-def may_travel(var: Var) -> bool:
-    return nbytes(var) <= LARGEST_MESSAGE
 
 
 def _level_computed(placed: Placed, operands: Sequence[Atom], var: Var) -> int | float:
@@ -139,7 +149,13 @@ def _place(placed: Placed, eqn: JaxprEqn, operands: list[Atom]) -> list[Atom]:
     together = len({placed.value(atom).place for atom in operands}) <= 1
     if eqn.primitive.name in _CALLS and not together:
         return _inline(placed, _body(eqn), operands)
+    if eqn.primitive is scan_p and not placed.meet(operands) and _is_short(eqn):
+        return _inline(placed, unroll(eqn), operands)
     return _emit(placed, eqn, operands)
+
+
+def _is_short(eqn: JaxprEqn) -> bool:
+    return eqn.params["length"] <= LONGEST_UNROLL
 
 
 def _body(eqn: JaxprEqn) -> ClosedJaxpr:
@@ -168,9 +184,11 @@ def _place_of_crossing(placed: Placed, operands: Sequence[Atom]) -> Place:
     """Where the operands are that cannot travel, or else those that would have to.
 
     Where these are apart, it is where the largest are; where these are apart too,
-    every stage runs the equation.
+    every stage runs the equation. Summands meet on all of their stages.
     """
     values = {atom: placed.value(atom) for atom in operands if isinstance(atom, Var)}
+    if any(value.partial for value in values.values()):
+        return frozenset().union(*(value.place for value in values.values()))
     fixed = [x for x, value in values.items() if value.level_everywhere == math.inf]
     if fixed:
         return placed.meet(fixed)

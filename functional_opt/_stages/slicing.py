@@ -9,7 +9,7 @@ nothing large is kept from one round to the next.
 import functools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,12 +18,12 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun, JaxprEqn, Literal, Var
 from .errors import CrossStageError, effect_text, mixture_text, result_text
 from .faithful import count_readers, keep_divisions
 from .jaxprs import Atom, backward_slice, rebuild, used
-from .placing import may_travel, Place, place_equations, Placed
+from .placing import Place, place_equations, Placed
 
 
 @dataclass(frozen=True, eq=False)
 class Message:
-    """A value that travels in `round` from `sender` to all stages.
+    """A value that travels in `round` from `sender`, as late as it may.
 
     `needed_by` is the first equation that reads it elsewhere; None for a result.
     """
@@ -108,6 +108,7 @@ def slice_jaxpr(
     input_places: Sequence[Place],
     result_places: Sequence[Place],
     num_stages: int,
+    partial: Collection[int] = (),
 ) -> Slices:
     """Cuts a function into one program a stage and round.
 
@@ -117,13 +118,15 @@ def slice_jaxpr(
     - `input_places`: for each input the set of stages that are given it.
     - `result_places`: for each result the set of stages that need it.
     - `num_stages`: how many stages there are.
+    - `partial`: the indices of the inputs that are summands, one from each stage that
+        needs their sum.
 
     **Raises:** `CrossStageError` if whole tensors of different stages are mixed, or if
     the function has side effects.
     """
     if closed.jaxpr.effects:
         raise CrossStageError(effect_text(closed.jaxpr))
-    placed = place_equations(closed, input_places, num_stages)
+    placed = place_equations(closed, input_places, num_stages, partial)
     results = list(zip(placed.results, result_places, strict=True))
     num_rounds = max((placed.level_at(*result) for result in results), default=0)
     demand = _Demand(placed)
@@ -167,17 +170,16 @@ class _Demand:
 
     def travels(self, var: Var) -> bool:
         """Whether a value is sent: always, if that is in time."""
-        level = self.placed.values[var].level
-        return may_travel(var) and level + 1 <= self.remote.get(var, -1)
+        in_time = self.placed.values[var].level < self.remote.get(var, -1)
+        return in_time and self.placed.may_travel(var)
 
     def propagate(self, eqn: JaxprEqn) -> Place:
         """Requires the operands of `eqn` where it runs, and says where that is."""
         here, local, remote = frozenset(), [], []
         for var in eqn.outvars:
-            value = self.placed.values[var]
             local += [self.local[var]] if var in self.local else []
             if self.travels(var):
-                local.append(value.level)
+                local.append(self.remote[var] - 1)
             elif var in self.remote:
                 remote.append(self.remote[var])
         if local:
@@ -194,7 +196,7 @@ class _Demand:
 
     def rounds(self) -> tuple[tuple[Message, ...], ...]:
         messages = [
-            Message(var, int(value.level), min(value.place), self.reader[var])
+            Message(var, int(self.remote[var]) - 1, min(value.place), self.reader[var])
             for var, value in self.placed.values.items()
             if self.travels(var)
         ]
