@@ -1,6 +1,6 @@
 """A function of trees that are cut over stages, as one program a stage and round."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,13 +82,21 @@ class StagedFunction:
 
     @classmethod
     def of(
-        cls, closed: ClosedJaxpr, arguments: dict[str, Cut], results: dict[str, Cut]
+        cls,
+        closed: ClosedJaxpr,
+        arguments: dict[str, Cut],
+        results: dict[str, Cut],
+        partial: Collection[int] = (),
     ) -> "StagedFunction":
         input_places = [place for cut in arguments.values() for place in cut.places]
         result_places = [place for cut in results.values() for place in cut.places]
         num_stages = next(iter(arguments.values())).num_stages
-        slices = slice_jaxpr(closed, input_places, result_places, num_stages)
+        slices = slice_jaxpr(closed, input_places, result_places, num_stages, partial)
         return cls(slices, arguments, results)
+
+    @property
+    def num_stages(self) -> int:
+        return next(iter(self.arguments.values())).num_stages
 
     @property
     def num_rounds(self) -> int:
