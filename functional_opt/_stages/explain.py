@@ -66,18 +66,24 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _reasons(functions: Sequence[StagedFunction]) -> list[str]:
-    rounds = [messages for function in functions for messages in function.slices.rounds]
+    rounds = [
+        [_reason(message, function.purpose) for message in messages]
+        for function in functions
+        for messages in function.slices.rounds
+    ]
     if not rounds:
         return ["Nothing is exchanged."]
     lines = [f"{len(rounds)} round{'s' * (len(rounds) > 1)} of exchange:"]
-    for number, messages in enumerate(rounds):
-        for reason, count in Counter(map(_reason, messages)).items():
+    for number, reasons in enumerate(rounds):
+        for reason, count in Counter(reasons).items():
             lines.append(f"  round {number}: {count} x {reason}")
     return lines
 
 
-def _reason(message: Message) -> str:
+def _reason(message: Message, purpose: str | None) -> str:
     aval = message.var.aval.str_short()
+    if purpose is not None:
+        return f"{aval} for {purpose}"
     if message.needed_by is None:
         return f"{aval}, a result that other stages hold too"
     return f"{aval} for `{message.needed_by.primitive}` at {where(message.needed_by)}"

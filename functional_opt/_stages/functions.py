@@ -73,12 +73,14 @@ class StagedFunction:
     """The programs of a function whose arguments and results are cut over stages.
 
     `arguments` and `results` have the names, for errors, and the order of the
-    function's flat inputs and results.
+    function's flat inputs and results. `purpose` says why anything travels, where that
+    is not for a line of the function to say.
     """
 
     slices: Slices
     arguments: dict[str, Cut]
     results: dict[str, Cut]
+    purpose: str | None = None
 
     @classmethod
     def of(
@@ -87,12 +89,13 @@ class StagedFunction:
         arguments: dict[str, Cut],
         results: dict[str, Cut],
         partial: Collection[int] = (),
+        purpose: str | None = None,
     ) -> "StagedFunction":
         input_places = [place for cut in arguments.values() for place in cut.places]
         result_places = [place for cut in results.values() for place in cut.places]
         num_stages = next(iter(arguments.values())).num_stages
         slices = slice_jaxpr(closed, input_places, result_places, num_stages, partial)
-        return cls(slices, arguments, results)
+        return cls(slices, arguments, results, purpose)
 
     @property
     def num_stages(self) -> int:

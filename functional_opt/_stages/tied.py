@@ -55,7 +55,11 @@ class TiedGradients:
 
         closed = jax.make_jaxpr(add)([leaves[i] for i, _ in given])
         function = StagedFunction.of(
-            closed, {"grads": summands}, {"grads": sums}, range(len(given))
+            closed,
+            {"grads": summands},
+            {"grads": sums},
+            partial=range(len(given)),
+            purpose="the sums of the gradients of tied parameters",
         )
         positions = tuple(
             tuple(k for k, i in enumerate(held) if len(params.places[i]) > 1)
