@@ -11,6 +11,7 @@ from jax.sharding import Sharding
 from jaxtyping import PyTree
 
 from .functions import Leaves, StagedFunction
+from .placing import Place
 from .runners import Runners
 from .trees import Cut
 
@@ -36,31 +37,7 @@ class TiedGradients:
         tied = [i for i, place in enumerate(params.places) if len(place) > 1]
         if not tied:
             return None
-        leaves, owners = jax.tree.leaves(shapes), [params.places[i] for i in tied]
-        names = [params.paths[i] for i in tied]
-        given = [(i, stage) for i in tied for stage in sorted(params.places[i])]
-        summands = Cut.of(
-            [leaves[i] for i, _ in given],
-            [frozenset({stage}) for _, stage in given],
-            params.num_stages,
-        ).named([params.paths[i] for i, _ in given])
-        sums = Cut.of([leaves[i] for i in tied], owners, params.num_stages).named(names)
-
-        def add(summands: Sequence[Any]) -> list[Any]:
-            rest = iter(summands)
-            return [
-                functools.reduce(jnp.add, [next(rest) for _ in owner])
-                for owner in owners
-            ]
-
-        closed = jax.make_jaxpr(add)([leaves[i] for i, _ in given])
-        function = StagedFunction.of(
-            closed,
-            {"grads": summands},
-            {"grads": sums},
-            partial=range(len(given)),
-            purpose="the sums of the gradients of tied parameters",
-        )
+        function = _sums(params, jax.tree.leaves(shapes), tied)
         positions = tuple(
             tuple(k for k, i in enumerate(held) if len(params.places[i]) > 1)
             for held in params.held
@@ -94,3 +71,28 @@ class TiedGradients:
         for position, total in zip(self.positions[stage], sums, strict=True):
             grads[position] = total
         return {**arguments, "grads": grads}
+
+
+def _sums(params: Cut, leaves: Leaves, tied: Sequence[int]) -> StagedFunction:
+    """From a summand of each owner of each tied parameter to the sums."""
+    owners = [sorted(params.places[i]) for i in tied]
+    given = [(i, owner) for i in tied for owner in sorted(params.places[i])]
+
+    def add(summands: Sequence[Any]) -> list[Any]:
+        rest = iter(summands)
+        return [
+            functools.reduce(jnp.add, [next(rest) for _ in each]) for each in owners
+        ]
+
+    def cut(indices: Sequence[int], places: Sequence[Place]) -> Cut:
+        whole = Cut.of([leaves[i] for i in indices], places, params.num_stages)
+        return whole.named([params.paths[i] for i in indices])
+
+    summands = cut([i for i, _ in given], [frozenset({owner}) for _, owner in given])
+    return StagedFunction.of(
+        jax.make_jaxpr(add)([leaves[i] for i, _ in given]),
+        {"grads": summands},
+        {"grads": cut(tied, [params.places[i] for i in tied])},
+        partial=range(len(given)),
+        purpose="the sums of the gradients of tied parameters",
+    )
