@@ -38,7 +38,8 @@ def test_stages_may_share_devices():
     devices = [jax.devices()[0], jax.devices()[1], jax.devices()[0]]
     messages = [said(stage, device) for stage, device in enumerate(devices)]
     received = gather(messages, [on_mesh(d) for d in devices], [{0, 1, 2}] * 3)
-    assert [[int(v[0]) for v in vectors] for vectors in received] == [[0, 1, 2]] * 3
+    heard = [[int(v[0]) for v in vectors if v is not None] for vectors in received]
+    assert heard == [[0, 1, 2]] * 3
 
 
 def test_a_stage_on_a_mesh_gets_a_copy_on_every_device():
