@@ -14,7 +14,7 @@ from jax.extend.core import JaxprEqn, Var
 from jax.extend.core.primitives import convert_element_type_p, copy_p, div_p
 from jaxtyping import Array
 
-from .jaxprs import Atom, replace_by, shape_of, size, variables
+from .jaxprs import Atom, replace_by, shape_of, variables
 
 
 def count_readers(
@@ -40,14 +40,18 @@ def keep_divisions(
     in_slice = count_readers(equations, results)
     kept = []
     for eqn in equations:
-        divisors = variables(eqn.invars[1:]) if eqn.primitive is div_p else []
-        shared = [
-            divisor
-            for divisor in (original.get(var, var) for var in divisors)
-            if size(divisor) == 1 and in_slice[divisor] == 1 < in_whole[divisor]
-        ]
-        kept += replace_by(eqn, _divide_opaquely) if shared else [eqn]
+        divisors = [original.get(var, var) for var in _broadcast_divisors(eqn)]
+        alone = [var for var in divisors if in_slice[var] == 1 < in_whole[var]]
+        kept += replace_by(eqn, _divide_opaquely) if alone else [eqn]
     return kept
+
+
+def _broadcast_divisors(eqn: JaxprEqn) -> list[Var]:
+    """The scalar by which an equation divides an array, if that is what it does."""
+    if eqn.primitive is not div_p:
+        return []
+    dividend, divisor = map(shape_of, eqn.invars)
+    return variables(eqn.invars[1:]) if divisor.shape == () != dividend.shape else []
 
 
 def _original_names(equations: Sequence[JaxprEqn]) -> dict[Var, Var]:

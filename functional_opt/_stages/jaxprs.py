@@ -90,7 +90,9 @@ def size(atom: Atom) -> int:
 def nbytes(atom: Atom) -> int | float:
     """A value's bytes; infinite for PRNG keys, whose bytes are their own affair."""
     dtype = getattr(atom.aval, "dtype", None)
-    return size(atom) * getattr(dtype, "itemsize", math.inf)
+    if dtype is None or jnp.issubdtype(dtype, jax.dtypes.extended):
+        return math.inf
+    return size(atom) * dtype.itemsize
 
 
 def unroll(eqn: JaxprEqn) -> ClosedJaxpr:
