@@ -156,7 +156,7 @@ def clipped(tx: Any) -> Any:
     return optax.chain(optax.clip_by_global_norm(0.5), tx)
 
 
-def every_second(step: Any) -> Any:
+def every_second(step: Any, **extra_args: Any) -> Any:
     return step % 2 == 1
 
 
@@ -183,9 +183,10 @@ def after_an_update(tx: Any) -> Any:
 
 
 IN_COND = (
-    "A `cond` of each stage has what is left of its branches for this stage, which XLA "
-    "compiles in another way."
+    "In the `cond` of a stage with one parameter, Adam's bias correction has one "
+    "reader, and XLA multiplies by its reciprocal."
 )
+DOT_PRODUCTS = 36  # bytes a leaf: L-BFGS takes nine with a memory of two steps
 CALLABLE = (
     "It calls a function of all parameters, which are on no stage. Compute what it "
     "needs of it beforehand."
@@ -237,6 +238,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             lambda: optax.lbfgs(0.1, memory_size=2, linesearch=None),
             "no line search",
             exchanges=True,
+            most_sent=DOT_PRODUCTS,
         ),
         Case(
             "lbfgs",
@@ -248,7 +250,9 @@ GROUPS: dict[str, tuple[Case, ...]] = {
         Case("lion", lambda: optax.lion(0.1)),
         Case("nadam", lambda: optax.nadam(0.1)),
         Case("nadamw", lambda: optax.nadamw(0.1)),
-        Case("noisy_sgd", lambda: optax.noisy_sgd(0.1, key=jax.random.key(0))),
+        Case(
+            "noisy_sgd", lambda: optax.noisy_sgd(0.1, key=jax.random.key(0, impl="rbg"))
+        ),
         Case("novograd", lambda: optax.novograd(0.1, weight_decay=0.01)),
         Case("optimistic_adam", lambda: optax.optimistic_adam(0.1, optimism=0.05)),
         Case("optimistic_adam_v2", lambda: optax.optimistic_adam_v2(0.1)),
@@ -297,7 +301,6 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             "schedule",
         ),
         Case("add_noise", lambda: optax.add_noise(0.1, 0.5, key=jax.random.key(0))),
-        Case("add_noise", lambda: optax.add_noise(0.1, 0.5, key=0), "seed"),
         Case("apply_every", lambda: optax.apply_every(2)),
         Case("centralize", lambda: optax.centralize()),
         Case("clip", lambda: optax.clip(0.5)),
@@ -372,6 +375,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             "scale_by_lbfgs",
             lambda: optax.scale_by_lbfgs(memory_size=2),
             exchanges=True,
+            most_sent=DOT_PRODUCTS,
         ),
         Case("scale_by_learning_rate", lambda: optax.scale_by_learning_rate(warmup())),
         Case("scale_by_lion", lambda: optax.scale_by_lion()),
@@ -415,13 +419,11 @@ GROUPS: dict[str, tuple[Case, ...]] = {
         ),
         Case(
             "stateless",
-            lambda: optax.stateless(
-                lambda g, p: jax.tree.map(lambda g, p: g - 0.1 * p, g, p)
-            ),
+            lambda: optax.stateless(functools.partial(jax.tree.map, decay)),
         ),
         Case(
             "stateless_with_tree_map",
-            lambda: optax.stateless_with_tree_map(lambda g, p: g - 0.1 * p),
+            lambda: optax.stateless_with_tree_map(decay),
         ),
         Case("trace", lambda: optax.trace(0.9, nesterov=True)),
         Case("zero_nans", lambda: optax.zero_nans(), bad=float("nan")),
@@ -444,6 +446,8 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             lambda: optax.apply_if_finite(optax.adam(0.1), 2),
             bad=float("nan"),
             exchanges=True,
+            equal="close",
+            reason=IN_COND,
         ),
         Case(
             "chain",
@@ -452,10 +456,14 @@ GROUPS: dict[str, tuple[Case, ...]] = {
         Case(
             "conditionally_mask",
             lambda: optax.conditionally_mask(optax.adam(0.1), every_second),
+            equal="close",
+            reason=IN_COND,
         ),
         Case(
             "conditionally_transform",
             lambda: optax.conditionally_transform(optax.adam(0.1), every_second),
+            equal="close",
+            reason=IN_COND,
         ),
         Case(
             "flatten",
@@ -480,7 +488,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             equal="impossible",
             synced=True,
             reason="Its gradients have another structure than its parameters.",
-            error="TODO",
+            error="pytree structure error",
         ),
         Case("masked", lambda: optax.masked(optax.adam(0.1), matrices)),
         Case(
@@ -516,6 +524,8 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             bad=1e4,
             steps=3,
             exchanges=True,
+            equal="close",
+            reason=IN_COND,
         ),
         Case(
             "skip_not_finite",
@@ -525,6 +535,8 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             bad=float("inf"),
             steps=3,
             exchanges=True,
+            equal="close",
+            reason=IN_COND,
         ),
         Case(
             "with_extra_args_support",
