@@ -1,7 +1,8 @@
 """The two abstract modules that users subclass."""
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import optax
@@ -82,9 +83,18 @@ class AbstractOptimizer(AbstractConfig):
         partition: StagePartition,
         *,
         meshes: Sequence[Mesh | Device] | None = None,
+        donate: bool = False,
+        extra_args: Mapping[str, Any] | None = None,
     ) -> StageLocal:
         """`build(schedule)`, cut into one program a stage. See `stage_local`."""
-        return stage_local(self.build(schedule), params, partition, meshes=meshes)
+        return stage_local(
+            self.build(schedule),
+            params,
+            partition,
+            meshes=meshes,
+            donate=donate,
+            extra_args=extra_args,
+        )
 
 
 def _scaled(schedule: LearningRate, factor: Scalar) -> optax.Schedule | Scalar:

@@ -1,5 +1,5 @@
-from collections.abc import Sequence
-from typing import final
+from collections.abc import Mapping, Sequence
+from typing import Any, final
 
 import optax
 from jax import Device
@@ -84,9 +84,18 @@ class Recipe(AbstractConfig):
         partition: StagePartition,
         *,
         meshes: Sequence[Mesh | Device] | None = None,
+        donate: bool = False,
+        extra_args: Mapping[str, Any] | None = None,
     ) -> StageLocal:
         """`build()`, cut into one program a stage. See `stage_local`."""
-        return stage_local(self.build(), params, partition, meshes=meshes)
+        return stage_local(
+            self.build(),
+            params,
+            partition,
+            meshes=meshes,
+            donate=donate,
+            extra_args=extra_args,
+        )
 
     def _build_optimizer(self) -> optax.GradientTransformationExtraArgs:
         if self.weight_decay is None:

@@ -1,6 +1,6 @@
 """Checks for authors of optimizers: does it give the same, stage by stage?"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ._paths import path_text
+from ._stages.extra import values_of
 from ._stages.local import stage_local, StageLocal
 from ._stages.partition import only_params, StagePartition
 from ._types import typed
@@ -102,6 +103,7 @@ def assert_stage_local_equal(
     *,
     steps: int = 3,
     grads: Sequence[PyTree] | None = None,
+    extra_args: Mapping[str, Any] | None = None,
     grade: Grade = "exact",
     seed: int = 0,
 ) -> StageLocal:
@@ -119,7 +121,10 @@ def assert_stage_local_equal(
     - `partition`: which stages own which parameter.
     - `steps`: how many steps.
     - `grads`: a whole tree of gradients for each step, in place of `steps` normal
-        random ones.
+        random ones. For a parameter that several stages own, the lowest is given the
+        gradient and the others nothing to add.
+    - `extra_args`: extra arguments of `tx.update`, the same at every step; see
+        `stage_local`.
     - `grade`: as in `assert_equal`. "close" starts every step from the reference's
         parameters and state, as a last bit may grow from step to step.
     - `seed`: of the random values.
@@ -138,7 +143,9 @@ def assert_stage_local_equal(
         >>> staged.rounds
         1
     """
-    staged = stage_local(tx, params, partition)
+    extra_args = extra_args or {}
+    staged = stage_local(tx, params, partition, extra_args=extra_args)
+    extra = values_of(extra_args)
     keys = iter(jax.random.split(jax.random.key(seed), steps + 1))
     whole = only_params(params)
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(whole)):
@@ -153,11 +160,11 @@ def assert_stage_local_equal(
     for tree in map(only_params, grads):
         if grade == "close":
             pieces, states = partition.split(whole), staged.split_state(state)
-        given = partition.split(tree), states, pieces
-        updates, _ = staged.update(*given)
-        pieces, states = staged.step(*given)
-        expected, _ = update(tree, state, whole)
-        whole, state = step(tree, state, whole)
+        given = partition.split_gradients(tree), states, pieces
+        updates, _ = staged.update(*given, **extra)
+        pieces, states = staged.step(*given, **extra)
+        expected, _ = update(tree, state, whole, **extra)
+        whole, state = step(tree, state, whole, **extra)
         _assert_pieces_equal("updates", updates, partition.split(expected), grade)
         _assert_pieces_equal("params", pieces, partition.split(whole), grade)
         _assert_pieces_equal("state", states, staged.split_state(state), grade)
@@ -179,11 +186,13 @@ def _reference(
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Update alone, and update with its application, which XLA may fuse into one."""
 
-    def step(grads: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
-        updates, state = tx.update(grads, state, params)
+    update = optax.with_extra_args_support(tx).update
+
+    def step(grads: PyTree, state: PyTree, params: PyTree, **extra_args: Any) -> Any:
+        updates, state = update(grads, state, params, **extra_args)
         return optax.apply_updates(params, updates), state
 
-    return jax.jit(tx.update), jax.jit(step)
+    return jax.jit(update), jax.jit(step)
 
 
 def _assert_pieces_equal(

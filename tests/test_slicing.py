@@ -413,3 +413,16 @@ def test_a_scan_over_two_stages_is_unrolled(reverse):
         found = run(slices, args, stage, [stage, 2])
         fo.testing.assert_equal(found[0], expected[stage], grade="close")
         fo.testing.assert_equal(found[1], expected[2], grade="close")
+
+
+def test_what_follows_from_a_value_that_travels_does_not_travel_too():
+    def clip(x, y):
+        norm = jnp.sum(x)
+        return jnp.where(norm < 1.0, y, y / norm)
+
+    args = [BIG, OTHER_BIG]
+    slices = cut(clip, args, [place(0), place(1)], [place(1)])
+    assert [[str(m.var.aval) for m in messages] for messages in slices.rounds] == [
+        ["float32[]"]
+    ]
+    same(run(slices, args, 1, [0])[0], jax.jit(clip)(*args))

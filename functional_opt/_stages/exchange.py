@@ -1,13 +1,13 @@
 """How messages travel between the devices of one process."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 
 def placement_of(leaf: Any) -> Sharding | None:
@@ -25,30 +25,58 @@ def on_mesh(mesh: Mesh | jax.Device) -> Sharding:
     return jax.sharding.SingleDeviceSharding(mesh)
 
 
+def place(tree: PyTree, placement: Sharding | None) -> PyTree:
+    """Puts arrays where they are needed. Python's numbers are at home anywhere."""
+    if placement is None:
+        return tree
+    return jax.tree.map(
+        lambda x: jax.device_put(x, placement) if isinstance(x, jax.Array) else x, tree
+    )
+
+
 def gather(
-    messages: Sequence[Array | None], placements: Sequence[Sharding | None]
+    messages: Sequence[Array | None],
+    placements: Sequence[Sharding | None],
+    readers: Sequence[Collection[int]],
 ) -> list[list[Array | None]]:
-    """Gives every stage every other's message.
+    """Gives every stage the messages that it reads.
 
     **Arguments:**
 
     - `messages`: for each stage its vector, on its own devices; None if it has
         nothing to say.
     - `placements`: where each stage wants what it receives.
+    - `readers`: for each stage, which stages read what it says.
 
-    **Returns:** for each stage the list of all messages, on its devices.
+    **Returns:** for each stage the list of all messages, on its devices, and None for
+    those that it does not read.
     """
-    devices = list(dict.fromkeys(d for p in placements if p for d in _devices(p)))
+    devices = {device for p in placements if p for device in p.device_set}
     if len(devices) <= 1:
         return [list(messages)] * len(placements)
-    everywhere = NamedSharding(Mesh(np.array(devices), ("stage",)), PartitionSpec())
-    sent = [message for message in messages if message is not None]
-    received = iter(jax.device_put(sent, everywhere))
+    sent = [
+        (message, _copies_for([placements[reader] for reader in audience], devices))
+        for message, audience in zip(messages, readers, strict=True)
+        if message is not None
+    ]
+    received = iter(jax.device_put([m for m, _ in sent], [where for _, where in sent]))
     copies = [None if m is None else _by_device(next(received)) for m in messages]
     return [
-        [None if copy is None else _at(copy, placement) for copy in copies]
-        for placement in placements
+        [
+            _at(copy, placement) if copy is not None and stage in audience else None
+            for copy, audience in zip(copies, readers, strict=True)
+        ]
+        for stage, placement in enumerate(placements)
     ]
+
+
+def _copies_for(
+    placements: Sequence[Sharding | None], default: Collection[jax.Device]
+) -> Sharding:
+    """A whole copy on every device of some placements."""
+    needed = {device for p in placements if p for device in p.device_set} or default
+    devices = np.array(sorted(needed, key=lambda device: device.id))
+    return on_mesh(Mesh(devices, ("stage",)))
 
 
 def _devices(placement: Sharding) -> list[jax.Device]:

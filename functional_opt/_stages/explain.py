@@ -12,22 +12,34 @@ from .slicing import Message
 _HEADER = ("stage", "leaves", "params", "state", "sent a step")
 
 
-def table(function: StagedFunction) -> str:
-    """A row a stage, and a line for each reason why something is exchanged."""
-    num_stages = function.arguments["params"].num_stages
-    sizes = [_sizes(function, stage) for stage in range(num_stages)]
+def table(update: StagedFunction, before: Sequence[StagedFunction]) -> str:
+    """A row a stage, and a line for each reason why something is exchanged.
+
+    **Arguments:**
+
+    - `update`: the function of gradients, state and parameters.
+    - `before`: what is exchanged in rounds before it.
+    """
+    functions = [*before, update]
+    num_stages = update.arguments["params"].num_stages
+    sizes = [
+        (
+            len(update.avals("params", stage)),
+            _nbytes(update.avals("params", stage)),
+            _nbytes(update.avals("state", stage)),
+            sum(_sent(function, stage) for function in functions),
+        )
+        for stage in range(num_stages)
+    ]
     total = tuple(sum(column) for column in zip(*sizes, strict=True))
     rows = [_row(str(stage), row) for stage, row in enumerate(sizes)]
     rows = _aligned([_HEADER, *rows, _row("all", total)])
-    return "\n".join([*rows, "", *_reasons(function)])
+    return "\n".join([*rows, "", *_reasons(functions)])
 
 
-def _sizes(function: StagedFunction, stage: int) -> tuple[int, int, int, int]:
-    """Leaves, bytes of parameters, bytes of state, bytes sent."""
-    params, state = (function.avals(name, stage) for name in ("params", "state"))
+def _sent(function: StagedFunction, stage: int) -> int:
     rounds = range(function.num_rounds)
-    sent = sum(function.packing(stage, round).nbytes for round in rounds)
-    return len(params), _nbytes(params), _nbytes(state), sent
+    return sum(function.packing(stage, round).nbytes for round in rounds)
 
 
 def _nbytes(avals: Iterable[Any]) -> int:
@@ -53,19 +65,25 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _reasons(function: StagedFunction) -> list[str]:
-    rounds = function.slices.rounds
+def _reasons(functions: Sequence[StagedFunction]) -> list[str]:
+    rounds = [
+        [_reason(message, function.purpose) for message in messages]
+        for function in functions
+        for messages in function.slices.rounds
+    ]
     if not rounds:
         return ["Nothing is exchanged."]
     lines = [f"{len(rounds)} round{'s' * (len(rounds) > 1)} of exchange:"]
-    for number, messages in enumerate(rounds):
-        for reason, count in Counter(map(_reason, messages)).items():
+    for number, reasons in enumerate(rounds):
+        for reason, count in Counter(reasons).items():
             lines.append(f"  round {number}: {count} x {reason}")
     return lines
 
 
-def _reason(message: Message) -> str:
+def _reason(message: Message, purpose: str | None) -> str:
     aval = message.var.aval.str_short()
+    if purpose is not None:
+        return f"{aval} for {purpose}"
     if message.needed_by is None:
         return f"{aval}, a result that other stages hold too"
     return f"{aval} for `{message.needed_by.primitive}` at {where(message.needed_by)}"

@@ -1,6 +1,6 @@
 """A function of trees that are cut over stages, as one program a stage and round."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,22 +73,33 @@ class StagedFunction:
     """The programs of a function whose arguments and results are cut over stages.
 
     `arguments` and `results` have the names, for errors, and the order of the
-    function's flat inputs and results.
+    function's flat inputs and results. `purpose` says why anything travels, where that
+    is not for a line of the function to say.
     """
 
     slices: Slices
     arguments: dict[str, Cut]
     results: dict[str, Cut]
+    purpose: str | None = None
 
     @classmethod
     def of(
-        cls, closed: ClosedJaxpr, arguments: dict[str, Cut], results: dict[str, Cut]
+        cls,
+        closed: ClosedJaxpr,
+        arguments: dict[str, Cut],
+        results: dict[str, Cut],
+        partial: Collection[int] = (),
+        purpose: str | None = None,
     ) -> "StagedFunction":
         input_places = [place for cut in arguments.values() for place in cut.places]
         result_places = [place for cut in results.values() for place in cut.places]
         num_stages = next(iter(arguments.values())).num_stages
-        slices = slice_jaxpr(closed, input_places, result_places, num_stages)
-        return cls(slices, arguments, results)
+        slices = slice_jaxpr(closed, input_places, result_places, num_stages, partial)
+        return cls(slices, arguments, results, purpose)
+
+    @property
+    def num_stages(self) -> int:
+        return next(iter(self.arguments.values())).num_stages
 
     @property
     def num_rounds(self) -> int:

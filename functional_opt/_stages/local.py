@@ -10,12 +10,15 @@ from jax.sharding import Mesh, Sharding
 from jaxtyping import PyTree
 
 from .._types import typed
-from .exchange import gather, on_mesh, placement_of
+from .exchange import on_mesh, place, placement_of
 from .explain import table
+from .extra import cut_extra_args, values_of
 from .functions import Leaves, StagedFunction
-from .ownership import owners_by_init, owners_by_use
-from .partition import StagePartition
-from .program import StageProgram, StageRunner
+from .ownership import owners_by_init, owners_by_use, owners_by_word
+from .partition import is_param, StagePartition
+from .program import StageProgram
+from .runners import Runners
+from .tied import TiedGradients
 from .tracing import check_transformation, shapes_of_params, trace_update
 from .trees import check_stages, Cut, Pieces
 
@@ -28,6 +31,8 @@ def stage_local(
     *,
     meshes: Sequence[Mesh | jax.Device] | None = None,
     donate: bool = False,
+    extra_args: Mapping[str, Any] | None = None,
+    state_stage_of: Callable[[tuple[Any, ...], Any], Any] | None = None,
 ) -> "StageLocal":
     """Cuts an Optax transformation into one program a stage.
 
@@ -44,6 +49,12 @@ def stage_local(
         If left out, a stage is where the parameters given to `step` are.
     - `donate`: whether `step` may reuse the memory of the parameters and the state
         that it is given, which are lost then.
+    - `extra_args`: examples, or shapes and dtypes, of the extra arguments of
+        `tx.update`, such as the `value` of `optax.polyak_sgd`. Every stage is given
+        them, but for those in an `OnStage`.
+    - `state_stage_of`: like `stage_of` of `partition`, for the leaves of the state.
+        Where it returns None, or is left out, whose a leaf is follows from how `tx`
+        makes and uses it.
 
     **Returns:** a `StageLocal`.
 
@@ -65,34 +76,40 @@ def stage_local(
         ... )
     """
     check_transformation(tx)
+    num_stages, cut = partition.num_stages, partition.params
     shapes = shapes_of_params(params, partition)
     state = jax.eval_shape(tx.init, shapes)
-    update = trace_update(tx, shapes, state)
-    cut = partition.params
-    owners = owners_by_init(tx, shapes, cut, state)
-    if owners is None:
-        first = 2 * len(cut.paths)
-        owners = owners_by_use(update, cut, first, len(jax.tree.leaves(state)))
-    state_cut = Cut.of(
-        state, owners, partition.num_stages, "the state of this transformation"
+    extra_shapes, extra = cut_extra_args(extra_args or {}, num_stages)
+    update = trace_update(tx, shapes, state, extra_shapes)
+    owners = owners_by_init(tx, shapes, cut, state) or owners_by_use(
+        update,
+        before=cut.places,
+        after=[*cut.places, *extra.places],
+        num_stages=num_stages,
     )
+    owners = owners_by_word(state_stage_of, state, owners)
+    state_cut = Cut.of(state, owners, num_stages, "the state of this transformation")
     step = StagedFunction.of(
         update,
-        {"grads": cut, "state": state_cut, "params": cut},
+        {"grads": cut, "state": state_cut, "params": cut, "extra_args": extra},
         {"updates": cut, "params": cut, "state": state_cut},
     )
     init = StagedFunction.of(
         jax.make_jaxpr(tx.init)(shapes), {"params": cut}, {"state": state_cut}
     )
-    stages = range(partition.num_stages)
-    donated = frozenset({"params", "state"} if donate else ())
-    runners = [StageRunner(step, stage, donated) for stage in stages]
+    runners = Runners.of(step, {"params", "state"} if donate else ())
+    tied = TiedGradients.of(cut, shapes)
     return StageLocal(
         partition,
-        tuple(StageProgram(partition, state_cut, runner) for runner in runners),
-        tuple(StageRunner(init, stage) for stage in stages),
+        tuple(
+            StageProgram(partition, state_cut, extra, tied, runner)
+            for runner in runners.stages
+        ),
+        Runners.of(init),
+        runners,
+        tied,
         state_cut,
-        None if meshes is None else _placements(meshes, partition.num_stages),
+        None if meshes is None else _placements(meshes, num_stages),
     )
 
 
@@ -111,14 +128,16 @@ class StageLocal:
 
     partition: StagePartition
     programs: tuple[StageProgram, ...]
-    _init: tuple[StageRunner, ...]
+    _init: Runners
+    _step: Runners
+    _tied: TiedGradients | None
     _state: Cut
     _placements: tuple[Sharding, ...] | None
 
     @property
     def rounds(self) -> int:
         """How many rounds of exchange a step takes."""
-        return self._step[0].function.num_rounds
+        return self.programs[0].rounds
 
     def init(self, params_by_stage: Pieces) -> tuple[PyTree, ...]:
         """The state that `tx.init` makes, each stage's piece on its own devices.
@@ -132,7 +151,9 @@ class StageLocal:
             {"params": self.partition.take("params", stage, piece)[0]}
             for stage, piece in enumerate(params_by_stage)
         ]
-        states = [state for (state,) in self._run(self._init, ("state",), arguments)]
+        placements = self._placements_of(arguments)
+        results = self._init.run(("state",), arguments, placements)
+        states = [state for (state,) in results]
         if self._placements is not None:
             states = jax.device_put(states, list(self._placements))
         return self._state_pieces(states)
@@ -142,22 +163,27 @@ class StageLocal:
         grads_by_stage: Pieces,
         states: Pieces,
         params_by_stage: Pieces,
+        **extra_args: Any,
     ) -> tuple[tuple[PyTree, ...], tuple[PyTree, ...]]:
         """Updates the parameters: `tx.update` and `optax.apply_updates`.
 
         **Arguments:**
 
         - `grads_by_stage`: the gradients of each stage's parameters. Other leaves may
-            be there or be None.
+            be there or be None. Those of a parameter that several stages own are
+            summed over its owners, in their order.
         - `states`: as `init` or the last step returned them.
         - `params_by_stage`: each stage's parameters.
+        - `extra_args`: the extra arguments that `stage_local` was told of.
 
         **Returns:** the new parameters and the new states.
 
         **Raises:** `ValueError` naming the stage and the first path that does not fit.
         """
-        arguments, puts = self._take(grads_by_stage, states, params_by_stage)
-        results = self._run(self._step, ("params", "state"), arguments)
+        arguments, puts = self._take(
+            grads_by_stage, states, params_by_stage, extra_args
+        )
+        results = self._update(("params", "state"), arguments)
         params = tuple(put(new) for put, (new, _) in zip(puts, results, strict=True))
         return params, self._state_pieces([state for _, state in results])
 
@@ -166,14 +192,15 @@ class StageLocal:
         grads_by_stage: Pieces,
         states: Pieces,
         params_by_stage: Pieces,
+        **extra_args: Any,
     ) -> tuple[tuple[PyTree, ...], tuple[PyTree, ...]]:
         """The updates, not yet applied, and the new states: `tx.update`.
 
         Takes and raises what `step` does. An update has None where there is no
         parameter, as `equinox.apply_updates` wants it.
         """
-        arguments, _ = self._take(grads_by_stage, states, params_by_stage)
-        results = self._run(self._step, ("updates", "state"), arguments)
+        arguments, _ = self._take(grads_by_stage, states, params_by_stage, extra_args)
+        results = self._update(("updates", "state"), arguments)
         updates = tuple(
             self.partition.params.unflatten(stage, leaves)
             for stage, (leaves, _) in enumerate(results)
@@ -197,11 +224,23 @@ class StageLocal:
         return pieces[:1] + jax.tree.map(jnp.copy, pieces[1:])
 
     def __str__(self) -> str:
-        return table(self._step[0].function)
+        sums = [] if self._tied is None else [self._tied.runners.function]
+        return table(self._step.function, sums)
 
-    @property
-    def _step(self) -> tuple[StageRunner, ...]:
-        return tuple(program.runner for program in self.programs)
+    def _place_extra_args(
+        self, params_by_stage: Pieces, extra_args: Mapping[str, Any]
+    ) -> list[PyTree]:
+        """Each stage's extra arguments, on its own devices."""
+        cut = self.programs[0].extra_args
+        pieces = cut.split(cut.flatten_whole("extra_args", extra_args))
+        placements = self._placements or [
+            placement_of(next(filter(is_param, jax.tree.leaves(piece)), None))
+            for piece in params_by_stage
+        ]
+        return [
+            place(piece, placement)
+            for piece, placement in zip(pieces, placements, strict=True)
+        ]
 
     def _state_pieces(self, states: Sequence[Leaves]) -> tuple[PyTree, ...]:
         return tuple(map(self._state.unflatten, range(len(states)), states))
@@ -211,42 +250,39 @@ class StageLocal:
         grads_by_stage: Pieces,
         states: Pieces,
         params_by_stage: Pieces,
+        extra_args: Mapping[str, Any],
     ) -> tuple[list[dict[str, Leaves]], list[Callable[[Leaves], PyTree]]]:
         num_stages = self.partition.num_stages
         check_stages("grads_by_stage", grads_by_stage, num_stages)
         check_stages("states", states, num_stages)
         check_stages("params_by_stage", params_by_stage, num_stages)
+        extra = self._place_extra_args(params_by_stage, values_of(extra_args))
         taken = [
             program.take(*pieces)
             for program, *pieces in zip(
-                self.programs, grads_by_stage, states, params_by_stage, strict=True
+                self.programs,
+                grads_by_stage,
+                states,
+                params_by_stage,
+                extra,
+                strict=True,
             )
         ]
         return [arguments for arguments, _ in taken], [put for _, put in taken]
 
-    def _run(
-        self,
-        runners: Sequence[StageRunner],
-        names: tuple[str, ...],
-        arguments: Sequence[Mapping[str, Leaves]],
+    def _update(
+        self, names: tuple[str, ...], arguments: Sequence[Mapping[str, Leaves]]
     ) -> list[tuple[list[Any], ...]]:
-        """All rounds, and then for each stage the named results."""
-        placements = self._placements or tuple(map(_placement, arguments))
-        gathered: list[list[Any]] = [[] for _ in runners]
-        for round in range(runners[0].function.num_rounds):
-            messages = [
-                runner.say(round, leaves, heard)
-                for runner, leaves, heard in zip(
-                    runners, arguments, gathered, strict=True
-                )
-            ]
-            received = gather(messages, placements)
-            for heard, vectors in zip(gathered, received, strict=True):
-                heard.append(vectors)
-        return [
-            runner.finish(names, leaves, heard)
-            for runner, leaves, heard in zip(runners, arguments, gathered, strict=True)
-        ]
+        """Sums tied gradients first, and then computes the named results."""
+        placements = self._placements_of(arguments)
+        if self._tied is not None:
+            arguments = self._tied.sum(arguments, placements)
+        return self._step.run(names, arguments, placements)
+
+    def _placements_of(
+        self, arguments: Sequence[Mapping[str, Leaves]]
+    ) -> Sequence[Sharding | None]:
+        return self._placements or tuple(map(_placement, arguments))
 
 
 def _placement(arguments: Mapping[str, Leaves]) -> Sharding | None:

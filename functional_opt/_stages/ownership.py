@@ -4,10 +4,13 @@ from collections.abc import Sequence
 
 import jax
 import optax
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Var
 from jaxtyping import PyTree
 
-from .placing import Place, place_equations
+from .._paths import path_text
+from .jaxprs import variables
+from .partition import as_place, StageOf
+from .placing import Place, place_equations, Placed
 from .trees import Cut, leaf_paths
 
 
@@ -40,41 +43,55 @@ def owners_by_init(
 
 
 def owners_by_use(
-    update: ClosedJaxpr, params: Cut, first: int, num_leaves: int
+    update: ClosedJaxpr,
+    *,
+    before: Sequence[Place],
+    after: Sequence[Place],
+    num_stages: int,
 ) -> list[Place]:
     """The stages whose parameters each leaf of the state meets in the update.
 
     **Arguments:**
 
-    - `update`: a function of gradients, state and parameters that returns updates,
-        parameters and state.
-    - `params`: how parameters (and so gradients and updates) are cut.
-    - `first`: the index of the state's first leaf among the results.
-    - `num_leaves`: how many leaves the state has.
+    - `update`: a function whose last results are the new state.
+    - `before`, `after`: the places of its inputs before and after the state.
+    - `num_stages`: how many stages there are.
     """
-    everywhere = frozenset(range(params.num_stages))
-    owners = [everywhere] * num_leaves
+    inputs = update.jaxpr.invars[len(before) : len(update.jaxpr.invars) - len(after)]
+    owners = [frozenset(range(num_stages))] * len(inputs)
     while True:
-        refined = _refine(update, params, first, owners)
+        places = [*before, *owners, *after]
+        placed = place_equations(update, places, num_stages)
+        refined = _refine(placed, inputs, owners)
         if refined == owners:
             return owners
         owners = refined
 
 
 def _refine(
-    update: ClosedJaxpr, params: Cut, first: int, owners: Sequence[Place]
+    placed: Placed, inputs: Sequence[Var], owners: Sequence[Place]
 ) -> list[Place]:
-    places = [*params.places, *owners, *params.places]
-    placed = place_equations(update, places, params.num_stages)
-    inputs = update.jaxpr.invars[len(params.places) :][: len(owners)]
     met = dict(zip(inputs, owners, strict=True))
     for eqn in placed.equations:
-        for var in met.keys() & {x for x in eqn.invars if not isinstance(x, Literal)}:
-            here = placed.value(eqn.outvars[0]).place
+        here = placed.value(eqn.outvars[0]).place
+        for var in met.keys() & set(variables(eqn.invars)):
             met[var] = met[var] & here or met[var]
-    results = placed.results[first : first + len(owners)]
-    refined = []
-    for var, result in zip(inputs, results, strict=True):
-        made = placed.value(result).place
-        refined.append(met[var] & made or met[var])
-    return refined
+    results = placed.results[len(placed.results) - len(inputs) :]
+    made = [placed.value(result).place for result in results]
+    return [
+        met[var] & place or met[var] for var, place in zip(inputs, made, strict=True)
+    ]
+
+
+def owners_by_word(
+    stage_of: StageOf | None, state: PyTree, owners: Sequence[Place]
+) -> list[Place]:
+    """The owners that a user names, and where that is None, those that are given."""
+    if stage_of is None:
+        return list(owners)
+    paths = jax.tree.leaves_with_path(state)
+    named = [(path, stage_of(path, leaf)) for path, leaf in paths]
+    return [
+        owner if stages is None else as_place(path_text(path), stages)
+        for (path, stages), owner in zip(named, owners, strict=True)
+    ]

@@ -39,6 +39,31 @@ class StagePartition:
     params: Cut
 
     @typed
+    def split_gradients(self, grads: PyTree) -> tuple[PyTree, ...]:
+        """Cuts whole gradients so that the sum over a parameter's owners is the whole.
+
+        The lowest owner is given the gradient, the others -0.0, which adds nothing.
+
+        **Arguments:**
+
+        - `grads`: the gradients of the whole tree, as `split` takes it.
+        """
+        pieces = self.split(only_params(grads))
+        summands = []
+        for stage, piece in enumerate(pieces):
+            leaves, put = self.take("grads", stage, piece)
+            lowest = [min(self.params.places[i]) for i in self.params.held[stage]]
+            summands.append(
+                put(
+                    [
+                        leaf if owner == stage else jnp.full_like(leaf, -0.0)
+                        for leaf, owner in zip(leaves, lowest, strict=True)
+                    ]
+                )
+            )
+        return tuple(summands)
+
+    @typed
     def split(self, tree: PyTree) -> tuple[PyTree, ...]:
         """Cuts a whole tree into one piece a stage.
 
@@ -178,7 +203,7 @@ def is_param(leaf: Any) -> bool:
 def _owners(params: PyTree, stage_of: Any) -> dict[str, Place]:
     call = stage_of if callable(stage_of) else _prefix(params, stage_of)
     return {
-        path_text(path): _place(path_text(path), call(path, leaf))
+        path_text(path): as_place(path_text(path), call(path, leaf))
         for path, leaf in jax.tree.leaves_with_path(params)
         if is_param(leaf)
     }
@@ -195,7 +220,7 @@ def _is_none(node: Any) -> bool:
     return node is None
 
 
-def _place(path: str, given: Any) -> Place:
+def as_place(path: str, given: Any) -> Place:
     stages = given if isinstance(given, Collection) else (given,)
     if given is None or not stages:
         raise ValueError(

@@ -167,7 +167,7 @@ def _body(eqn: JaxprEqn) -> ClosedJaxpr:
 def _emit(placed: Placed, eqn: JaxprEqn, operands: Sequence[Atom]) -> list[Atom]:
     results = [Var(var.aval) for var in eqn.outvars]
     eqn = eqn.replace(invars=list(operands), outvars=list(results))
-    here = placed.meet(operands) or _place_of_crossing(placed, operands)
+    here = _place_of(placed, operands)
     if here:
         placed.equations.append(eqn)
         for var in results:
@@ -180,22 +180,25 @@ def _emit(placed: Placed, eqn: JaxprEqn, operands: Sequence[Atom]) -> list[Atom]
     return list(results)
 
 
-def _place_of_crossing(placed: Placed, operands: Sequence[Atom]) -> Place:
-    """Where the operands are that cannot travel, or else those that would have to.
+def _place_of(placed: Placed, operands: Sequence[Atom]) -> Place:
+    """Where the operands are that would take another round to be everywhere.
 
-    Where these are apart, it is where the largest are; where these are apart too,
-    every stage runs the equation. Summands meet on all of their stages.
+    If these are apart, it is where those are that cannot travel, or else the largest;
+    if even these are apart, on every stage. Summands meet on all of their stages.
     """
     values = {atom: placed.value(atom) for atom in operands if isinstance(atom, Var)}
+    moving = [x for x, value in values.items() if value.level < value.level_everywhere]
     if any(value.partial for value in values.values()):
         return frozenset().union(*(value.place for value in values.values()))
-    fixed = [x for x, value in values.items() if value.level_everywhere == math.inf]
+    together = placed.meet(moving or operands)
+    if together:
+        return together
+    fixed = [x for x in moving if values[x].level_everywhere == math.inf]
     if fixed:
         return placed.meet(fixed)
-    moving = [x for x, value in values.items() if value.level < value.level_everywhere]
     most = max(map(nbytes, moving), default=0)
     largest = [x for x in moving if nbytes(x) == most]
-    return placed.meet(moving) or placed.meet(largest) or placed.everywhere
+    return placed.meet(largest) or placed.everywhere
 
 
 def _place_cond(placed: Placed, eqn: JaxprEqn, operands: list[Atom]) -> list[Atom]:

@@ -1,100 +1,16 @@
-"""What one stage runs: pure functions of its pieces, traced and compiled once each."""
+"""The update of one stage as pure functions."""
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 from jaxtyping import Array, PyTree, UInt32
 
-from .functions import Gathered, Leaves, StagedFunction, StageFunction
+from .functions import Gathered, Leaves
 from .partition import StagePartition
+from .runners import StageRunner
+from .tied import TiedGradients
 from .trees import Cut
-
-
-class Runnable(NamedTuple):
-    """A stage's function, as Python and compiled."""
-
-    function: StageFunction
-    run: Callable[..., Any]
-    compiled: Callable[..., Any]
-
-
-@dataclass(frozen=True, eq=False)
-class StageRunner:
-    """The programs of one stage of a function: a message a round, then the results.
-
-    Leaves named in `donated` lend their memory to the results.
-    """
-
-    function: StagedFunction
-    stage: int
-    donated: frozenset[str] = frozenset()
-
-    @functools.cached_property
-    def messages(self) -> tuple[Runnable | None, ...]:
-        """For each round what the stage computes; None if it has nothing to say."""
-        return tuple(map(self._message, range(self.function.num_rounds)))
-
-    def _message(self, round: int) -> Runnable | None:
-        if not self.function.slices.sent(self.stage, round):
-            return None
-        function = self.function.message(self.stage, round)
-        pack = self.function.packing(self.stage, round).pack
-
-        def run(leaves: Leaves, vectors: Sequence[Array]) -> Array:
-            return pack(function(leaves, vectors))
-
-        return Runnable(function, run, jax.jit(run))
-
-    @functools.cached_property
-    def results(self) -> Callable[[tuple[str, ...]], Runnable]:
-        """What computes the named results: a list of leaves for each name."""
-        return functools.cache(self._results)
-
-    def _results(self, names: tuple[str, ...]) -> Runnable:
-        function = self.function.finish(self.stage, names)
-        sizes = [len(self.function.results[name].held[self.stage]) for name in names]
-
-        # JAX pairs donated buffers with results of their shape in the order of both:
-        # a dict is in the order of its keys, so "params" come before "state" here too.
-        def run(
-            donated: Mapping[str, Leaves],
-            kept: Mapping[str, Leaves],
-            vectors: Sequence[Array],
-        ) -> tuple[list[Any], ...]:
-            values = iter(function(function.read({**donated, **kept}), vectors))
-            return tuple([next(values) for _ in range(size)] for size in sizes)
-
-        # An argument that nothing reads still says on which device the results are.
-        compiled = jax.jit(
-            run, donate_argnums=0 if self.donated else (), keep_unused=True
-        )
-        return Runnable(function, run, compiled)
-
-    def say(
-        self, round: int, arguments: Mapping[str, Leaves], gathered: Gathered
-    ) -> Array | None:
-        """What the stage sends in a round, computed on its devices."""
-        runnable = self.messages[round]
-        if runnable is None:
-            return None
-        function = runnable.function
-        return runnable.compiled(function.read(arguments), function.receive(gathered))
-
-    def finish(
-        self,
-        names: tuple[str, ...],
-        arguments: Mapping[str, Leaves],
-        gathered: Gathered,
-    ) -> tuple[list[Any], ...]:
-        """The named results, computed on the stage's devices."""
-        runnable = self.results(names)
-        donated = {k: v for k, v in arguments.items() if k in self.donated}
-        kept = {k: v for k, v in arguments.items() if k not in self.donated}
-        vectors = runnable.function.receive(gathered)
-        return runnable.compiled(donated, kept, vectors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +24,8 @@ class StageProgram:
 
     partition: StagePartition
     state: Cut
+    extra_args: Cut
+    tied: TiedGradients | None
     runner: StageRunner
 
     @property
@@ -118,7 +36,11 @@ class StageProgram:
     @property
     def rounds(self) -> int:
         """How many rounds of exchange come before `step` or `update`."""
-        return self.runner.function.num_rounds
+        return self._rounds_of_sums + self.runner.function.num_rounds
+
+    @property
+    def _rounds_of_sums(self) -> int:
+        return 0 if self.tied is None else self.tied.runners.function.num_rounds
 
     def message(
         self,
@@ -127,28 +49,39 @@ class StageProgram:
         state: PyTree,
         params: PyTree,
         gathered: Gathered = (),
+        **extra_args: Any,
     ) -> UInt32[Array, " words"]:
         """What the stage tells the others in a round, packed. It may be empty."""
-        runnable = self.runner.messages[round]
-        if runnable is None:
-            return jax.numpy.zeros((0,), jax.numpy.uint32)
-        arguments, _ = self.take(grads, state, params)
-        function = runnable.function
-        return runnable.run(function.read(arguments), function.receive(gathered))
+        arguments, _ = self.take(grads, state, params, extra_args)
+        if self.tied is not None and round < self._rounds_of_sums:
+            summands = self.tied.summands(self.stage, arguments)
+            return self.tied.runners.stages[self.stage].tell(round, summands, gathered)
+        arguments, gathered = self._sum_tied(arguments, gathered)
+        return self.runner.tell(round - self._rounds_of_sums, arguments, gathered)
 
     def step(
-        self, grads: PyTree, state: PyTree, params: PyTree, gathered: Gathered = ()
+        self,
+        grads: PyTree,
+        state: PyTree,
+        params: PyTree,
+        gathered: Gathered = (),
+        **extra_args: Any,
     ) -> tuple[PyTree, PyTree]:
         """The stage's new parameters and new state, after all rounds."""
-        arguments, put = self.take(grads, state, params)
+        arguments, put = self.take(grads, state, params, extra_args)
         new, new_state = self._finish(("params", "state"), arguments, gathered)
         return put(new), self.state.unflatten(self.stage, new_state)
 
     def update(
-        self, grads: PyTree, state: PyTree, params: PyTree, gathered: Gathered = ()
+        self,
+        grads: PyTree,
+        state: PyTree,
+        params: PyTree,
+        gathered: Gathered = (),
+        **extra_args: Any,
     ) -> tuple[PyTree, PyTree]:
         """The stage's updates and new state, after all rounds, as Optax has them."""
-        arguments, _ = self.take(grads, state, params)
+        arguments, _ = self.take(grads, state, params, extra_args)
         updates, new_state = self._finish(("updates", "state"), arguments, gathered)
         updates = self.partition.params.unflatten(self.stage, updates)
         return updates, self.state.unflatten(self.stage, new_state)
@@ -156,17 +89,37 @@ class StageProgram:
     def _finish(
         self,
         names: tuple[str, ...],
-        arguments: Mapping[str, Leaves],
+        arguments: dict[str, Leaves],
         gathered: Gathered,
     ) -> tuple[list[Any], ...]:
-        runnable = self.runner.results(names)
-        return runnable.run({}, arguments, runnable.function.receive(gathered))
+        arguments, gathered = self._sum_tied(arguments, gathered)
+        return self.runner.compute(names, arguments, gathered)
+
+    def _sum_tied(
+        self, arguments: dict[str, Leaves], gathered: Gathered
+    ) -> tuple[dict[str, Leaves], Gathered]:
+        """Takes the first rounds for the sums of tied gradients."""
+        if self.tied is None:
+            return arguments, gathered
+        summands = self.tied.summands(self.stage, arguments)
+        runner = self.tied.runners.stages[self.stage]
+        (sums,) = runner.compute(("grads",), summands, gathered)
+        summed = self.tied.replace(self.stage, arguments, sums)
+        return summed, gathered[self._rounds_of_sums :]
 
     def take(
-        self, grads: PyTree, state: PyTree, params: PyTree
+        self,
+        grads: PyTree,
+        state: PyTree,
+        params: PyTree,
+        extra_args: Mapping[str, PyTree],
     ) -> tuple[dict[str, Leaves], Callable[[Leaves], PyTree]]:
         """The pieces' leaves, by name, and how to make a piece of new parameters."""
-        gradients, _ = self.partition.take("grads", self.stage, grads)
         parameters, put = self.partition.take("params", self.stage, params)
-        held = self.state.flatten("states", self.stage, state)
-        return {"params": parameters, "state": held, "grads": gradients}, put
+        arguments: dict[str, Leaves] = {
+            "params": parameters,
+            "state": self.state.flatten("states", self.stage, state),
+            "grads": self.partition.take("grads", self.stage, grads)[0],
+            "extra_args": self.extra_args.flatten("extra_args", self.stage, extra_args),
+        }
+        return arguments, put

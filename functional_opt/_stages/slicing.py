@@ -137,7 +137,7 @@ def slice_jaxpr(
     for eqn in placed.equations:
         for stage in runs_on[id(eqn)]:
             equations[stage].append(eqn)
-    return Slices(closed, placed, demand.rounds(), equations)
+    return Slices(closed, placed, demand.rounds(closed.jaxpr.invars), equations)
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,7 @@ class _Demand:
     local: dict[Var, int | float] = field(default_factory=dict)
     remote: dict[Var, int | float] = field(default_factory=dict)
     reader: dict[Var, JaxprEqn | None] = field(default_factory=dict)
+    sent: set[Var] = field(default_factory=set)
 
     def require(
         self, atom: Atom, here: Place, deadline: int | float, reader: JaxprEqn | None
@@ -168,37 +169,49 @@ class _Demand:
             self.remote[atom] = min(deadline, self.remote.get(atom, math.inf))
             self.reader[atom] = reader
 
-    def travels(self, var: Var) -> bool:
-        """Whether a value is sent: always, if that is in time."""
-        in_time = self.placed.values[var].level < self.remote.get(var, -1)
-        return in_time and self.placed.may_travel(var)
-
     def propagate(self, eqn: JaxprEqn) -> Place:
         """Requires the operands of `eqn` where it runs, and says where that is."""
-        here, local, remote = frozenset(), [], []
+        here, local, everywhere = frozenset(), [], []
         for var in eqn.outvars:
             local += [self.local[var]] if var in self.local else []
-            if self.travels(var):
+            if var in self.remote and self._is_sent(var, eqn):
+                self.sent.add(var)
                 local.append(self.remote[var] - 1)
             elif var in self.remote:
-                remote.append(self.remote[var])
+                everywhere.append(self.remote[var])
         if local:
             here = self.placed.values[eqn.outvars[0]].place
             self._require_all(eqn, here, min(local))
-        if remote:
+        if everywhere:
             here = self.placed.everywhere
-            self._require_all(eqn, here, min(remote))
+            self._require_all(eqn, here, min(everywhere))
         return here
+
+    def _is_sent(self, var: Var, eqn: JaxprEqn) -> bool:
+        """Whether a value travels, and is not computed on every stage."""
+        deadline = self.remote[var]
+        in_time = self.placed.values[var].level < deadline
+        if not (in_time and self.placed.may_travel(var)):
+            return False
+        return not all(self._is_there(atom, deadline) for atom in eqn.invars)
+
+    def _is_there(self, atom: Atom, deadline: int | float) -> bool:
+        """Whether a value will be on every stage anyway."""
+        value = self.placed.value(atom)
+        is_remote = isinstance(atom, Var) and atom in self.remote
+        known = value.place == self.placed.everywhere or is_remote
+        return known and value.level_everywhere <= deadline
 
     def _require_all(self, eqn: JaxprEqn, here: Place, deadline: int | float) -> None:
         for atom in eqn.invars:
             self.require(atom, here, deadline, eqn)
 
-    def rounds(self) -> tuple[tuple[Message, ...], ...]:
+    def rounds(self, inputs: Sequence[Var]) -> tuple[tuple[Message, ...], ...]:
+        self.sent.update(var for var in inputs if var in self.remote)
         messages = [
             Message(var, int(self.remote[var]) - 1, min(value.place), self.reader[var])
             for var, value in self.placed.values.items()
-            if self.travels(var)
+            if var in self.sent
         ]
         num_rounds = max((message.round + 1 for message in messages), default=0)
         return tuple(

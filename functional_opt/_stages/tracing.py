@@ -1,6 +1,6 @@
 """The whole-tree update as a jaxpr, and what is asked of a transformation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,17 +22,21 @@ def shapes_of_params(params: PyTree, partition: StagePartition) -> PyTree:
 
 
 def trace_update(
-    tx: optax.GradientTransformation, params: PyTree, state: PyTree
+    tx: optax.GradientTransformation,
+    params: PyTree,
+    state: PyTree,
+    extra_args: Mapping[str, PyTree],
 ) -> ClosedJaxpr:
     """Traces the updates, the new parameters and the new state of the whole tree."""
+    extended = optax.with_extra_args_support(tx)
 
-    def update(grads: PyTree, state: PyTree, params: PyTree) -> Any:
-        updates, new_state = tx.update(grads, state, params)
+    def update(grads: PyTree, state: PyTree, params: PyTree, extra_args: PyTree) -> Any:
+        updates, new_state = extended.update(grads, state, params, **extra_args)
         _check_structure("updates", params, updates)
         _check_structure("the state", state, new_state)
         return updates, optax.apply_updates(params, updates), new_state
 
-    closed = jax.make_jaxpr(update)(params, state, params)
+    closed = jax.make_jaxpr(update)(params, state, params, dict(extra_args))
     num_params = len(jax.tree.leaves(params))
     _check_stable("parameter", params, closed.out_avals[num_params:])
     _check_stable("state's", state, closed.out_avals[2 * num_params :])

@@ -1,5 +1,6 @@
 """A pytree cut into one piece a stage, and the errors for trees that do not fit."""
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Sequence
@@ -37,6 +38,9 @@ class Cut:
     ) -> "Cut":
         structure, paths = jax.tree.structure(tree), leaf_paths(tree)
         return cls(structure, paths, tuple(places), num_stages, *description)
+
+    def named(self, paths: Sequence[str]) -> "Cut":
+        return dataclasses.replace(self, paths=tuple(paths))
 
     @functools.cached_property
     def held(self) -> tuple[tuple[int, ...], ...]:

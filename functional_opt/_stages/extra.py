@@ -1,0 +1,77 @@
+"""What `update` takes besides gradients, state and parameters."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jaxtyping import PyTree
+
+from .._types import typed
+from .errors import CrossStageError
+from .placing import Place
+from .trees import Cut
+
+
+@typed
+@dataclass(frozen=True)
+class OnStage:
+    """Says that an extra argument is known to one stage only.
+
+    The loss, for example, is on the devices of the last stage. It travels to the
+    others if, and when, their updates need it.
+
+    **Arguments:**
+
+    - `value`: the argument, or its shape and dtype.
+    - `stage`: the stage that has it, from 0.
+    """
+
+    value: Any
+    stage: int
+
+
+def cut_extra_args(
+    extra_args: Mapping[str, Any], num_stages: int
+) -> tuple[dict[str, PyTree], Cut]:
+    """The shapes of extra arguments, and which stages are given them."""
+    shapes = {name: _shapes(name, _value(arg)) for name, arg in extra_args.items()}
+    everywhere = frozenset(range(num_stages))
+    places: dict[str, Place] = {}
+    for name, arg in extra_args.items():
+        places[name] = _place(name, arg, everywhere)
+    leaves = [
+        places[name] for name in sorted(shapes) for _ in jax.tree.leaves(shapes[name])
+    ]
+    described = "the extra arguments that `stage_local` was given"
+    return shapes, Cut.of(shapes, leaves, num_stages, described)
+
+
+def values_of(extra_args: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _value(arg) for name, arg in extra_args.items()}
+
+
+def _value(arg: Any) -> Any:
+    return arg.value if isinstance(arg, OnStage) else arg
+
+
+def _place(name: str, arg: Any, everywhere: Place) -> Place:
+    if not isinstance(arg, OnStage):
+        return everywhere
+    if arg.stage not in everywhere:
+        raise ValueError(
+            f"The extra argument `{name}` is on stage {arg.stage}, but the stages are "
+            f"0 to {len(everywhere) - 1}."
+        )
+    return frozenset({arg.stage})
+
+
+def _shapes(name: str, value: Any) -> PyTree:
+    if any(map(callable, jax.tree.leaves(value))):
+        raise CrossStageError(
+            f"The extra argument `{name}` is a function. The transformation would "
+            "call it with the whole parameters, which no stage has. Call it in the "
+            "pipeline, and give the transformation its value; or use a transformation "
+            "that needs no function."
+        )
+    return jax.eval_shape(lambda x: x, value)

@@ -1,0 +1,142 @@
+"""Parameters that several stages own: tied weights."""
+
+import functional_opt as fo
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+
+CLIPPED = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(1e-2))
+OWNERS = {"embed": {0, 2}, "body": 1, "head": 2, "scale": {0, 1, 2}}
+
+
+@pytest.fixture
+def params():
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = {"embed": (40, 32), "body": (32, 32), "head": (32,), "scale": ()}
+    return {
+        name: jax.random.normal(key, shape)
+        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
+
+
+@pytest.fixture
+def partition(params):
+    return fo.partition(params, OWNERS)
+
+
+@pytest.mark.parametrize(
+    "tx, rounds", [(optax.adam(1e-2), 1), (optax.lion(1e-2), 1), (CLIPPED, 2)]
+)
+def test_the_same_bits_as_the_untied_tree(tx, rounds, params, partition):
+    staged = fo.testing.assert_stage_local_equal(tx, params, partition)
+    assert staged.rounds == rounds
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_gradients_are_summed_over_the_owners(spread, params, partition):
+    devices = jax.devices()[:3] if spread else [jax.devices()[0]] * 3
+    staged = fo.stage_local(CLIPPED, params, partition)
+    pieces = jax.device_put(partition.split(params), tuple(devices))
+    states = staged.init(pieces)
+    whole, state = params, jax.jit(CLIPPED.init)(params)
+
+    @jax.jit
+    def reference(grads_by_stage, state, params):
+        summed = {
+            "embed": grads_by_stage[0]["embed"] + grads_by_stage[2]["embed"],
+            "body": grads_by_stage[1]["body"],
+            "head": grads_by_stage[2]["head"],
+            "scale": sum(grads["scale"] for grads in grads_by_stage),
+        }
+        updates, state = CLIPPED.update(summed, state, params)
+        return optax.apply_updates(params, updates), state
+
+    def summands(step):
+        waves = jax.tree.map(lambda x: jnp.sin(x + step), partition.split(params))
+        return tuple(
+            jax.tree.map(lambda x, factor=stage + 2: factor * x, piece)
+            for stage, piece in enumerate(waves)
+        )
+
+    for step in range(3):
+        grads = summands(step)
+        placed = jax.device_put(grads, tuple(devices))
+        pieces, states = staged.step(placed, states, pieces)
+        whole, state = reference(grads, state, whole)
+    fo.testing.assert_equal(partition.merge(pieces), whole)
+    fo.testing.assert_equal(staged.merge_state(states), state)
+    for copies in ([0, 2], "embed"), ([0, 1, 2], "scale"):
+        stages, name = copies
+        for stage in stages[1:]:
+            fo.testing.assert_equal(pieces[stage][name], pieces[0][name])
+
+
+def test_only_the_owners_hold_a_tied_parameter_and_its_state(params, partition):
+    staged = fo.stage_local(CLIPPED, params, partition)
+    states = staged.init(partition.split(params))
+    held = [state[1][0].mu["embed"] is not None for state in states]
+    assert held == [True, False, True]
+
+
+def test_a_tied_parameter_counts_once_in_the_norm(params, partition):
+    tx = optax.clip_by_global_norm(1.0)
+    staged = fo.stage_local(tx, params, partition)
+    pieces = partition.split(params)
+    grads = partition.split_gradients(params)
+    updates, _ = staged.update(grads, staged.init(pieces), pieces)
+    norm = optax.tree.norm(partition.merge(updates))
+    assert jnp.allclose(norm, 1.0, rtol=1e-6)
+
+
+def test_summands_of_whole_gradients_add_nothing(params, partition):
+    grads = partition.split_gradients(params)
+    fo.testing.assert_equal(grads[0]["embed"] + grads[2]["embed"], params["embed"])
+    assert not jnp.any(grads[2]["embed"])
+
+
+def test_a_transformer_with_tied_embedding_trains_as_the_untied_one_by_hand():
+    """One whole model with one embedding, against two stages with a copy each."""
+    key = jax.random.key(1)
+    embed = jax.random.normal(key, (16, 8))
+    params = {"embed": embed, "body": jnp.eye(8)}
+    partition = fo.partition(params, {"embed": {0, 1}, "body": 1})
+    tokens = jnp.arange(12) % 16
+
+    def first(piece):
+        return piece["embed"][tokens]
+
+    def last(piece, hidden):
+        logits = jnp.tanh(hidden @ piece["body"]) @ piece["embed"].T
+        return optax.softmax_cross_entropy_with_integer_labels(logits, tokens).mean()
+
+    @jax.jit
+    def gradients(one, two):
+        hidden, pull = jax.vjp(first, one)
+        loss, (grad_two, cotangent) = jax.value_and_grad(last, (0, 1))(two, hidden)
+        return loss, (pull(cotangent)[0], grad_two)
+
+    staged = fo.stage_local(CLIPPED, params, partition)
+    pieces = partition.split(params)
+    states = staged.init(pieces)
+    losses = []
+    for _ in range(20):
+        loss, grads = gradients(*pieces)
+        pieces, states = staged.step(grads, states, pieces)
+        losses.append(float(loss))
+        fo.testing.assert_equal(pieces[1]["embed"], pieces[0]["embed"])
+
+    @jax.jit
+    def whole_step(params, state):
+        grads = jax.grad(lambda p: last(p, first(p)))(params)
+        updates, state = CLIPPED.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = CLIPPED.init(params)
+    for _ in range(20):
+        params, state = whole_step(params, state)
+    assert losses[-1] < losses[0]
+    merged = partition.merge(pieces)
+    for name in params:
+        assert jnp.allclose(merged[name], params[name], rtol=0, atol=1e-5)
