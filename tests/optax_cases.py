@@ -47,7 +47,7 @@ class Case:
     - `dtype`: of the parameters.
     - `batch`: how many examples have a gradient of their own, if any has.
     - `synced`: whether the parameters are `optax.LookaheadParams`.
-    - `steps`: how many steps show all it does.
+    - `steps`: how many steps are compared. A last bit does not differ in each.
     - `bad`: a value that one gradient of one stage has in the second step.
     - `extra_args`: what `update` takes besides.
     - `pending`: why it does not work yet.
@@ -64,9 +64,9 @@ class Case:
     dtype: Any = jnp.float32
     batch: int | None = None
     synced: bool = False
-    steps: int = 2
+    steps: int = 10
     bad: float | None = None
-    extra_args: dict[str, float] | None = None
+    extra_args: dict[str, Any] | None = None
     pending: str = ""
 
     @property
@@ -114,16 +114,9 @@ class Case:
         ]
         return jax.tree.unflatten(structure, normal)
 
-    def options(self) -> dict[str, Any]:
-        """What `stage_local` takes besides."""
-        if self.extra_args is None:
-            return {}
-        values = {name: jnp.float32(value) for name, value in self.extra_args.items()}
-        return {"extra_args": values}
-
     def cut(self) -> fo.StageLocal:
         return fo.stage_local(
-            self.build(), self.params, self.partition, **self.options()
+            self.build(), self.params, self.partition, extra_args=self.extra_args
         )
 
 
@@ -187,12 +180,8 @@ IN_COND = (
     "reader, and XLA multiplies by its reciprocal."
 )
 DOT_PRODUCTS = 36  # bytes a leaf: L-BFGS takes nine with a memory of two steps
-CALLABLE = (
-    "It calls a function of all parameters, which are on no stage. Compute what it "
-    "needs of it beforehand."
-)
+CALLABLE = "It calls a function of all parameters, which no stage has."
 STRUCTURE = "The first update changes the structure of its state."
-NO_EXTRA_ARGS = "`stage_local` takes no extra arguments yet."
 PER_EXAMPLE = "`stage_local` takes no gradients of another shape than the parameters."
 
 
@@ -245,7 +234,8 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             lambda: optax.lbfgs(memory_size=2),
             equal="impossible",
             reason=CALLABLE,
-            error="'value_fn'",
+            error="extra argument `value_fn` is a function",
+            extra_args={"value_fn": jnp.sum},
         ),
         Case("lion", lambda: optax.lion(0.1)),
         Case("nadam", lambda: optax.nadam(0.1)),
@@ -264,7 +254,6 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             "polyak_sgd",
             lambda: optax.polyak_sgd(0.1),
             extra_args={"value": 0.5},
-            pending=NO_EXTRA_ARGS,
             exchanges=True,
         ),
         Case("radam", lambda: optax.radam(0.1, threshold=0.5)),
@@ -360,7 +349,8 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             lambda: optax.scale_by_backtracking_linesearch(3),
             equal="impossible",
             reason=CALLABLE,
-            error="'value_fn'",
+            error="extra argument `value_fn` is a function",
+            extra_args={"value_fn": jnp.sum},
         ),
         Case("scale_by_belief", lambda: optax.scale_by_belief()),
         Case(
@@ -389,7 +379,6 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             "scale_by_polyak",
             lambda: optax.scale_by_polyak(),
             extra_args={"value": 0.5},
-            pending=NO_EXTRA_ARGS,
             exchanges=True,
         ),
         Case("scale_by_radam", lambda: optax.scale_by_radam(threshold=0.5)),
@@ -407,7 +396,8 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             lambda: optax.scale_by_zoom_linesearch(3),
             equal="impossible",
             reason=CALLABLE,
-            error="'value_fn'",
+            error="extra argument `value_fn` is a function",
+            extra_args={"value_fn": jnp.sum},
         ),
         Case("set_to_zero", lambda: optax.set_to_zero()),
         Case(
@@ -522,7 +512,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
                 ),
             ),
             bad=1e4,
-            steps=3,
+           
             exchanges=True,
             equal="close",
             reason=IN_COND,
@@ -533,7 +523,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
                 optax.adam(0.1), should_skip_update_fn=optax.skip_not_finite
             ),
             bad=float("inf"),
-            steps=3,
+           
             exchanges=True,
             equal="close",
             reason=IN_COND,
@@ -582,7 +572,8 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             lambda: optax.contrib.hutchinson_estimator_diag_hessian(),
             equal="impossible",
             reason=CALLABLE,
-            error="obj_fn must be provided",
+            error="extra argument `obj_fn` is a function",
+            extra_args={"obj_fn": jnp.sum},
         ),
         Case("contrib.madgrad", lambda: optax.contrib.madgrad(0.1)),
         Case(
@@ -594,14 +585,12 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             "contrib.momo",
             lambda: optax.contrib.momo(),
             extra_args={"value": 0.5},
-            pending=NO_EXTRA_ARGS,
             exchanges=True,
         ),
         Case(
             "contrib.momo_adam",
             lambda: optax.contrib.momo_adam(),
-            extra_args={"value": 0.5},
-            pending=NO_EXTRA_ARGS,
+            extra_args={"value": 5.0},
             exchanges=True,
         ),
         Case("contrib.muon", lambda: optax.contrib.muon(0.1, ns_steps=2)),
@@ -617,7 +606,15 @@ GROUPS: dict[str, tuple[Case, ...]] = {
                 optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1)
             ),
             extra_args={"value": 0.5},
-            pending=NO_EXTRA_ARGS,
+        ),
+        Case(
+            "contrib.reduce_on_plateau",
+            lambda: optax.chain(
+                optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1)
+            ),
+            extra_args={"value": fo.OnStage(0.5, 2)},
+            variant="loss on one stage",
+            exchanges=True,
         ),
         Case(
             "contrib.sam",
@@ -634,7 +631,8 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             "opaque",
             equal="impossible",
             reason=CALLABLE,
-            error="grad_fn must be provided",
+            error="extra argument `grad_fn` is a function",
+            extra_args={"grad_fn": jnp.sum},
         ),
         Case("contrib.scale_by_acprop", lambda: optax.contrib.scale_by_acprop()),
         Case("contrib.scale_by_ademamix", lambda: optax.contrib.scale_by_ademamix()),
@@ -681,7 +679,8 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             lambda: optax.contrib.sophia(0.1),
             equal="impossible",
             reason=CALLABLE,
-            error="obj_fn must be provided",
+            error="extra argument `obj_fn` is a function",
+            extra_args={"obj_fn": jnp.sum},
         ),
         Case(
             "contrib.sophia",

@@ -33,7 +33,7 @@ def test_the_same_as_on_the_whole_tree(case: Case, page):
         steps=case.steps,
         grads=case.grads(),
         grade="close" if case.equal == "close" else "exact",
-        **case.options(),
+        extra_args=case.extra_args,
     )
     sent, num_leaves = bytes_sent(staged), len(jax.tree.leaves(case.params))
     if case.exchanges:
