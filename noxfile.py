@@ -74,6 +74,13 @@ def oldest(session: nox.Session) -> None:
 
 
 @nox.session
+def table(session: nox.Session) -> None:
+    """Makes the page of the docs about Optax."""
+    session.install("-e", ".")
+    session.run("python", "tests/optax_table.py")
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Checks style and layout of the code."""
     session.install(*groups("lint"))
