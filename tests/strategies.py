@@ -134,11 +134,11 @@ def labels(params):
     return jax.tree.map(lambda x: "rows" if x.ndim > 0 else "scalars", params)
 
 
-def elementary() -> st.SearchStrategy[Named]:
+def _elementary() -> list[st.SearchStrategy[Named]]:
     """Public transformations of Optax that wrap no other."""
     betas = {"b1": decays(), "b2": decays(), "eps": st.floats(1e-6, 1e-2)}
     rms = {"decay": decays(), "eps": st.floats(1e-6, 1e-2)}
-    return st.one_of(
+    return [
         made(optax.clip, max_delta=limits()),
         made(optax.clip_by_global_norm, max_norm=limits()),
         made(optax.clip_by_block_rms, threshold=limits()),
@@ -192,49 +192,44 @@ def elementary() -> st.SearchStrategy[Named]:
         made(contrib.scale_by_adopt),
         made(contrib.scale_by_madgrad),
         made(contrib.scale_by_cocob),
-    )
+    ]
 
 
-def wrapped(inner: st.SearchStrategy[Named]) -> st.SearchStrategy[Named]:
-    """Public wrappers of Optax around another transformation."""
-
-    def wrap(name: str, function: Callable[[Any], Any]) -> st.SearchStrategy[Named]:
-        return inner.map(lambda x: Named(f"{name}({x})", function(x.tx)))
-
-    return st.one_of(
-        wrap("masked", lambda tx: optax.masked(tx, has_rows)),
-        wrap(
-            "partition",
-            lambda tx: optax.partition(
-                {"rows": tx, "scalars": optax.scale(0.5)}, labels
-            ),
-        ),
-        wrap(
-            "MultiSteps",
-            lambda tx: optax.MultiSteps(tx, 2).gradient_transformation(),
-        ),
-        wrap(
-            "MultiSteps skipping",
-            lambda tx: optax.MultiSteps(
-                tx, 2, should_skip_update_fn=optax.skip_not_finite
-            ).gradient_transformation(),
-        ),
-        wrap("apply_if_finite", lambda tx: optax.apply_if_finite(tx, 2)),
-        wrap(
-            "conditionally_transform",
-            lambda tx: optax.conditionally_transform(
-                tx, lambda step, **_: step % 2 == 0
-            ),
-        ),
-    )
+# Composite strategies, as the texts of nested ones are too long for Hypothesis.
+@st.composite
+def elementary(draw) -> Named:
+    return draw(draw(st.sampled_from(_elementary())))
 
 
-def chains() -> st.SearchStrategy[Named]:
-    """Chains of up to three of Optax's transformations, some of them wrapped."""
+@st.composite
+def wrapped(draw, inner: st.SearchStrategy[Named]) -> Named:
+    """A public wrapper of Optax around another transformation."""
+    name = draw(st.sampled_from(sorted(WRAPPERS)))
+    named = draw(inner)
+    return Named(f"{name}({named})", WRAPPERS[name](named.tx))
 
-    def chain(parts: list[Named]) -> Named:
-        return Named(f"chain{tuple(parts)}", optax.chain(*(x.tx for x in parts)))
 
-    links = st.lists(elementary() | wrapped(elementary()), min_size=1, max_size=3)
-    chained = links.map(chain)
-    return chained | chained | wrapped(chained)
+WRAPPERS: dict[str, Callable[[Any], Any]] = {
+    "masked": lambda tx: optax.masked(tx, has_rows),
+    "partition": lambda tx: optax.partition(
+        {"rows": tx, "scalars": optax.scale(0.5)}, labels
+    ),
+    "MultiSteps": lambda tx: optax.MultiSteps(tx, 2).gradient_transformation(),
+    "MultiSteps skipping": lambda tx: optax.MultiSteps(
+        tx, 2, should_skip_update_fn=optax.skip_not_finite
+    ).gradient_transformation(),
+    "apply_if_finite": lambda tx: optax.apply_if_finite(tx, 2),
+    "conditionally_transform": lambda tx: optax.conditionally_transform(
+        tx, lambda step, **_: jnp.asarray(step) % 2 == 0
+    ),
+}
+
+
+@st.composite
+def chains(draw) -> Named:
+    """A chain of up to three of Optax's transformations, some of them wrapped."""
+    link = elementary() | elementary() | wrapped(elementary())
+    parts = draw(st.lists(link, min_size=1, max_size=3))
+    text = ", ".join(map(repr, parts))
+    chained = Named(f"chain({text})", optax.chain(*(x.tx for x in parts)))
+    return draw(st.just(chained) | st.just(chained) | wrapped(st.just(chained)))

@@ -148,7 +148,7 @@ def test_enough_programs_are_sliced_and_enough_are_refused():
     count()
     refused = seen[None] / seen.total()
     assert 0.05 < refused < 2 / 3
-    assert seen[1] / seen.total() > 0.2 and seen[2] > 0
+    assert seen[1] / seen.total() > 0.2
 
 
 @pytest.mark.xfail(strict=True, reason="a message cannot hold a typed key")
