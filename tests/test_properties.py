@@ -1,46 +1,11 @@
 """Stage-local against whole-tree, for drawn optimizers, trees, stages and gradients."""
 
-from typing import Any
-
-import equinox as eqx
 import functional_opt as fo
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from hypothesis import given, strategies as st
-
-
-class Pair(eqx.Module):
-    first: Any
-    second: Any
-    nothing: None = None
-    name: str = eqx.field(default="pair", static=True)
-
-
-SHAPES = [(), (1,), (3,), (2, 3), (5, 1), (2, 1, 4)]
-
-
-@st.composite
-def leaves(draw):
-    dtype = draw(st.sampled_from(["float32", "float32", "bfloat16"]))
-    return jax.ShapeDtypeStruct(draw(st.sampled_from(SHAPES)), dtype)
-
-
-def trees():
-    return st.recursive(
-        leaves() | st.none(),
-        lambda inner: (
-            st.dictionaries(st.sampled_from("abc"), inner, max_size=3)
-            | st.tuples(inner, inner)
-            | st.builds(Pair, inner, inner)
-        ),
-        max_leaves=5,
-    )
-
-
-def rates():
-    return st.floats(1e-4, 0.5)
+from strategies import decays, partition_of, rates, staged_trees, values
 
 
 def schedules():
@@ -61,10 +26,6 @@ def schedules():
             decay_steps=st.integers(3, 5),
         ),
     )
-
-
-def decays():
-    return st.floats(0.0, 0.99)
 
 
 def optimizers():
@@ -89,38 +50,6 @@ def recipes(draw):
         weight_decay=decay,
         accumulate=draw(st.integers(1, 3)),
     )
-
-
-@st.composite
-def staged_trees(draw):
-    """A tree of shapes, the stage of each leaf, and how many stages there are."""
-    tree = (draw(trees()),)  # to Optax, parameters that are None are missing
-    num_stages = draw(st.integers(1, 5))
-    num_leaves = len(jax.tree.leaves(tree))
-    stage = st.integers(0, num_stages - 1)
-    return tree, draw(st.tuples(*[stage] * num_leaves)), num_stages
-
-
-# Not within the strategy: the type checker samples long tuples at random, and
-# Hypothesis wants to draw all randomness itself.
-def partition_of(tree, stages, num_stages):
-    stage = iter(stages)
-    return fo.partition(tree, lambda *_: next(stage), num_stages=num_stages)
-
-
-def values(draw, tree):
-    """A tree of small numbers, with zeros, negative zeros and large ones among them."""
-    seed = draw(st.integers(0, 2**16))
-    generator = np.random.default_rng(seed)
-
-    def value(shape):
-        normal = generator.normal(size=shape.shape) * 10.0 ** generator.integers(-3, 2)
-        zeros = generator.choice(
-            [1.0, 0.0, -0.0], size=shape.shape, p=[0.9, 0.05, 0.05]
-        )
-        return jnp.asarray(normal * zeros, shape.dtype)
-
-    return jax.tree.map(value, tree)
 
 
 @given(staged_trees(), recipes(), st.data())

@@ -1,0 +1,174 @@
+"""Random programs through the slicer: the right result, or an error that explains.
+
+The thorough profile runs 100,000 of them:
+`HYPOTHESIS_PROFILE=thorough pytest tests/test_fuzz.py`.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import functional_opt as fo
+import jax
+import jax.numpy as jnp
+import pytest
+from functional_opt._stages.jaxprs import nbytes, shape_of
+from functional_opt._stages.packing import Packing
+from functional_opt._stages.placing import LARGEST_MESSAGE
+from functional_opt._stages.slicing import slice_jaxpr, Slices
+from functional_opt.testing import assert_equal, Grade
+from hypothesis import given, Phase, settings, strategies as st
+from jax.extend.core import jaxpr_as_fun
+from programs import (
+    evaluate,
+    is_key,
+    Program,
+    programs,
+    small_programs,
+    smooth_programs,
+)
+from sliced import cut, place, run
+
+
+MANY = {"ci": 400, "thorough": 100_000}[os.environ.get("HYPOTHESIS_PROFILE", "ci")]
+
+
+def sliced(program: Program, args: Any) -> tuple[Any, Slices | None]:
+    """The program's jaxpr and its slices, if it can be sliced."""
+    closed = jax.make_jaxpr(program)(*args)
+    places = program.input_places, program.result_places
+    try:
+        return closed, slice_jaxpr(closed, *places, program.num_stages)
+    except fo.CrossStageError:
+        return closed, None
+
+
+def results_by_stage(
+    program: Program, slices: Slices, args: Any, execute: Callable[..., Any]
+) -> list[list[Any]]:
+    """Runs all rounds, and gives each stage nothing but what it has."""
+
+    def call(sliced: Any, stage: int) -> list[Any]:
+        assert all(stage in program.input_places[i] for i in sliced.inputs)
+        given = [args[i] for i in sliced.inputs]
+        return execute(sliced.closed, given + [heard[m] for m in sliced.received])
+
+    heard: dict[Any, Any] = {}
+    for number, messages in enumerate(slices.rounds):
+        said = {}
+        for sender in {message.sender for message in messages}:
+            sent = slices.sent(sender, number)
+            assert all(nbytes(message.var) <= LARGEST_MESSAGE for message in sent)
+            values = call(slices.message_program(sender, number), sender)
+            if not any(map(is_key, values)):  # `test_a_typed_key_is_sent`
+                check_packing(values)
+            said.update(zip(sent, values, strict=True))
+        heard.update(said)
+    return [
+        call(slices.result_program(stage, wanted), stage)
+        for stage, wanted in enumerate(wanted_by_stage(program))
+    ]
+
+
+def check_packing(values: Sequence[jax.Array]) -> None:
+    packing = Packing(tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in values))
+    packed = jax.eval_shape(packing.pack, values)
+    assert packed.size * 4 == packing.nbytes
+
+
+def wanted_by_stage(program: Program) -> list[list[int]]:
+    return [
+        [i for i, place in enumerate(program.result_places) if stage in place]
+        for stage in range(program.num_stages)
+    ]
+
+
+def compiled(closed: Any, args: Any) -> list[Any]:
+    return jax.jit(jaxpr_as_fun(closed))(*args)
+
+
+def check(
+    program: Program, seed: int, execute: Callable[..., Any], grade: Grade = "exact"
+) -> None:
+    args = program.arguments(seed)
+    closed, slices = sliced(program, args)
+    if slices is not None:
+        expected = execute(closed, args)
+        found = results_by_stage(program, slices, args, execute)
+        wanted = [[expected[i] for i in held] for held in wanted_by_stage(program)]
+        assert_equal(found, wanted, grade)
+
+
+@settings(max_examples=MANY)
+@given(programs(), st.integers(0, 9))
+def test_a_slice_gives_what_the_whole_gives(program, seed):
+    check(program, seed, evaluate)
+
+
+@given(programs(), st.integers(0, 9))
+def test_a_compiled_slice_gives_what_the_whole_gives(program, seed):
+    check(program, seed, compiled)
+
+
+@given(smooth_programs(), st.integers(0, 9))
+def test_a_compiled_slice_rounds_closely_to_what_the_whole_does(program, seed):
+    check(program, seed, compiled, "close")
+
+
+@given(small_programs())
+def test_small_values_can_always_be_mixed(program):
+    _, slices = sliced(program, program.arguments(0))
+    assert slices is not None
+
+
+@given(programs())
+def test_nothing_travels_if_every_stage_has_everything(program):
+    args = program.arguments(0)
+    everywhere = frozenset(range(program.num_stages))
+    places = [everywhere] * len(args), [everywhere] * len(program.results)
+    slices = slice_jaxpr(jax.make_jaxpr(program)(*args), *places, program.num_stages)
+    assert slices.rounds == ()
+
+
+def test_enough_programs_are_sliced_and_enough_are_refused():
+    seen: Counter[int | None] = Counter()
+
+    @settings(
+        max_examples=200,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+    )
+    @given(programs())
+    def count(program):
+        _, slices = sliced(program, program.arguments(0))
+        seen[None if slices is None else len(slices.rounds)] += 1
+
+    count()
+    refused = seen[None] / seen.total()
+    assert 0.05 < refused < 2 / 3
+    assert seen[1] / seen.total() > 0.2
+
+
+@pytest.mark.xfail(strict=True, reason="a message cannot hold a typed key")
+def test_a_typed_key_is_sent():
+    """A key's own bytes are few, so it may travel; packing it must then be possible."""
+    slices = cut(lambda key: key, [jax.random.key(0)], [place(0)], [place(1)])
+    (message,) = slices.sent(0, 0)
+    Packing((shape_of(message.var),)).pack([jax.random.key(0)])
+
+
+@pytest.mark.xfail(
+    strict=True, raises=ValueError, reason="a division is broadcast to its dividend"
+)
+def test_a_number_divided_by_a_single_entry():
+    """A division whose divisor has the shape (1,), and whose dividend is a literal."""
+
+    def scaled(scale, x, y):
+        return x * jnp.max(1.0 / scale), y * jnp.max(2.0 / scale)
+
+    args = [jnp.full(1, 2.0), jnp.arange(2000.0), jnp.arange(2000.0)]
+    places = [place(0, 1), place(0), place(1)]
+    slices = cut(scaled, args, places, [place(0), place(1)])
+    assert_equal(run(slices, args, 0, [0]), jax.jit(scaled)(*args)[:1])
