@@ -144,7 +144,8 @@ def assert_stage_local_equal(
         1
     """
     extra_args = extra_args or {}
-    staged = stage_local(tx, params, partition, extra_args=extra_args)
+    example = None if grads is None else grads[0]
+    staged = stage_local(tx, params, partition, grads=example, extra_args=extra_args)
     extra = values_of(extra_args)
     keys = iter(jax.random.split(jax.random.key(seed), steps + 1))
     whole = only_params(params)

@@ -447,3 +447,13 @@ def test_a_state_that_loses_its_weak_type_is_refused():
         ValueError, match=r"weakly typed float32\[\] before.* float32\["
     ):
         fo.stage_local(tx, params, fo.partition(params, {"w": 0}))
+
+
+def test_gradients_may_have_a_dtype_of_their_own(model, partition):
+    params = eqx.filter(model, eqx.is_inexact_array)
+    grads = jax.tree.map(lambda x: x.astype(jnp.bfloat16), gradients(model))
+    fo.testing.assert_stage_local_equal(
+        CLIPPED, params, partition, grads=[grads, grads], grade="close"
+    )
+    with pytest.raises(ValueError, match="`grads` is not the tree that was partition"):
+        fo.stage_local(CLIPPED, model, partition, grads={"w": jnp.ones(3)})

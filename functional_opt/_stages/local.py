@@ -31,6 +31,7 @@ def stage_local(
     *,
     meshes: Sequence[Mesh | jax.Device] | None = None,
     donate: bool = False,
+    grads: PyTree | None = None,
     extra_args: Mapping[str, Any] | None = None,
     state_stage_of: Callable[[tuple[Any, ...], Any], Any] | None = None,
 ) -> "StageLocal":
@@ -49,6 +50,8 @@ def stage_local(
         If left out, a stage is where the parameters given to `step` are.
     - `donate`: whether `step` may reuse the memory of the parameters and the state
         that it is given, which are lost then.
+    - `grads`: gradients, or their shapes and dtypes, where these are not those of the
+        parameters: for one gradient an example, or for another dtype.
     - `extra_args`: examples, or shapes and dtypes, of the extra arguments of
         `tx.update`, such as the `value` of `optax.polyak_sgd`. Every stage is given
         them, but for those in an `OnStage`.
@@ -80,7 +83,8 @@ def stage_local(
     shapes = shapes_of_params(params, partition)
     state = jax.eval_shape(tx.init, shapes)
     extra_shapes, extra = cut_extra_args(extra_args or {}, num_stages)
-    update = trace_update(tx, shapes, state, extra_shapes)
+    given = shapes if grads is None else shapes_of_params(grads, partition, "grads")
+    update = trace_update(tx, given, state, shapes, extra_shapes)
     owners = owners_by_init(tx, shapes, cut, state) or owners_by_use(
         update,
         before=cut.places,
@@ -98,7 +102,7 @@ def stage_local(
         jax.make_jaxpr(tx.init)(shapes), {"params": cut}, {"state": state_cut}
     )
     runners = Runners.of(step, {"params", "state"} if donate else ())
-    tied = TiedGradients.of(cut, shapes)
+    tied = TiedGradients.of(cut, given)
     return StageLocal(
         partition,
         tuple(

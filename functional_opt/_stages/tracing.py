@@ -12,19 +12,22 @@ from .partition import only_params, StagePartition
 from .trees import difference_text, leaf_paths
 
 
-def shapes_of_params(params: PyTree, partition: StagePartition) -> PyTree:
-    """The shapes of the parameters alone."""
-    form = partition.form_of(params)
-    form.flatten_whole("params", params)
+def shapes_of_params(
+    tree: PyTree, partition: StagePartition, name: str = "params"
+) -> PyTree:
+    """The shapes of the parameters alone, or of their gradients."""
+    form = partition.form_of(tree)
+    form.flatten_whole(name, tree)
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), only_params(params)
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), only_params(tree)
     )
 
 
 def trace_update(
     tx: optax.GradientTransformation,
-    params: PyTree,
+    grads: PyTree,
     state: PyTree,
+    params: PyTree,
     extra_args: Mapping[str, PyTree],
 ) -> ClosedJaxpr:
     """Traces the updates, the new parameters and the new state of the whole tree."""
@@ -36,7 +39,7 @@ def trace_update(
         _check_structure("the state", state, new_state)
         return updates, optax.apply_updates(params, updates), new_state
 
-    closed = jax.make_jaxpr(update)(params, state, params, dict(extra_args))
+    closed = jax.make_jaxpr(update)(grads, state, params, dict(extra_args))
     num_params = len(jax.tree.leaves(params))
     _check_stable("parameter", params, closed.out_avals[num_params:])
     _check_stable("state's", state, closed.out_avals[2 * num_params :])
