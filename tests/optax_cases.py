@@ -188,8 +188,8 @@ SMALLER = (
     "smaller program, which may change a last bit."
 )
 CANCELS = (
-    f"{SMALLER} Where terms of either sign cancel in the sum, that bit counts for more: "
-    "compared where they do not."
+    f"{SMALLER} Where terms of either sign cancel in the sum, that bit counts for "
+    "more: compared where they do not."
 )
 CALLABLE = "It calls a function of all parameters, which no stage has."
 STRUCTURE = "The first update changes the structure of its state."
