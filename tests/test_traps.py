@@ -91,7 +91,7 @@ def test_groups_that_are_empty_on_a_stage():
     def labels(params):
         return jax.tree.map(lambda x: ["scalar", "vector", "matrix"][x.ndim], params)
 
-    groups = {
+    groups: dict[Any, optax.GradientTransformation] = {
         "scalar": optax.sgd(0.1, momentum=0.9),
         "vector": CLIPPED,
         "matrix": optax.chain(optax.clip_by_global_norm(1.0), optax.lion(1e-2)),
