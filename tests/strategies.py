@@ -190,7 +190,7 @@ def _elementary() -> list[st.SearchStrategy[Named]]:
         made(contrib.scale_by_simplified_ademamix),
         made(contrib.scale_by_acprop),
         made(contrib.scale_by_adopt),
-        made(contrib.scale_by_madgrad),
+        made(contrib.scale_by_madgrad, learning_rate=rates()),
         made(contrib.scale_by_cocob),
     ]
 

@@ -30,7 +30,7 @@ from programs import (
 from sliced import cut, place, run
 
 
-MANY = {"ci": 400, "thorough": 100_000}[os.environ.get("HYPOTHESIS_PROFILE", "ci")]
+MANY = {"ci": 300, "thorough": 100_000}[os.environ.get("HYPOTHESIS_PROFILE", "ci")]
 
 
 def sliced(program: Program, args: Any) -> tuple[Any, Slices | None]:

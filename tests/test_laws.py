@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings, strategies as st
 from strategies import chains, gradients, leaves, partition_of, staged_trees, values
 
 
-MORE = settings().max_examples * 2 // 3
+MORE = settings().max_examples // 2
 FEW = settings().max_examples // 4
 DTYPES = ("float32", "float32", "float32", "bfloat16", "float16", "complex64")
 
