@@ -85,12 +85,12 @@ def stage_local(
     extra_shapes, extra = cut_extra_args(extra_args or {}, num_stages)
     given = shapes if grads is None else shapes_of_params(grads, partition, "grads")
     update = trace_update(tx, given, state, shapes, extra_shapes)
-    owners = owners_by_init(tx, shapes, cut, state) or owners_by_use(
-        update,
-        before=cut.places,
-        after=[*cut.places, *extra.places],
-        num_stages=num_stages,
-    )
+    owners = owners_by_init(tx, shapes, cut, state)
+    if owners is None:
+        after = [*cut.places, *extra.places]
+        owners = owners_by_use(
+            update, before=cut.places, after=after, num_stages=num_stages
+        )
     owners = owners_by_word(state_stage_of, state, owners)
     state_cut = Cut.of(state, owners, num_stages, "the state of this transformation")
     step = StagedFunction.of(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import optax
-from jax.extend.core import ClosedJaxpr, Var
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
 from jaxtyping import PyTree
 
 from .._paths import path_text
@@ -72,7 +72,7 @@ def _refine(
     placed: Placed, inputs: Sequence[Var], owners: Sequence[Place]
 ) -> list[Place]:
     met = dict(zip(inputs, owners, strict=True))
-    for eqn in placed.equations:
+    for eqn in filter(_has_results, placed.equations):
         here = placed.value(eqn.outvars[0]).place
         for var in met.keys() & set(variables(eqn.invars)):
             met[var] = met[var] & here or met[var]
@@ -81,6 +81,10 @@ def _refine(
     return [
         met[var] & place or met[var] for var, place in zip(inputs, made, strict=True)
     ]
+
+
+def _has_results(eqn: JaxprEqn) -> bool:
+    return bool(eqn.outvars)
 
 
 def owners_by_word(
