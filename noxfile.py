@@ -75,8 +75,8 @@ def oldest(session: nox.Session) -> None:
 
 @nox.session
 def table(session: nox.Session) -> None:
-    """Makes the page of the docs about Optax."""
-    session.install("-e", ".")
+    """Makes the pages of the docs about transformations of Optax and of others."""
+    session.install("-e", ".", *groups("third-party"))
     session.run("python", "tests/optax_table.py")
 
 
