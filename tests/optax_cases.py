@@ -136,6 +136,18 @@ def bytes_sent(staged: fo.StageLocal) -> int:
     )
 
 
+def unread(staged: fo.StageLocal) -> list[Any]:
+    """The messages that no other stage than their sender reads."""
+    function = staged.programs[0].runner.function
+    results = [*function.results]
+    read = set()
+    for stage in range(function.num_stages):
+        programs = [function.message(stage, r) for r in range(function.num_rounds)]
+        for reader in [*programs, function.finish(stage, results)]:
+            read |= {m for m in reader.program.received if m.sender != stage}
+    return [m for messages in function.slices.rounds for m in messages if m not in read]
+
+
 def matrices(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 

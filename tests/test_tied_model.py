@@ -56,7 +56,8 @@ def backward(one, two, tokens):
     hidden, pull = eqx.filter_vjp(lambda piece: first(piece, tokens[:-1]), one)
 
     def loss(arguments):
-        return last(*arguments, tokens[1:])
+        piece, hidden = arguments
+        return last(piece, hidden, tokens[1:])
 
     value, (grads, cotangent) = eqx.filter_value_and_grad(loss)((two, hidden))
     return value, (pull(cotangent)[0], grads)
