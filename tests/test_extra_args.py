@@ -101,15 +101,15 @@ def test_an_argument_that_was_not_announced(params, partition):
 def scaled() -> optax.GradientTransformation:
     """Multiplies by an extra argument, which is of any shape."""
 
-    def update(updates, state, params=None, *, factor):
-        return jax.tree.map(lambda u: u * factor, updates), state
+    def update(updates, state, params=None, **extra_args):
+        return jax.tree.map(lambda u: u * extra_args["factor"], updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: (), update)
 
 
 def test_a_tree_may_be_an_argument(params, partition):
-    def update(updates, state, params=None, *, factors):
-        return jax.tree.map(jnp.multiply, updates, factors), state
+    def update(updates, state, params=None, **extra_args):
+        return jax.tree.map(jnp.multiply, updates, extra_args["factors"]), state
 
     tx = optax.GradientTransformationExtraArgs(lambda params: (), update)
     factors = {"first": 2.0, "last": jnp.linspace(0.0, 1.0, 8)}

@@ -76,9 +76,7 @@ def _shapes(name: str, value: Any) -> PyTree:
             "that needs no function."
         )
     for leaf in leaves:
-        if not (
-            hasattr(leaf, "dtype") or isinstance(leaf, bool | int | float | complex)
-        ):
+        if not (hasattr(leaf, "dtype") or isinstance(leaf, int | float | complex)):
             raise TypeError(
                 f"The extra argument `{name}` must be an array, a number, a tree of "
                 f"these, or one `OnStage` of it, got {leaf!r}."
