@@ -1,26 +1,34 @@
-"""The parameters that are updated, and the stages that own them."""
+"""The parameters that are updated, the stages that own them, and how."""
 
+import math
 from typing import Any
 
 import functional_opt as fo
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 
-LEAVES_A_STAGE = 40
+CLIP_NORM = 1.0
+LEARNING_RATE = 1e-3
+WEIGHT_DECAY = 1e-4
 
 
 def transformation() -> optax.GradientTransformationExtraArgs:
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+    return optax.chain(
+        optax.clip_by_global_norm(CLIP_NORM),
+        optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY),
+    )
 
 
 def shapes(num_leaves: int, num_stages: int, width: int) -> Any:
-    """Layers of two vectors and two matrices, spread over stages of equal structure."""
-    counts = [num_leaves // num_stages] * num_stages
-    for stage in range(num_leaves % num_stages):
-        counts[stage] += 1
-    kinds = [(width, width), (width,), (width, 2 * width), (2 * width,)]
+    """Matrices of two kinds, as many on each stage, or one more."""
+    kinds = [(width, width), (width, 2 * width)]
+    counts = [
+        num_leaves // num_stages + (stage < num_leaves % num_stages)
+        for stage in range(num_stages)
+    ]
     return {
         f"stage{stage:02}": [
             jax.ShapeDtypeStruct(kinds[i % len(kinds)], jnp.float32)
@@ -30,18 +38,23 @@ def shapes(num_leaves: int, num_stages: int, width: int) -> Any:
     }
 
 
+def size(tree: Any) -> int:
+    """The number of parameters."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
 def partition(params: Any) -> fo.StagePartition:
-    return fo.partition(params, {name: s for s, name in enumerate(params)})
+    return fo.partition(params, {name: stage for stage, name in enumerate(params)})
 
 
-def random_like(tree: Any, seed: int, scale: float = 1.0) -> Any:
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    normal = jax.jit(jax.random.normal, static_argnums=(1, 2))
-    return jax.tree.unflatten(
-        structure,
-        [
-            scale * normal(key, leaf.shape, leaf.dtype)
-            for key, leaf in zip(keys, leaves, strict=True)
-        ],
+def normal_like(tree: Any, seed: int) -> Any:
+    """Random values, on the host."""
+    generator = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda leaf: generator.standard_normal(leaf.shape, leaf.dtype), tree
     )
+
+
+def put(tree: Any, device: Any) -> Any:
+    """On a device, in memory that may be donated."""
+    return jax.device_put(tree, device, may_alias=False)
