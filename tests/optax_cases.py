@@ -136,6 +136,21 @@ def bytes_sent(staged: fo.StageLocal) -> int:
     )
 
 
+def unread(staged: fo.StageLocal) -> list[Any]:
+    """The messages that no other stage than their sender reads."""
+    function = staged.programs[0].runner.function
+    slices, places = function.slices, []
+    for cut in function.results.values():
+        places += cut.places
+    read = set()
+    for stage in range(function.num_stages):
+        results = [i for i, place in enumerate(places) if stage in place]
+        programs = [slices.message_program(stage, r) for r in range(staged.rounds)]
+        for program in [*programs, slices.result_program(stage, results)]:
+            read |= {m for m in program.received if m.sender != stage}
+    return [m for messages in slices.rounds for m in messages if m not in read]
+
+
 def matrices(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
