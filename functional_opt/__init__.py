@@ -10,9 +10,11 @@ from ._optimizers import (
     Adam as Adam,
     AdamW as AdamW,
     Lion as Lion,
+    Mars as Mars,
     Muon as Muon,
     RMSProp as RMSProp,
     SGD as SGD,
+    SOAP as SOAP,
 )
 from ._recipe import Recipe as Recipe
 from ._registry import Registry as Registry

@@ -1,13 +1,11 @@
 """Steps in units of a root mean square that rows and columns share."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Annotated, final
 
 import jax.numpy as jnp
 import optax
 from annotated_types import Interval
-from jaxtyping import PyTree
 
 from .._base import AbstractOptimizer, AbstractSchedule
 from .._config import as_dtype, number, part, setting
@@ -15,6 +13,7 @@ from .._types import (
     DecayRate,
     FloatDtype,
     LearningRate,
+    Mask,
     NonNegative,
     Positive,
     PositiveSteps,
@@ -76,7 +75,7 @@ class Adafactor(AbstractOptimizer):
     weight_decay_rate: AbstractSchedule | NonNegative | None = part(None)
     eps: NonNegative = number(1e-30)
     factored: bool = setting(True)
-    weight_decay_mask: Callable[[PyTree], PyTree] | None = setting(None)
+    weight_decay_mask: Mask | None = setting(None)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
@@ -100,7 +99,7 @@ class Adafactor(AbstractOptimizer):
         self,
         schedule: LearningRate,
         weight_decay: Scalar,
-        mask: Callable[[PyTree], PyTree] | None = None,
+        mask: Mask | None = None,
     ) -> optax.GradientTransformationExtraArgs:
         plain = dataclasses.replace(self, weight_decay_rate=None)
         return AbstractOptimizer.build_decayed(

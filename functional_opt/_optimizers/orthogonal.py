@@ -14,6 +14,7 @@ from .._types import (
     DecayRate,
     FloatDtype,
     LearningRate,
+    Mask,
     NonNegative,
     Positive,
     PositiveSteps,
@@ -89,7 +90,7 @@ class Muon(AbstractOptimizer):
     beta: DecayRate = number(0.95)
     eps: NonNegative = number(1e-8)
     weight_decay: NonNegative = number(0.0)
-    weight_decay_mask: Callable[[PyTree], PyTree] | None = setting(None)
+    weight_decay_mask: Mask | None = setting(None)
     mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)
     nesterov: bool = setting(True)
     adaptive: bool = setting(False)
@@ -144,7 +145,7 @@ class Muon(AbstractOptimizer):
         self,
         schedule: LearningRate,
         weight_decay: Scalar,
-        mask: Callable[[PyTree], PyTree] | None = None,
+        mask: Mask | None = None,
     ) -> optax.GradientTransformationExtraArgs:
         plain = dataclasses.replace(self, weight_decay=0.0, adam_weight_decay=0.0)
         return AbstractOptimizer.build_decayed(
