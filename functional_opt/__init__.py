@@ -13,6 +13,7 @@ from ._optimizers import (
     Mars as Mars,
     Muon as Muon,
     RMSProp as RMSProp,
+    Scion as Scion,
     SGD as SGD,
     SOAP as SOAP,
 )

@@ -3,6 +3,7 @@
     python -m venv authors && authors/bin/pip install numpy==2.4.6 torch==2.13.0
     git clone https://github.com/AGI-Arena/MARS
     git clone https://github.com/nikhilvyas/SOAP
+    git clone https://github.com/LIONS-EPFL/scion
     authors/bin/python tests/record_trajectories.py
 
 The clones are looked for in the working directory, at the commits in `SOURCES`. Each
@@ -29,6 +30,7 @@ FOLDER = Path(__file__).parent / "trajectories"
 SOURCES = {
     "MARS/MARS/optimizers": "4831e28eba863a4e69d7e9474ff8e73bc1b410fe",
     "SOAP": "a1e553530fde97d0e6b307d7c82ac6d38b072340",
+    "scion": "f58a393e010395a5913176be5673d8839caa6285",
 }
 
 
@@ -70,7 +72,41 @@ def soap_merged(params: Any) -> Any:
     )
 
 
-CASES = [mars, mars_1d, soap, soap_merged]
+def scion(params: Any) -> Any:
+    return _load("scion", "scion").Scion(params, lr=0.1, momentum=0.3, scale=2.0)
+
+
+def scion_norms(params: Any) -> Any:
+    norms = [
+        ("BiasRMS", {}),
+        ("BiasRMS", {}),
+        ("Sign", {"normalized": False}),
+        ("ColNorm", {"normalized": True, "transpose": True}),
+        ("SpectralConv", {"steps": 3}),
+    ]
+    return _scion_groups(params, norms, unconstrained=True)
+
+
+def scion_more_norms(params: Any) -> Any:
+    norms = [
+        ("BiasRMS", {}),
+        ("BiasRMS", {}),
+        ("RowNorm", {}),
+        ("Spectral", {"max": True}),
+        ("SpectralConv", {}),
+    ]
+    return _scion_groups(params, norms, unconstrained=False)
+
+
+def _scion_groups(params: Any, norms: Any, unconstrained: bool) -> Any:
+    groups = [
+        {"params": [param], "norm": norm, "norm_kwargs": options}
+        for param, (norm, options) in zip(params, norms, strict=True)
+    ]
+    return _load("scion", "scion").Scion(groups, lr=0.1, unconstrained=unconstrained)
+
+
+CASES = [mars, mars_1d, soap, soap_merged, scion, scion_norms, scion_more_norms]
 
 
 def _load(folder: str, module: str) -> Any:

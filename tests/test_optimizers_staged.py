@@ -33,6 +33,10 @@ CASES = {
     "muon": Case(fo.Muon(ns_steps=2)),
     "mars": Case(fo.Mars(weight_decay=0.1)),
     "mars, bfloat16 momentum": Case(fo.Mars(optimize_1d=True, mu_dtype="bfloat16")),
+    "scion": Case(fo.Scion(momentum=0.1)),
+    "scion, sign": Case(
+        fo.Scion(norm="BiasRMS", unconstrained=True, mu_dtype="bfloat16")
+    ),
     "soap": Case(fo.SOAP(precondition_frequency=2)),
 }
 

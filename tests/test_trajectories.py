@@ -17,7 +17,15 @@ import trajectory_inputs as inputs
 FOLDER = Path(__file__).parent / "trajectories"
 
 
-CASES = {
+def scion_of_each(unconstrained, **norms):
+    transformations = {
+        name: fo.Scion(unconstrained=unconstrained, **fields).build(0.1)
+        for name, fields in norms.items()
+    }
+    return optax.partition(transformations, {name: name for name in norms})
+
+
+OPTIMIZERS = {
     "mars": fo.Mars(gamma=0.05, weight_decay=0.2),
     "mars_1d": fo.Mars(b1=0.8, b2=0.9, eps=1e-3, optimize_1d=True),
     "soap": fo.SOAP(weight_decay=0.0, precondition_frequency=3, max_precond_dim=6),
@@ -33,14 +41,35 @@ CASES = {
         normalize_grads=True,
         correct_bias=False,
     ),
+    "scion": fo.Scion(momentum=0.3, scale=2.0),
+}
+
+TRANSFORMATIONS = {
+    **{name: optimizer.build(0.1) for name, optimizer in OPTIMIZERS.items()},
+    "scion_norms": scion_of_each(
+        unconstrained=True,
+        scalar=dict(norm="BiasRMS"),
+        vector=dict(norm="BiasRMS"),
+        square=dict(norm="Sign", normalized=False),
+        wide=dict(norm="ColNorm", normalized=True, transpose=True),
+        stacked=dict(norm="SpectralConv", steps=3),
+    ),
+    "scion_more_norms": scion_of_each(
+        unconstrained=False,
+        scalar=dict(norm="BiasRMS"),
+        vector=dict(norm="BiasRMS"),
+        square=dict(norm="RowNorm"),
+        wide=dict(norm="Spectral", max=True),
+        stacked=dict(norm="SpectralConv"),
+    ),
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", TRANSFORMATIONS)
 def test_steps_as_the_authors_do(name):
     recorded = np.load(FOLDER / f"{name}.npz")
     with jax.enable_x64(True):
-        transformation = CASES[name].build(0.1)
+        transformation = TRANSFORMATIONS[name]
         params = jax.tree.map(jnp.asarray, inputs.params())
         state = transformation.init(params)
 

@@ -1,15 +1,17 @@
-"""Steps whose matrices have singular values near 1."""
+"""Steps that are matrices of singular values near 1, or of another unit norm."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, final, Literal
+from typing import Annotated, Any, final, Literal
 
 import optax
+from annotated_types import Interval
 from jaxtyping import PyTree
 from optax.contrib import MuonDimensionNumbers
 
 from .._base import AbstractOptimizer, AbstractSchedule
 from .._config import as_dtype, check_fields, number, part, setting
+from .._transformations.norm_ball import minimize_over_ball, Norm
 from .._types import (
     DecayRate,
     FloatDtype,
@@ -21,6 +23,7 @@ from .._types import (
     Scalar,
     typed,
 )
+from .decay import descend
 
 
 Coefficients = tuple[float, float, float]
@@ -151,3 +154,85 @@ class Muon(AbstractOptimizer):
         return AbstractOptimizer.build_decayed(
             plain, schedule, weight_decay, mask or self.weight_decay_mask
         )
+
+
+@final
+class Scion(AbstractOptimizer):
+    """[Scion](https://arxiv.org/abs/2502.07529) (Pethick et al. 2025).
+
+    With $d$ the moving average of the gradient and $\\gamma$ the learning rate, a
+    parameter becomes $(1 - \\gamma) \\theta + \\gamma\\,\\mathrm{lmo}(d)$, where lmo is
+    the point of a ball that $d$ descends to most: update (SCG) of section 3. A
+    parameter never leaves the ball it starts in. If `unconstrained`, it becomes
+    $\\theta + \\gamma\\,\\mathrm{lmo}(d)$, update (uSCG).
+
+    ```python
+    >>> import functional_opt as fo
+    >>> import jax.numpy as jnp
+    >>> transformation = fo.Scion(norm="Sign", scale=3000.0).build(2**-12)
+    >>> params = jnp.zeros((2, 3))
+    >>> state = transformation.init(params)
+    >>> updates, _ = transformation.update(params + 1, state, params)
+    >>> float(updates[0, 0]) == -3000 / 3 * 2**-12
+    True
+
+    ```
+
+    **Arguments:**
+
+    - `momentum`: how much of the gradient goes into $d$ at each update, in (0, 1]: 1
+        less the momentum of others. The authors take 0.1.
+    - `norm`: the norm of the ball, of matrices in the last two axes.
+        - "Spectral": singular values near $\\sqrt{\\mathrm{out} / \\mathrm{in}}$. For
+            layers.
+        - "SpectralConv": the same for kernels of convolutions, out by in by window.
+        - "Sign": entries of $\\pm 1 / \\mathrm{in}$. For the output.
+        - "ColNorm": columns of a root mean square of 1. For the input.
+        - "RowNorm": rows of a root mean square of $1 / \\mathrm{in}$.
+        - "BiasRMS": a root mean square of 1 along the last axis.
+        - "Auto": "BiasRMS" for rank 0 and 1, "Spectral" for 2, "SpectralConv" for 3 or
+            more.
+    - `normalized`: whether the ball shrinks as the inputs grow, as above. Left out,
+        it does but for "ColNorm".
+    - `transpose`: whether parameters are in by out, kernels window by in by out.
+    - `max`: whether the singular values of "Spectral" are at least 1.
+    - `steps`: how many iterations make singular values alike; at least 1.
+    - `scale`: the radius of the ball; greater than 0.
+    - `unconstrained`: see above. `build_decayed` makes it true: the pull to 0 is a
+        decay of 1 per unit of learning rate.
+    - `mu_dtype`: the dtype that $d$ is kept in; that of the parameters, if left out.
+    """
+
+    momentum: Annotated[Scalar, Interval(gt=0, le=1)] = number(1.0)
+    norm: Norm = setting("Auto")
+    normalized: bool | None = setting(None)
+    transpose: bool = setting(False)
+    max: bool = setting(False)
+    steps: PositiveSteps = setting(5)
+    scale: Positive = number(1.0)
+    unconstrained: bool = setting(False)
+    mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)
+
+    @typed
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
+        lmo = minimize_over_ball(
+            norm=self.norm,
+            normalized=self.normalized,
+            transpose=self.transpose,
+            max=self.max,
+            steps=self.steps,
+            scale=self.scale,
+        )
+        average = optax.ema(1 - self.momentum, False, accumulator_dtype=self.mu_dtype)
+        pull = 0.0 if self.unconstrained else 1.0
+        return descend(optax.chain(average, lmo), schedule, pull, mask=None)
+
+    @typed
+    def build_decayed(
+        self,
+        schedule: LearningRate,
+        weight_decay: Scalar,
+        mask: Mask | None = None,
+    ) -> optax.GradientTransformationExtraArgs:
+        free = dataclasses.replace(self, unconstrained=True)
+        return AbstractOptimizer.build_decayed(free, schedule, weight_decay, mask)
