@@ -9,12 +9,15 @@ from ._optimizers import (
     Adafactor as Adafactor,
     Adam as Adam,
     AdamW as AdamW,
+    Kron as Kron,
     Lion as Lion,
     Mars as Mars,
     Muon as Muon,
+    Quad as Quad,
     RMSProp as RMSProp,
     Scion as Scion,
     SGD as SGD,
+    Skew as Skew,
     SOAP as SOAP,
 )
 from ._recipe import Recipe as Recipe

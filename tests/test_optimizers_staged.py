@@ -37,6 +37,18 @@ CASES = {
     "scion, sign": Case(
         fo.Scion(norm="BiasRMS", unconstrained=True, mu_dtype="bfloat16")
     ),
+    "kron": Case(fo.Kron()),
+    "kron, every other": Case(
+        fo.Kron(
+            preconditioner_update_probability=0.5,
+            memory_save_mode="one_diag",
+            mu_dtype="bfloat16",
+            precond_dtype="bfloat16",
+        )
+    ),
+    "quad": Case(fo.Quad()),
+    "quad, bfloat16": Case(fo.Quad(momentum=0.5, max_size_dense=4, dtype="bfloat16")),
+    "skew": Case(fo.Skew(max_skew_dense=None, preconditioner_init_scale=0.5)),
     "soap": Case(fo.SOAP(precondition_frequency=2)),
 }
 
