@@ -5,7 +5,21 @@ from ._base import (
     AbstractOptimizer as AbstractOptimizer,
     AbstractSchedule as AbstractSchedule,
 )
-from ._optimizers import Adam as Adam, AdamW as AdamW, Lion as Lion, SGD as SGD
+from ._optimizers import (
+    Adafactor as Adafactor,
+    Adam as Adam,
+    AdamW as AdamW,
+    Kron as Kron,
+    Lion as Lion,
+    Mars as Mars,
+    Muon as Muon,
+    Quad as Quad,
+    RMSProp as RMSProp,
+    Scion as Scion,
+    SGD as SGD,
+    Skew as Skew,
+    SOAP as SOAP,
+)
 from ._recipe import Recipe as Recipe
 from ._registry import Registry as Registry
 from ._schedules import Constant as Constant, Cosine as Cosine, Linear as Linear

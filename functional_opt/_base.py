@@ -1,9 +1,11 @@
-"""The two abstract modules that users subclass."""
+"""The abstract modules: what every optimizer and every schedule is."""
 
 import abc
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import equinox as eqx
 import jax
 import optax
 from jax import Device
@@ -95,6 +97,25 @@ class AbstractOptimizer(AbstractConfig):
             donate=donate,
             extra_args=extra_args,
         )
+
+
+class AbstractDecayedOptimizer(AbstractOptimizer):
+    """An optimizer with a decoupled weight decay among its own hyperparameters."""
+
+    weight_decay: eqx.AbstractVar[Scalar]
+    mask: eqx.AbstractVar[Callable[[PyTree], PyTree] | None]
+
+    @typed
+    def build_decayed(
+        self,
+        schedule: LearningRate,
+        weight_decay: Scalar,
+        mask: Callable[[PyTree], PyTree] | None = None,
+    ) -> optax.GradientTransformationExtraArgs:
+        decayed = dataclasses.replace(
+            self, weight_decay=weight_decay, mask=mask or self.mask
+        )
+        return decayed.build(schedule)
 
 
 def _scaled(schedule: LearningRate, factor: Scalar) -> optax.Schedule | Scalar:

@@ -16,7 +16,7 @@ from jax.core import Tracer
 
 # A converter takes `Any`, so that the import hook of jaxtyping, which checks the
 # arguments of `__init__`, leaves the fields to `check_fields` and its messages.
-def _as_number(value: Any) -> Any:
+def as_number(value: Any) -> Any:
     """Makes ints and NumPy's numbers floats, so that equal numbers are equal leaves."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
@@ -41,7 +41,7 @@ def number(
     default: Any = dataclasses.MISSING, *, kw_only: bool = True, **kwargs: Any
 ) -> Any:
     """A leaf of the pytree: it may be traced, batched and differentiated."""
-    return eqx.field(default=default, kw_only=kw_only, converter=_as_number, **kwargs)
+    return eqx.field(default=default, kw_only=kw_only, converter=as_number, **kwargs)
 
 
 def setting(
