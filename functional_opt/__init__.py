@@ -5,10 +5,31 @@ from ._base import (
     AbstractOptimizer as AbstractOptimizer,
     AbstractSchedule as AbstractSchedule,
 )
+from ._durations import Fraction as Fraction, Steps as Steps
 from ._optimizers import Adam as Adam, AdamW as AdamW, Lion as Lion, SGD as SGD
 from ._recipe import Recipe as Recipe
 from ._registry import Registry as Registry
-from ._schedules import Constant as Constant, Cosine as Cosine, Linear as Linear
+from ._schedules import (
+    Boundary as Boundary,
+    Constant as Constant,
+    Cooldown as Cooldown,
+    Cosine as Cosine,
+    CosineDecay as CosineDecay,
+    CosineOnecycle as CosineOnecycle,
+    ExponentialDecay as ExponentialDecay,
+    InverseSqrt as InverseSqrt,
+    Linear as Linear,
+    LinearOnecycle as LinearOnecycle,
+    Phase as Phase,
+    PiecewiseConstant as PiecewiseConstant,
+    PiecewiseInterpolate as PiecewiseInterpolate,
+    Polynomial as Polynomial,
+    Sequence as Sequence,
+    SGDR as SGDR,
+    WarmupConstant as WarmupConstant,
+    WarmupExponentialDecay as WarmupExponentialDecay,
+    WarmupStableDecay as WarmupStableDecay,
+)
 from ._stages.errors import CrossStageError as CrossStageError
 from ._stages.extra import OnStage as OnStage
 from ._stages.local import stage_local as stage_local, StageLocal as StageLocal

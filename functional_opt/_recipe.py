@@ -10,7 +10,7 @@ from ._base import AbstractOptimizer, AbstractSchedule
 from ._config import AbstractConfig, check_fields, number, part, setting
 from ._stages.local import stage_local, StageLocal
 from ._stages.partition import StagePartition
-from ._types import NonNegative, Positive, PositiveSteps, Scalar, typed
+from ._types import NonNegative, Positive, PositiveCount, Scalar, typed
 from ._where import Where
 
 
@@ -51,7 +51,7 @@ class Recipe(AbstractConfig):
     clip_norm: Positive | None = number(None)
     weight_decay: NonNegative | None = number(None)
     decay_where: Where | None = setting(None)
-    accumulate: PositiveSteps = setting(1)
+    accumulate: PositiveCount = setting(1)
 
     def __check_init__(self) -> None:
         check_fields(self)  # Equinox checks the base class later than this one.

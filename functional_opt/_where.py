@@ -8,7 +8,7 @@ from jaxtyping import PyTree
 
 from ._config import check_fields
 from ._paths import path_text
-from ._types import Steps, typed
+from ._types import Count, typed
 
 
 # No Equinox module: `optax.masked` takes a mask for a function only if it is a leaf.
@@ -40,7 +40,7 @@ class Where:
     """
 
     path: str | None = None
-    min_ndim: Steps = 0
+    min_ndim: Count = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
