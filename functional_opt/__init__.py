@@ -6,6 +6,7 @@ from ._base import (
     AbstractSchedule as AbstractSchedule,
 )
 from ._durations import Fraction as Fraction, Steps as Steps
+from ._groups import Frozen as Frozen, Group as Group, Groups as Groups
 from ._optimizers import Adam as Adam, AdamW as AdamW, Lion as Lion, SGD as SGD
 from ._recipe import Recipe as Recipe
 from ._registry import Registry as Registry
@@ -35,4 +36,4 @@ from ._stages.extra import OnStage as OnStage
 from ._stages.local import stage_local as stage_local, StageLocal as StageLocal
 from ._stages.partition import partition as partition, StagePartition as StagePartition
 from ._stages.program import StageProgram as StageProgram
-from ._where import Where as Where
+from ._where import AllOf as AllOf, AnyOf as AnyOf, Not as Not, Where as Where

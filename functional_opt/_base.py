@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from ._config import AbstractConfig
 from ._durations import resolved
+from ._explain import assigned
 from ._previews import check_fits, corners, describe, plot, values
 from ._stages.local import stage_local, StageLocal
 from ._stages.partition import StagePartition
@@ -136,8 +137,29 @@ class AbstractOptimizer(AbstractConfig):
         - `mask`: from the parameters to a tree of bools: which of them decay. Left
             out, the optimizer's own mask if it has one, or else all.
         """
-        rate = _scaled(schedule, -weight_decay)
+        rate = scaled(schedule, -weight_decay)
         return optax.chain(self.build(schedule), optax.add_decayed_weights(rate, mask))
+
+    def assign(
+        self,
+        params: PyTree,
+        weight_decay: Scalar | None = None,
+        mask: Callable[[PyTree], PyTree] | None = None,
+    ) -> PyTree:
+        """What each parameter gets, as `Recipe.explain` shows it.
+
+        **Arguments:**
+
+        - `params`: the parameters, or their shapes.
+        - `weight_decay`, `mask`: as in `build_decayed`. `None` is the optimizer's own.
+
+        **Returns:** a tree of `Assigned`.
+        """
+        return assigned(self, params, weight_decay, mask)
+
+    def frozen(self) -> Callable[[PyTree], PyTree] | None:
+        """From the parameters to a tree of bools: which never change. None are none."""
+        return None
 
     @typed
     def build_mpmd(
@@ -161,7 +183,7 @@ class AbstractOptimizer(AbstractConfig):
         )
 
 
-def _scaled(schedule: LearningRate, factor: Scalar) -> optax.Schedule | Scalar:
+def scaled(schedule: LearningRate, factor: Scalar) -> optax.Schedule | Scalar:
     if callable(schedule):
         return lambda count: factor * schedule(count)
     return factor * schedule

@@ -115,7 +115,19 @@ def _annotations(cls: type) -> dict[str, Any]:
 def _fits(value: Any, annotation: Any) -> bool:
     if isinstance(value, bool):  # To Python it is an int.
         return any(x in (bool, Any, object) for x in _alternatives(annotation))
+    if isinstance(value, tuple):
+        return any(_fits_tuple(value, x) for x in _alternatives(annotation))
     return is_bearable(value, annotation)
+
+
+def _fits_tuple(value: tuple[Any, ...], annotation: Any) -> bool:
+    """Looks at every item, where beartype looks at one by chance."""
+    if get_origin(annotation) is not tuple:
+        return is_bearable(value, annotation)
+    items = get_args(annotation)
+    if items[1:] == (...,):
+        items = items[:1] * len(value)
+    return len(items) == len(value) and all(map(_fits, value, items))
 
 
 def _check_value(place: str, value: Any, annotation: Any) -> None:
@@ -203,6 +215,8 @@ def _name(annotation: Any) -> str:
         return "None"
     if getattr(annotation, "dim_str", None) == "":  # a scalar of jaxtyping's
         return f"a 0-d {annotation.dtype.__name__.lower()} array"
+    if get_args(annotation)[1:] == (...,):
+        return f"a tuple, each item {_describe(get_args(annotation)[0])}"
     name = getattr(annotation, "__name__", str(annotation))
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
