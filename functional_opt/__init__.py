@@ -7,8 +7,14 @@ from ._base import (
 )
 from ._durations import Fraction as Fraction, Steps as Steps
 from ._groups import Frozen as Frozen, Group as Group, Groups as Groups
-from ._optimizers import Adam as Adam, AdamW as AdamW, Lion as Lion, SGD as SGD
-from ._recipe import Recipe as Recipe
+from ._optimizers import (
+    Adam as Adam,
+    AdamW as AdamW,
+    Lion as Lion,
+    ScheduleFree as ScheduleFree,
+    SGD as SGD,
+)
+from ._recipe import Metrics as Metrics, Recipe as Recipe
 from ._registry import Registry as Registry
 from ._schedules import (
     Boundary as Boundary,

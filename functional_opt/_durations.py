@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any, final, TypeVar
 
 import numpy as np
@@ -97,20 +98,23 @@ def known_steps(config: AbstractConfig, name: str) -> int:
     )
 
 
+def unresolved(value: Any) -> Iterator[tuple[AbstractConfig, str]]:
+    """The fields in a module whose lengths only a run can tell."""
+    if isinstance(value, tuple):
+        for item in value:
+            yield from unresolved(item)
+    if isinstance(value, AbstractConfig):
+        for field in dataclasses.fields(value):
+            item = getattr(value, field.name)
+            is_rest = item is None and field.metadata.get("is_duration")
+            if is_rest or isinstance(item, Fraction):
+                yield value, field.name
+            yield from unresolved(item)
+
+
 def is_resolved(value: Any) -> bool:
     """Whether all lengths in a module are known in updates."""
-    if isinstance(value, Fraction):
-        return False
-    if isinstance(value, tuple):
-        return all(is_resolved(item) for item in value)
-    if isinstance(value, AbstractConfig):
-        fields = dataclasses.fields(value)
-        return all(
-            is_resolved(item := getattr(value, field.name))
-            and not (item is None and field.metadata.get("is_duration"))
-            for field in fields
-        )
-    return True
+    return next(unresolved(value), None) is None
 
 
 T = TypeVar("T")

@@ -1,15 +1,17 @@
 """Other optimizers for other parameters."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, final
 
 import jax
+import numpy as np
 import optax
 from jaxtyping import PyTree
 
 from ._base import AbstractOptimizer, scaled
 from ._config import AbstractConfig, number, part, setting
-from ._explain import is_assigned
+from ._explain import Assigned, is_assigned
 from ._paths import path_text
 from ._types import LearningRate, NonNegative, Scalar, typed
 from ._where import check_finds, has_holes, Selection, Where
@@ -45,6 +47,19 @@ class Frozen(AbstractOptimizer):
     ) -> optax.GradientTransformationExtraArgs:
         del weight_decay, mask
         return self.build(schedule)
+
+    def assign(
+        self,
+        params: PyTree,
+        weight_decay: Scalar | None = None,
+        mask: Callable[[PyTree], PyTree] | None = None,
+    ) -> PyTree:
+        del weight_decay, mask
+        return jax.tree.map(lambda _: Assigned("Frozen", 0.0, 0.0), params)
+
+    def with_state_dtype(self, dtype: np.dtype) -> AbstractOptimizer:
+        del dtype
+        return self
 
     def frozen(self) -> Callable[[PyTree], PyTree] | None:
         return lambda params: jax.tree.map(lambda _: True, params)
@@ -140,6 +155,14 @@ class Groups(AbstractOptimizer):
 
         return self._by_group(params, assign, is_leaf=is_assigned)
 
+    def with_state_dtype(self, dtype: np.dtype) -> AbstractOptimizer:
+        groups = tuple(
+            dataclasses.replace(x, optimizer=x.optimizer.with_state_dtype(dtype))
+            for x in self.groups
+        )
+        rest = None if self.rest is None else self.rest.with_state_dtype(dtype)
+        return Groups(groups, rest=rest)
+
     def frozen(self) -> Callable[[PyTree], PyTree] | None:
         if all(x.optimizer.frozen() is None for x in self._members().values()):
             return None
@@ -171,7 +194,8 @@ class Groups(AbstractOptimizer):
                 return group.optimizer.build(rate)
             return group.optimizer.build_decayed(rate, decay, mask)
 
-        built = {name: build(group) for name, group in self._members().items()}
+        members = self._members().items()
+        built: dict[Any, Any] = {name: build(group) for name, group in members}
         return optax.partition(built, self._labels)
 
     def _labels(self, params: PyTree) -> PyTree:

@@ -193,9 +193,7 @@ def test_groups_that_do_not_fit_the_parameters(make, message):
 
 
 def test_wrong_fields():
-    with pytest.raises(
-        TypeError, match=r"`Groups.groups` must be a tuple, each item a"
-    ):
+    with pytest.raises(TypeError, match=r"`Groups.groups` must be a tuple, each item"):
         fo.Groups((fo.Adam(),))  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match=r"`Group.where` must be a Where, an AllOf"):
         fo.Group("embed", optimizer=fo.Adam())  # pyright: ignore[reportArgumentType]
