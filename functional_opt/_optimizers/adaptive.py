@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 from .._base import AbstractOptimizer
 from .._config import as_dtype, number, setting
 from .._types import DecayRate, FloatDtype, LearningRate, NonNegative, Scalar, typed
+from .._where import Where
 
 
 @final
@@ -111,7 +112,7 @@ class AdamW(AbstractOptimizer):
     eps_root: NonNegative = number(0.0)
     mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)
     weight_decay: NonNegative = number(1e-4)
-    mask: Callable[[PyTree], PyTree] | None = setting(None)
+    mask: Where | Callable[[PyTree], PyTree] | None = setting(None)
     nesterov: bool = setting(False)
 
     @typed

@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 from .._base import AbstractOptimizer
 from .._config import as_dtype, number, setting
 from .._types import DecayRate, FloatDtype, LearningRate, NonNegative, Scalar, typed
+from .._where import Where
 
 
 @final
@@ -45,7 +46,7 @@ class Lion(AbstractOptimizer):
     b2: DecayRate = number(0.99)
     mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)
     weight_decay: NonNegative = number(1e-3)
-    mask: Callable[[PyTree], PyTree] | None = setting(None)
+    mask: Where | Callable[[PyTree], PyTree] | None = setting(None)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
