@@ -59,12 +59,13 @@ def root_choice(kinds: tuple[type, ...], kind: type | None) -> Choice:
 def why_not(name: Any, choice: Choice, kinds: tuple[type, ...]) -> str:
     """Why no table here may have this name."""
     others = (kind for kind in kinds if kind.__name__.lower() == name)
-    other = next((f" but a {_abstract_title(kind)}" for kind in others), "")
+    other = next((f" but {_sort_of(kind)}" for kind in others), "")
     near = suggestion(name, choice.options)
     return f"{shown(name)} is no {choice.title}{other}; {near}"
 
 
-def _abstract_title(cls: type) -> str:
+def _sort_of(cls: type) -> str:
     """What a class is, in the words of its abstract base."""
     bases = (base for base in cls.__mro__[1:] if inspect.isabstract(base))
-    return title_of(next(bases, cls))
+    title = title_of(next(bases, cls))
+    return f"{'an' if title[0] in 'AEIOU' else 'a'} {title}"

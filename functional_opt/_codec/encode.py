@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from .choices import bases_of, Choice, choice_of, root_choice
-from .errors import ConfigError, place_text, shown, suggestion
+from .errors import ConfigError, place_text, shown
 from .fields import arms_of, fields_of, is_text, NONE
 
 
@@ -44,10 +44,9 @@ class Encoder:
         """A module at a place where these classes may be."""
         cls = type(module)
         if cls not in (*choice.options.values(), choice.default):
-            known = suggestion(cls.__name__, choice.options)
-            return self._refuse(
-                path, f"{shown(module)} has no plain data here; {known}"
-            )
+            known = ", ".join(choice.options) or "none"
+            text = f"{cls.__name__} is no class that may be here; known: {known}"
+            return self._refuse(path, text)
         name = choice.name_of(cls)
         data = {} if name is None else {"name": name}
         for field in fields_of(cls):

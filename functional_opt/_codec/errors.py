@@ -72,6 +72,7 @@ def shown(value: Any) -> str:
 def suggestion(word: Any, words: Iterable[str]) -> str:
     """The nearest of the words that would have been right, and all of them."""
     words = list(words)
-    near = difflib.get_close_matches(str(word)[:SHOWN].lower(), words, n=1)
+    text = word[:SHOWN].lower() if isinstance(word, str) else ""
+    near = difflib.get_close_matches(text, words, n=1)
     meant = f"did you mean {near[0]!r}? " if near else ""
     return f"{meant}known: {', '.join(words) or 'none'}"

@@ -25,7 +25,8 @@ from .._config import is_union
 NONE = "none"  # Stands for None, for which TOML has no word.
 
 ARGUMENT = re.compile(r"^- ((?:`\w+`, )*`\w+`): (.*(?:\n(?: +.*)?)*)", re.MULTILINE)
-REFERENCE = re.compile(r"as in \[`(\w+)`\]\[\]\.")
+LINK = re.compile(r"\[`(\w+)`\]\[\]")
+REFERENCE = re.compile(rf"as in {LINK.pattern}\.")
 
 
 class Field(NamedTuple):
@@ -83,7 +84,8 @@ def meanings_of(cls: type) -> Mapping[str, str]:
     found = {}
     for names, text in ARGUMENT.findall(inspect.getdoc(cls) or ""):
         for name in re.findall(r"\w+", names):
-            found[name] = _referred(cls, name, " ".join(text.split()))
+            meaning = _referred(cls, name, " ".join(text.split()))
+            found[name] = LINK.sub(r"`\1`", meaning)
     return MappingProxyType(found)
 
 

@@ -72,8 +72,9 @@ def number_wire(limits: tuple[Any, ...]) -> Any:
 
 def integer_wire(limits: tuple[Any, ...]) -> Any:
     """As in JSON Schema, 1e5 is an integer."""
-    schema = {"type": "integer"}
-    return Annotated[int, BeforeValidator(_as_int), *_within(limits, schema)]
+    limits = tuple(limit for limit in limits if limit is not FINITE)
+    checks = _within(limits, {"type": "integer"})
+    return Annotated[int, BeforeValidator(_as_int), *checks]
 
 
 def _as_int(value: Any) -> Any:

@@ -23,6 +23,8 @@ EXPECTED = (
 
 def tagged(wires: Mapping[str, Any], tag_of: Callable[[Any], str | None]) -> Any:
     """One of several wires: the one whose tag a value has."""
+    if not wires:
+        return NOTHING
     arms = tuple(Annotated[wire, Tag(MARK + tag)] for tag, wire in wires.items())
     return Annotated[
         Union[arms],  # noqa: UP007
@@ -44,6 +46,8 @@ def union_wire(wires: Mapping[str, Any], title: str, *, has_word: bool) -> Any:
         return wire
     if "none" in wires and has_word:
         wires = {**wires, "none": WORD_FOR_NONE}
+    if "number" in wires and "integer" in wires:
+        wires = {**wires, "number": Annotated[wires["number"], NotWhole()]}
 
     def sort_of(value: Any) -> str | None:
         if has_word and isinstance(value, str) and value == NONE:
@@ -57,6 +61,16 @@ def union_wire(wires: Mapping[str, Any], title: str, *, has_word: bool) -> Any:
         return value
 
     return Annotated[tagged(wires, sort_of), BeforeValidator(check)]
+
+
+NOTHING = Annotated[Any, WithJsonSchema({"not": {}})]
+
+
+class NotWhole:
+    """To JSON Schema an integer is a number too, but only one type may fit."""
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
+        return {**handler(schema), "not": {"type": "integer"}}
 
 
 WORD_FOR_NONE = Annotated[

@@ -73,7 +73,7 @@ class Wires:
         self.aliases: dict[str, Any] = {}
         self._kinds = kinds
         self._known: dict[Any, str] = {}
-        self._tables: dict[tuple[type, bool], Any] = {}
+        self.tables: dict[tuple[type, bool], Any] = {}
 
     def of_tables(self, choice: Choice) -> ForwardRef:
         """The wire of a place that takes tables of these classes."""
@@ -102,10 +102,10 @@ class Wires:
 
     def _table(self, cls: type, is_default: bool) -> Any:
         """The wire of one class, and the class made of what it lets through."""
-        if (cls, is_default) not in self._tables:
+        if (cls, is_default) not in self.tables:
             wire = self._keys_of(cls, is_default)
-            self._tables[cls, is_default] = Annotated[wire, WrapValidator(_maker(cls))]
-        return self._tables[cls, is_default]
+            self.tables[cls, is_default] = Annotated[wire, WrapValidator(_maker(cls))]
+        return self.tables[cls, is_default]
 
     def _keys_of(self, cls: type, is_default: bool) -> Any:
         name = Literal[cls.__name__.lower()]  # pyright: ignore[reportInvalidTypeForm]
