@@ -64,7 +64,7 @@ def values(
         return st.sampled_from(arguments)
     if origin is tuple:
         return tuples(arguments, kinds, depth)
-    if dataclasses.is_dataclass(annotation):
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return modules(annotation, kinds, depth - 1) if depth else st.nothing()
     if getattr(annotation, "dim_str", None) == "":
         return arrays(limits)

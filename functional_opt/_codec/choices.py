@@ -29,16 +29,15 @@ def choice_of(bases: tuple[type, ...], kinds: tuple[type, ...]) -> Choice:
     """The classes of these bases: those of `kinds`, and the bases themselves.
 
     An abstract base stands for the subclasses among `kinds`. One that can be made is
-    known from the annotation alone.
+    known from the annotation alone, and the first is the default if all can.
     """
     made = [base for base in bases if not inspect.isabstract(base)]
     found = [kind for kind in kinds if issubclass(kind, bases)]
     options = {cls.__name__.lower(): cls for cls in (*made, *found)}
-    is_certain = len(bases) == len(made) == len(options) == 1
     return Choice(
         title=" or ".join(map(title_of, bases)),
         options=MappingProxyType(options),
-        default=made[0] if is_certain else None,
+        default=made[0] if made == list(bases) != [] else None,
     )
 
 

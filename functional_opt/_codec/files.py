@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
-import tomli_w
+import tomlkit
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -122,7 +122,7 @@ def _end(text: str) -> tuple[int, int]:
 def _write_toml(data: Any) -> str:
     for path in _paths_of_none(data, ()):
         raise ConfigError([(place_text(path), "TOML has no word for None")])
-    return tomli_w.dumps(data)
+    return tomlkit.dumps(data)
 
 
 def _paths_of_none(data: Any, path: tuple[str | int, ...]) -> Any:

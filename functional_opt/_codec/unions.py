@@ -44,10 +44,11 @@ def union_wire(wires: Mapping[str, Any], title: str, *, has_word: bool) -> Any:
     if len(wires) == 1 and "none" not in wires:
         (wire,) = wires.values()
         return wire
+    wires = dict(wires)
     if "none" in wires and has_word:
-        wires = {**wires, "none": WORD_FOR_NONE}
-    if "number" in wires and "integer" in wires:
-        wires = {**wires, "number": Annotated[wires["number"], NotWhole()]}
+        wires["none"] = WORD_FOR_NONE
+    if "integer" in wires and (number := wires.get("number")) is not None:
+        wires["number"] = Annotated[number, NotWhole()]
 
     def sort_of(value: Any) -> str | None:
         if has_word and isinstance(value, str) and value == NONE:
