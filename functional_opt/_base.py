@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -20,6 +20,7 @@ from ._previews import check_fits, corners, describe, plot, values
 from ._stages.local import stage_local, StageLocal
 from ._stages.partition import StagePartition
 from ._types import LearningRate, PositiveCount, Scalar, Scalars, typed
+from ._where import Mask
 
 
 S = TypeVar("S", bound="AbstractSchedule")
@@ -123,7 +124,7 @@ class AbstractOptimizer(AbstractConfig):
         self,
         schedule: LearningRate,
         weight_decay: Scalar,
-        mask: Callable[[PyTree], PyTree] | None = None,
+        mask: Mask | None = None,
     ) -> optax.GradientTransformationExtraArgs:
         """The transformation with this weight decay in place of the optimizer's own.
 
@@ -146,7 +147,7 @@ class AbstractOptimizer(AbstractConfig):
         self,
         params: PyTree,
         weight_decay: Scalar | None = None,
-        mask: Callable[[PyTree], PyTree] | None = None,
+        mask: Mask | None = None,
     ) -> PyTree:
         """What each parameter gets, as `Recipe.explain` shows it.
 
@@ -170,7 +171,7 @@ class AbstractOptimizer(AbstractConfig):
 
         return kept_in(self, dtype)
 
-    def frozen(self) -> Callable[[PyTree], PyTree] | None:
+    def frozen(self) -> Mask | None:
         """From the parameters to a tree of bools: which never change. None are none."""
         return None
 
@@ -200,14 +201,14 @@ class AbstractDecayedOptimizer(AbstractOptimizer):
     """An optimizer with a decoupled weight decay among its own hyperparameters."""
 
     weight_decay: eqx.AbstractVar[Scalar]
-    mask: eqx.AbstractVar[Callable[[PyTree], PyTree] | None]
+    mask: eqx.AbstractVar[Mask | None]
 
     @typed
     def build_decayed(
         self,
         schedule: LearningRate,
         weight_decay: Scalar,
-        mask: Callable[[PyTree], PyTree] | None = None,
+        mask: Mask | None = None,
     ) -> optax.GradientTransformationExtraArgs:
         decayed = dataclasses.replace(
             self, weight_decay=weight_decay, mask=mask or self.mask
