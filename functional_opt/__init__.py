@@ -5,6 +5,7 @@ from ._base import (
     AbstractOptimizer as AbstractOptimizer,
     AbstractSchedule as AbstractSchedule,
 )
+from ._checkpoints.checkpoints import Checkpoints as Checkpoints, Restored as Restored
 from ._optimizers import Adam as Adam, AdamW as AdamW, Lion as Lion, SGD as SGD
 from ._recipe import Recipe as Recipe
 from ._registry import Registry as Registry
