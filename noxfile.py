@@ -1,6 +1,7 @@
 """One command for each check, the same at home and in CI."""
 
 import os
+import random
 import shutil
 import tempfile
 from pathlib import Path
@@ -80,7 +81,7 @@ def killed(session: nox.Session) -> None:
     session.install("-e", ".[checkpoint]", *groups("tests"))
     session.run(
         *("pytest", "tests/test_killed.py", "-s", *session.posargs),
-        env={"KILLS": "100"},
+        env={"KILLS": "100", "SEED": str(random.randrange(2**32))},
     )
 
 

@@ -109,6 +109,8 @@ def open_manager(
         create=create,
         cleanup_tmp_directories=create,
         enable_async_checkpointing=False,
+        lightweight_initialize=True,
+        save_root_metadata=False,
     )
     return ocp.CheckpointManager(directory, item_handlers=handler, options=options)
 
