@@ -181,11 +181,6 @@ def after_an_update(tx: Any) -> Any:
     return optax.GradientTransformationExtraArgs(init, tx.update)
 
 
-IN_COND = (
-    "In the `cond` of a stage with one parameter, Adam's bias correction has one "
-    "reader, and XLA multiplies by its reciprocal."
-)
-MECHANIC = 36  # bytes a leaf; 12 would do if stage 0 were not alone to make vectors
 DOT_PRODUCTS = 36  # bytes a leaf: L-BFGS takes nine with a memory of two steps
 SMALLER = (
     "XLA fuses what follows from a sum over all stages in another way in a stage's "
@@ -458,8 +453,6 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             lambda: optax.apply_if_finite(optax.adam(0.1), 2),
             bad=float("nan"),
             exchanges=True,
-            equal="close",
-            reason=IN_COND,
         ),
         Case(
             "chain",
@@ -468,14 +461,10 @@ GROUPS: dict[str, tuple[Case, ...]] = {
         Case(
             "conditionally_mask",
             lambda: optax.conditionally_mask(optax.adam(0.1), every_second),
-            equal="close",
-            reason=IN_COND,
         ),
         Case(
             "conditionally_transform",
             lambda: optax.conditionally_transform(optax.adam(0.1), every_second),
-            equal="close",
-            reason=IN_COND,
         ),
         Case(
             "flatten",
@@ -535,8 +524,6 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             ),
             bad=1e4,
             exchanges=True,
-            equal="close",
-            reason=IN_COND,
         ),
         Case(
             "skip_not_finite",
@@ -545,8 +532,6 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             ),
             bad=float("inf"),
             exchanges=True,
-            equal="close",
-            reason=IN_COND,
         ),
         Case(
             "with_extra_args_support",
@@ -603,7 +588,6 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             equal="close",
             reason=CANCELS,
             steady=True,
-            most_sent=MECHANIC,
         ),
         Case(
             "contrib.momo",
@@ -847,7 +831,6 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             equal="close",
             reason=CANCELS,
             steady=True,
-            most_sent=MECHANIC,
         ),
         Case(
             "contrib.split_real_and_imaginary",

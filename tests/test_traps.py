@@ -349,14 +349,14 @@ def test_a_key_of_another_stage_is_refused():
         fo.stage_local(tx, params, staged(params, {"a": 0, "b": 1}))
 
 
-@pytest.mark.xfail(
-    strict=True, raises=fo.CrossStageError, reason="positions are taken for paths"
-)
 def test_a_queue_by_position_next_to_a_tied_parameter():
     """One stage owns all leaves, another the last: there its position is the first."""
     params = {"a": normal(0, 2000), "b": normal(1, 2000)}
     partition = staged(params, {"a": 0, "b": {0, 1}})
-    fo.stage_local(delayed(optax.sgd(0.1), 2, flat=True), params, partition)
+    tx = delayed(optax.sgd(0.1), 2, flat=True)
+    staged_tx = assert_stage_local_equal(tx, params, partition, steps=4)
+    states = staged_tx.init(partition.split(params))
+    assert [len(jax.tree.leaves(state.queue)) for state in states] == [4, 2]
 
 
 def test_a_global_norm_with_a_scalar_parameter():

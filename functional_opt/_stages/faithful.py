@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import JaxprEqn, Var
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
 from jax.extend.core.primitives import convert_element_type_p, copy_p, div_p
 from jaxtyping import Array
 
-from .jaxprs import Atom, replace_by, shape_of, variables
+from .jaxprs import Atom, keep_results, rebuild, replace_by, shape_of, variables
 
 
 def count_readers(
@@ -44,6 +44,15 @@ def keep_divisions(
         alone = [var for var in divisors if in_slice[var] == 1 < in_whole[var]]
         kept += replace_by(eqn, _divide_opaquely) if alone else [eqn]
     return kept
+
+
+def keep_branch(branch: ClosedJaxpr, chosen: Sequence[int]) -> ClosedJaxpr:
+    """A branch of a `cond` with only the chosen results, which keep their bits."""
+    whole, part = branch.jaxpr, keep_results(branch, chosen).jaxpr
+    in_whole = count_readers(whole.eqns, whole.outvars)
+    equations = keep_divisions(part.eqns, part.outvars, in_whole)
+    kept = rebuild(part, part.constvars, part.invars, equations, part.outvars)
+    return ClosedJaxpr(kept, branch.consts)
 
 
 def _broadcast_divisors(eqn: JaxprEqn) -> list[Var]:

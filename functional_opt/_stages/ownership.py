@@ -10,23 +10,24 @@ from jaxtyping import PyTree
 from .._paths import path_text
 from .jaxprs import variables
 from .partition import as_place, StageOf
-from .placing import Place, place_equations, Placed
+from .placing import NOWHERE, Place, place_equations, Placed
 from .trees import Cut, leaf_paths
 
 
 def owners_by_init(
     tx: optax.GradientTransformation, shapes: PyTree, params: Cut, state: PyTree
 ) -> list[Place] | None:
-    """The stages from whose parameters alone `init` makes each leaf of the state.
+    """The owners of the parameters from which alone `init` makes each leaf of the state.
 
-    The parameters of other stages are left out as `optax.masked` leaves them out. None
-    if the transformation does not bear that, or names its state by position.
+    All other parameters are left out as `optax.masked` leaves them out. None if the
+    transformation does not bear that, or names its state by position.
     """
     leaves = jax.tree.leaves(shapes)
-    made: dict[str, set[int]] = {path: set() for path in leaf_paths(state)}
-    for stage in range(params.num_stages):
+    made: dict[str, Place] = dict.fromkeys(leaf_paths(state), NOWHERE)
+    idle = frozenset(range(params.num_stages)).difference(*params.places)
+    for owners in dict.fromkeys([*params.places, *(frozenset({s}) for s in idle)]):
         part = [
-            leaf if stage in place else optax.MaskedNode()
+            leaf if place == owners else optax.MaskedNode()
             for leaf, place in zip(leaves, params.places, strict=True)
         ]
         try:
@@ -37,9 +38,9 @@ def owners_by_init(
         except Exception:
             return None
         for path in leaf_paths(state_of_part):
-            made.setdefault(path, set()).add(stage)
+            made[path] = made.get(path, NOWHERE) | owners
     known = len(made) == len(jax.tree.leaves(state)) and all(made.values())
-    return [frozenset(stages) for stages in made.values()] if known else None
+    return list(made.values()) if known else None
 
 
 def owners_by_use(

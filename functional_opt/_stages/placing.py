@@ -6,7 +6,7 @@ cross are taken apart, and of what is left the small operands travel.
 
 A value has two *levels*: how many rounds of exchange it takes until it can be at its
 place, and until it can be on every stage. It gets to every stage by travelling, one
-round later, or by being computed there from operands that do.
+round later, or by being computed there from operands that are there earlier.
 """
 
 import functools
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jax.extend.core.primitives import cond_p, scan_p, select_n_p
 
+from .faithful import keep_branch
 from .jaxprs import Atom, inputs_read, keep_inputs, keep_results, nbytes, size, unroll
 
 
@@ -39,11 +40,13 @@ class Value(NamedTuple):
     A value that is `NOWHERE` cannot be computed, as `culprit` mixes whole tensors of
     different stages. One that is never everywhere has an infinite `level_everywhere`.
     A `partial` value is one summand, each from one of the stages that need the sum.
+    The `price` is the size of the largest value that travels for it to be everywhere.
     """
 
     place: Place
     level: int | float
     level_everywhere: int | float
+    price: int = 0
     culprit: JaxprEqn | None = None
     partial: bool = False
 
@@ -95,7 +98,7 @@ def place_equations(
     for i, (var, place) in enumerate(zip(closed.jaxpr.invars, places, strict=True)):
         value = _value_at(placed, place, [], var)
         if i in partial:
-            value = Value(place, 0, 1, partial=True)
+            value = Value(place, 0, 1, size(var), partial=True)
         placed.values[var] = value
     placed.results.extend(_inline(placed, closed, closed.jaxpr.invars))
     return placed
@@ -106,19 +109,13 @@ def _value_at(placed: Placed, here: Place, operands: Sequence[Atom], var: Var) -
     if here == placed.everywhere:
         return Value(here, level, level)
     travelled = level + 1 if nbytes(var) <= LARGEST_MESSAGE else math.inf
-    return Value(here, level, min(travelled, _level_computed(placed, operands, var)))
-
-
-def _level_computed(placed: Placed, operands: Sequence[Atom], var: Var) -> int | float:
-    """The level of a value that every stage computes for itself.
-
-    That saves a round, but not at the price of operands larger than the value.
-    """
-    values = [(atom, placed.value(atom)) for atom in operands]
-    for atom, value in values:
-        if value.place != placed.everywhere and size(atom) > size(var):
-            return math.inf
-    return max((value.level_everywhere for _, value in values), default=math.inf)
+    values = [placed.value(atom) for atom in operands]
+    computed = max((value.level_everywhere for value in values), default=math.inf)
+    price = max((value.price for value in values), default=0)
+    # A round is saved, but not by sending what is larger than the value itself.
+    if computed < travelled and price <= size(var):
+        return Value(here, level, computed, price)
+    return Value(here, level, travelled, size(var))
 
 
 def _inline(placed: Placed, body: ClosedJaxpr, operands: Sequence[Atom]) -> list[Atom]:
@@ -245,7 +242,7 @@ def _place_cond_of_owner(
     chosen: Sequence[int],
 ) -> list[Atom]:
     """The same cond with only the chosen results, and the operands these need."""
-    branches = [keep_results(branch, chosen) for branch in eqn.params["branches"]]
+    branches = [keep_branch(branch, chosen) for branch in eqn.params["branches"]]
     kept = sorted(set().union(*map(inputs_read, branches)))
     branches = tuple(keep_inputs(branch, kept) for branch in branches)
     part = eqn.replace(
