@@ -5,6 +5,7 @@ from ._base import (
     AbstractOptimizer as AbstractOptimizer,
     AbstractSchedule as AbstractSchedule,
 )
+from ._checkpoints.checkpoints import Checkpoints as Checkpoints, Restored as Restored
 from ._codec.errors import ConfigError as ConfigError
 from ._durations import Fraction as Fraction, Steps as Steps
 from ._groups import Frozen as Frozen, Group as Group, Groups as Groups

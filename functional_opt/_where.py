@@ -199,9 +199,7 @@ class Not(AbstractWhere):
 
 
 Selection = Union[Where, AllOf, AnyOf, Not]  # noqa: UP007
-
-
-Mask = AbstractWhere | Callable[[PyTree], PyTree]
+Mask = Selection | Callable[[PyTree], PyTree]
 
 
 def _parts(kind: type, where: Any) -> tuple[Any, ...]:
