@@ -1,6 +1,5 @@
 """The types that annotations share, and the check that public functions carry."""
 
-from collections.abc import Callable
 from typing import Annotated, TYPE_CHECKING
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 import optax
 from annotated_types import Interval, Predicate
 from beartype import beartype
-from jaxtyping import Array, Float, jaxtyped, PyTree
+from jaxtyping import Array, Float, jaxtyped
 
 
 def floating(dtype: np.dtype) -> bool:
@@ -20,13 +19,12 @@ typed = jaxtyped(typechecker=beartype)
 
 Scalar = float | Float[Array, ""]
 Scalars = float | Float[Array, "..."]
-Mask = Callable[[PyTree], PyTree]
 LearningRate = optax.Schedule | Scalar | int
 DecayRate = Annotated[Scalar, Interval(ge=0, lt=1)]
 NonNegative = Annotated[Scalar, Interval(ge=0)]
 Positive = Annotated[Scalar, Interval(gt=0)]
-Steps = Annotated[int, Interval(ge=0)]
-PositiveSteps = Annotated[int, Interval(ge=1)]
+Count = Annotated[int, Interval(ge=0)]
+PositiveCount = Annotated[int, Interval(ge=1)]
 
 if TYPE_CHECKING:  # What is given and what is kept are not the same.
     FloatDtype = jax.typing.DTypeLike

@@ -1,14 +1,13 @@
 """Steps in units of the gradient's own root mean square."""
 
-from collections.abc import Callable
 from typing import final
 
 import optax
-from jaxtyping import PyTree
 
 from .._base import AbstractDecayedOptimizer, AbstractOptimizer
 from .._config import as_dtype, number, setting
 from .._types import DecayRate, FloatDtype, LearningRate, NonNegative, Scalar, typed
+from .._where import Mask
 
 
 @final
@@ -67,7 +66,7 @@ class Adam(AbstractOptimizer):
         self,
         schedule: LearningRate,
         weight_decay: Scalar,
-        mask: Callable[[PyTree], PyTree] | None = None,
+        mask: Mask | None = None,
     ) -> optax.GradientTransformationExtraArgs:
         decayed = AdamW(
             b1=self.b1,
@@ -110,7 +109,7 @@ class AdamW(AbstractDecayedOptimizer):
     eps_root: NonNegative = number(0.0)
     mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)
     weight_decay: NonNegative = number(1e-4)
-    mask: Callable[[PyTree], PyTree] | None = setting(None)
+    mask: Mask | None = setting(None)
     nesterov: bool = setting(False)
 
     @typed

@@ -1,6 +1,7 @@
 import optax
 
-from .._types import LearningRate, Mask, Scalar
+from .._types import LearningRate, Scalar
+from .._where import Mask
 
 
 def descend(

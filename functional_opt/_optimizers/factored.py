@@ -10,17 +10,17 @@ from annotated_types import Interval
 from .._base import AbstractOptimizer, AbstractSchedule
 from .._config import as_dtype, number, part, setting
 from .._types import (
+    Count,
     DecayRate,
     FloatDtype,
     LearningRate,
-    Mask,
     NonNegative,
     Positive,
-    PositiveSteps,
+    PositiveCount,
     Scalar,
-    Steps,
     typed,
 )
+from .._where import Mask
 
 
 @final
@@ -65,9 +65,9 @@ class Adafactor(AbstractOptimizer):
         such as a [`Where`][]. All, if left out.
     """
 
-    min_dim_size_to_factor: PositiveSteps = setting(128)
+    min_dim_size_to_factor: PositiveCount = setting(128)
     decay_rate: Annotated[Scalar, Interval(gt=0, le=1)] = number(0.8)
-    decay_offset: Steps = setting(0)
+    decay_offset: Count = setting(0)
     multiply_by_parameter_scale: bool = setting(True)
     clipping_threshold: Positive | None = number(1.0)
     momentum: DecayRate | None = number(None)

@@ -16,13 +16,13 @@ from .._types import (
     DecayRate,
     FloatDtype,
     LearningRate,
-    Mask,
     NonNegative,
     Positive,
-    PositiveSteps,
+    PositiveCount,
     Scalar,
     typed,
 )
+from .._where import Mask
 from .decay import descend
 
 
@@ -89,7 +89,7 @@ class Muon(AbstractOptimizer):
     ns_coeffs: Coefficients | tuple[Coefficients, ...] | Literal["standard", "dion"] = (
         setting((3.4445, -4.7750, 2.0315), converter=_as_coefficients)
     )
-    ns_steps: PositiveSteps = setting(5)
+    ns_steps: PositiveCount = setting(5)
     beta: DecayRate = number(0.95)
     eps: NonNegative = number(1e-8)
     weight_decay: NonNegative = number(0.0)
@@ -208,7 +208,7 @@ class Scion(AbstractOptimizer):
     normalized: bool | None = setting(None)
     transpose: bool = setting(False)
     max: bool = setting(False)
-    steps: PositiveSteps = setting(5)
+    steps: PositiveCount = setting(5)
     scale: Positive = number(1.0)
     unconstrained: bool = setting(False)
     mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)

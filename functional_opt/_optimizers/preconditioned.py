@@ -12,17 +12,17 @@ from .._config import as_dtype, number, part, setting
 from .._transformations.kron import MemorySaveMode, scale_by_kron
 from .._transformations.soap import scale_by_soap
 from .._types import (
+    Count,
     DecayRate,
     FloatDtype,
     LearningRate,
-    Mask,
     NonNegative,
     Positive,
-    PositiveSteps,
+    PositiveCount,
     Scalar,
-    Steps,
     typed,
 )
+from .._where import Mask
 from .decay import descend
 
 
@@ -78,8 +78,8 @@ class SOAP(AbstractDecayedOptimizer):
     eps: NonNegative = number(1e-8)
     weight_decay: NonNegative = number(0.01)
     mask: Mask | None = setting(None)
-    precondition_frequency: PositiveSteps = setting(10)
-    max_precond_dim: Steps = setting(10_000)
+    precondition_frequency: PositiveCount = setting(10)
+    max_precond_dim: Count = setting(10_000)
     merge_dims: bool = setting(False)
     precondition_1d: bool = setting(False)
     normalize_grads: bool = setting(False)
@@ -158,8 +158,8 @@ class Kron(AbstractDecayedOptimizer):
     preconditioner_update_probability: AbstractSchedule | Probability | None = part(
         None
     )
-    max_size_triangular: Steps = setting(8192)
-    min_ndim_triangular: Steps = setting(2)
+    max_size_triangular: Count = setting(8192)
+    min_ndim_triangular: Count = setting(2)
     memory_save_mode: MemorySaveMode | None = setting(None)
     momentum_into_precond_update: bool = setting(True)
     precond_lr: Probability = number(0.1)

@@ -1,14 +1,13 @@
 """Steps of the same size for every parameter."""
 
-from collections.abc import Callable
 from typing import final
 
 import optax
-from jaxtyping import PyTree
 
 from .._base import AbstractDecayedOptimizer
 from .._config import as_dtype, number, setting
 from .._types import DecayRate, FloatDtype, LearningRate, NonNegative, typed
+from .._where import Mask
 
 
 @final
@@ -44,7 +43,7 @@ class Lion(AbstractDecayedOptimizer):
     b2: DecayRate = number(0.99)
     mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)
     weight_decay: NonNegative = number(1e-3)
-    mask: Callable[[PyTree], PyTree] | None = setting(None)
+    mask: Mask | None = setting(None)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:

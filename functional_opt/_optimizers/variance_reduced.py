@@ -14,11 +14,11 @@ from .._types import (
     DecayRate,
     FloatDtype,
     LearningRate,
-    Mask,
     NonNegative,
     Positive,
     typed,
 )
+from .._where import Mask
 from .decay import descend
 
 

@@ -11,15 +11,15 @@ from .._transformations import geometry
 from .._transformations.geometry import AbstractGeometry
 from .._transformations.whitening import scale_by_whitening
 from .._types import (
+    Count,
     DecayRate,
     FloatDtype,
     LearningRate,
-    Mask,
     NonNegative,
     Positive,
-    Steps,
     typed,
 )
+from .._where import Mask
 from .decay import descend
 
 
@@ -77,7 +77,7 @@ class Quad(AbstractDecayedOptimizer):
     momentum: DecayRate = number(0.95)
     weight_decay: NonNegative = number(0.1)
     mask: Mask | None = setting(None)
-    max_size_dense: Steps = setting(8192)
+    max_size_dense: Count = setting(8192)
     max_skew_dense: Skewness | None = setting(1.0, converter=as_number)
     preconditioner_lr: Positive = number(0.7)
     preconditioner_init_scale: Positive | None = number(None)
@@ -117,7 +117,7 @@ class Skew(AbstractDecayedOptimizer):
     momentum: DecayRate = number(0.95)
     weight_decay: NonNegative = number(0.1)
     mask: Mask | None = setting(None)
-    max_size_dense: Steps = setting(8192)
+    max_size_dense: Count = setting(8192)
     max_skew_dense: Skewness | None = setting(1.0, converter=as_number)
     preconditioner_lr: Positive = number(0.7)
     preconditioner_init_scale: Positive | None = number(None)
