@@ -46,7 +46,7 @@ def whole_tree_step() -> jax.stages.Wrapped:
     return jax.jit(update, donate_argnums=(0, 1))
 
 
-def whole(shapes: Any, options: dict[str, str] | None = None) -> Mode:
+def whole(shapes: Any, options: dict[str, str | bool] | None = None) -> Mode:
     """A step of the whole tree, on one device."""
     device = jax.devices()[0]
     params = put(normal_like(shapes, seed=0), device)
@@ -62,7 +62,9 @@ def whole(shapes: Any, options: dict[str, str] | None = None) -> Mode:
 
 
 def whole_in_little_memory(shapes: Any) -> Mode:
-    scheduler = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    scheduler: dict[str, str | bool] = {
+        "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
+    }
     return whole(shapes, scheduler)
 
 

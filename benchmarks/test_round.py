@@ -1,9 +1,8 @@
 """A round of exchange.
 
-Each of 8 stages, on a device of its own as far as there are so many, says 40 float32 and
-hears those of all others. *Until it returns* is the host's time. So is it for *values
-that are still computed*, by products of matrices that take the time beside it: the host
-does not wait for them.
+Each of 8 stages, on a device of its own as far as there are so many, says 40 float32
+and hears those of all others. *Until it returns* is the host's time, also for *values
+that are still computed*, by products of matrices: the host does not wait for them.
 """
 
 import time
