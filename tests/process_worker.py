@@ -6,6 +6,7 @@ python tests/process_worker.py TASK INDEX COUNT DEVICES PORT
 import os
 import signal
 import sys
+from typing import Any
 
 import functional_opt as fo
 import jax
@@ -76,7 +77,7 @@ def whole_training(tx, params, steps):
     return params, state
 
 
-def check(tx, params, partition, meshes, spec=COPIES, grade="exact"):
+def check(tx, params, partition, meshes, spec=COPIES, grade: Any = "exact"):
     """Trains staged and whole, and compares what is on this process."""
     staged = fo.stage_local(tx, params, partition, meshes=meshes, donate=True)
     pieces = tuple(

@@ -1,6 +1,7 @@
 """An Optax transformation as one program a stage."""
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from jax.sharding import Mesh, Sharding
 from jaxtyping import PyTree
 
 from .._types import typed
+from .axis import StageAxis
 from .exchange import (
     devices_text,
     group_by_devices,
@@ -61,7 +63,8 @@ def stage_local(
     - `params`: the tree that was partitioned. Shapes and dtypes suffice.
     - `partition`: which stages own which parameter.
     - `meshes`: for each stage its device, or the mesh its parameters are sharded on.
-        If left out, a stage is where the parameters given to `step` are.
+        If left out, a stage is where the parameters given to `step` are. Many processes
+        need it, the same in each of them: a process has the stages on its devices.
     - `donate`: whether `step` may reuse the memory of the parameters and the state
         that it is given, which are lost then.
     - `grads`: gradients, or their shapes and dtypes, where these are not those of the
@@ -213,7 +216,11 @@ class StageLocal:
             summed over its owners, in their order.
         - `states`: as `init` or the last step returned them.
         - `params_by_stage`: each stage's parameters.
-        - `extra_args`: the extra arguments that `stage_local` was told of.
+        - `extra_args`: the extra arguments that `stage_local` was told of. Those of a
+            stage of another process may be left out.
+
+        In many processes the pieces of other processes' stages are None, here and in
+        what is returned.
 
         **Returns:** the new parameters and the new states.
 
@@ -251,8 +258,23 @@ class StageLocal:
         )
         return updates, self._state_pieces(results, 1)
 
+    def over_axis(self, axis_name: Hashable) -> StageAxis:
+        """The step of uniform stages inside `jax.shard_map`, one for each slice.
+
+        **Arguments:**
+
+        - `axis_name`: of a mesh axis that has as many slices as there are stages.
+
+        **Raises:** `ValueError` if the stages' leaves differ in shape or dtype, or if a
+        parameter is tied.
+        """
+        return StageAxis(self.programs, axis_name)
+
     def merge_state(self, states: Pieces) -> PyTree:
-        """The very state that `tx.update` would have made of the whole tree."""
+        """The very state that `tx.update` would have made of the whole tree.
+
+        One process has all of it only if all stages are on its devices.
+        """
         check_stages("states", states, self.partition.num_stages)
         return self._state.merge(
             [self._state.flatten("states", s, piece) for s, piece in enumerate(states)]
@@ -281,12 +303,24 @@ class StageLocal:
         check_stages(name, pieces, num_stages)
         check_pieces_here(name, pieces, self.local_stages, num_stages)
 
+    @functools.cached_property
+    def _args_elsewhere(self) -> dict[str, PyTree]:
+        """What stands for the extra arguments that only other processes have."""
+        cut = self.programs[0].extra_args
+        places = jax.tree.unflatten(cut.structure, cut.places)
+        return {
+            name: places_of_arg
+            for name, places_of_arg in places.items()
+            if all(map(self.local_stages.isdisjoint, jax.tree.leaves(places_of_arg)))
+        }
+
     def _place_extra_args(
         self, params_by_stage: Pieces, extra_args: Mapping[str, Any]
     ) -> list[PyTree]:
         """Each stage's extra arguments, on its own devices."""
         cut = self.programs[0].extra_args
-        pieces = cut.split(cut.flatten_whole("extra_args", extra_args))
+        given = {**extra_args, **self._args_elsewhere}
+        pieces = cut.split(cut.flatten_whole("extra_args", given))
         if not cut.paths:
             return list(pieces)
         placements = self._placements or [
