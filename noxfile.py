@@ -16,6 +16,10 @@ nox.options.default_venv_backend = "uv|virtualenv"
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 
+# What the benchmarks compare with. Of the packages that it asks for, in versions that
+# no others bear, it imports the few in the group "bench".
+PEER = "eformer==0.0.101"
+
 SMOKE_TEST = """
 import importlib.resources
 import sys
@@ -87,9 +91,20 @@ def killed(session: nox.Session) -> None:
 
 @nox.session
 def table(session: nox.Session) -> None:
-    """Makes the page of the docs about Optax."""
-    session.install("-e", ".")
+    """Makes the pages of the docs about transformations of Optax and of others."""
+    session.install("-e", ".", *groups("third-party"))
     session.run("python", "tests/optax_table.py")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measures, and makes the page of it; `-- --quick` only tries it out."""
+    session.install("-e", ".", *groups("bench"))
+    session.install("--no-deps", PEER)
+    (ROOT / "out").mkdir(exist_ok=True)
+    page = [] if session.posargs else [f"--page={ROOT / 'docs' / 'benchmarks.md'}"]
+    results = f"--benchmark-json={ROOT / 'out' / 'benchmarks.json'}"
+    session.run("pytest", "benchmarks", results, *page, *session.posargs)
 
 
 @nox.session
