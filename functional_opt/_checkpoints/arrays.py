@@ -19,6 +19,9 @@ from .errors import DamagedError
 from .records import is_array, is_key, Record, record_of
 
 
+LEAVES_AT_ONCE = 16  # that are read or written, and are on the host meanwhile
+
+
 def write_leaves(directory: epath.Path, leaves: Mapping[str, Any]) -> dict[str, Record]:
     """Writes the shards that this process has, and returns the leaves' records."""
     written = [_write(directory, path, leaf) for path, leaf in leaves.items()]
@@ -155,7 +158,13 @@ def _cause(error: Exception) -> str:
 
 async def _all(work: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
     """All results, or the first error, once nothing is under way any more."""
-    results = await asyncio.gather(*work, return_exceptions=True)
+    free = asyncio.Semaphore(LEAVES_AT_ONCE)
+
+    async def wait(one: Coroutine[Any, Any, Any]) -> Any:
+        async with free:
+            return await one
+
+    results = await asyncio.gather(*map(wait, work), return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
