@@ -226,6 +226,7 @@ class Recipe(AbstractConfig):
         - `params`: the parameters, or their shapes.
         """
         params = only_params(params)
+        self._check_where(params)
         given = self.optimizer.assign(params, self.weight_decay, self.decay_where)
         return table(params, given)
 
@@ -279,11 +280,14 @@ class Recipe(AbstractConfig):
         """Looks at the decay's rule on the whole tree, before any group is cut out."""
 
         def init(params: PyTree) -> PyTree:
-            if self.decay_where is not None:
-                self.decay_where(params)
+            self._check_where(params)
             return transformation.init(params)
 
         return optax.GradientTransformationExtraArgs(init, transformation.update)
+
+    def _check_where(self, params: PyTree) -> None:
+        if self.decay_where is not None:
+            self.decay_where(params)
 
 
 def _found(state: PyTree, kind: type) -> list[Any]:
