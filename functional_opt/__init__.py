@@ -5,14 +5,25 @@ from ._base import (
     AbstractOptimizer as AbstractOptimizer,
     AbstractSchedule as AbstractSchedule,
 )
+from ._checkpoints.checkpoints import Checkpoints as Checkpoints, Restored as Restored
+from ._codec.errors import ConfigError as ConfigError
 from ._durations import Fraction as Fraction, Steps as Steps
 from ._groups import Frozen as Frozen, Group as Group, Groups as Groups
 from ._optimizers import (
+    Adafactor as Adafactor,
     Adam as Adam,
     AdamW as AdamW,
+    Kron as Kron,
     Lion as Lion,
+    Mars as Mars,
+    Muon as Muon,
+    Quad as Quad,
+    RMSProp as RMSProp,
     ScheduleFree as ScheduleFree,
+    Scion as Scion,
     SGD as SGD,
+    Skew as Skew,
+    SOAP as SOAP,
 )
 from ._recipe import Metrics as Metrics, Recipe as Recipe
 from ._registry import Registry as Registry

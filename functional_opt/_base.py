@@ -1,9 +1,11 @@
-"""The two abstract modules that users subclass."""
+"""The abstract modules: what every optimizer and every schedule is."""
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+import equinox as eqx
 import jax
 import numpy as np
 import optax
@@ -18,6 +20,7 @@ from ._previews import check_fits, corners, describe, plot, values
 from ._stages.local import stage_local, StageLocal
 from ._stages.partition import StagePartition
 from ._types import LearningRate, PositiveCount, Scalar, Scalars, typed
+from ._where import Mask
 
 
 S = TypeVar("S", bound="AbstractSchedule")
@@ -121,7 +124,7 @@ class AbstractOptimizer(AbstractConfig):
         self,
         schedule: LearningRate,
         weight_decay: Scalar,
-        mask: Callable[[PyTree], PyTree] | None = None,
+        mask: Mask | None = None,
     ) -> optax.GradientTransformationExtraArgs:
         """The transformation with this weight decay in place of the optimizer's own.
 
@@ -144,7 +147,7 @@ class AbstractOptimizer(AbstractConfig):
         self,
         params: PyTree,
         weight_decay: Scalar | None = None,
-        mask: Callable[[PyTree], PyTree] | None = None,
+        mask: Mask | None = None,
     ) -> PyTree:
         """What each parameter gets, as `Recipe.explain` shows it.
 
@@ -168,7 +171,7 @@ class AbstractOptimizer(AbstractConfig):
 
         return kept_in(self, dtype)
 
-    def frozen(self) -> Callable[[PyTree], PyTree] | None:
+    def frozen(self) -> Mask | None:
         """From the parameters to a tree of bools: which never change. None are none."""
         return None
 
@@ -192,6 +195,25 @@ class AbstractOptimizer(AbstractConfig):
             donate=donate,
             extra_args=extra_args,
         )
+
+
+class AbstractDecayedOptimizer(AbstractOptimizer):
+    """An optimizer with a decoupled weight decay among its own hyperparameters."""
+
+    weight_decay: eqx.AbstractVar[Scalar]
+    mask: eqx.AbstractVar[Mask | None]
+
+    @typed
+    def build_decayed(
+        self,
+        schedule: LearningRate,
+        weight_decay: Scalar,
+        mask: Mask | None = None,
+    ) -> optax.GradientTransformationExtraArgs:
+        decayed = dataclasses.replace(
+            self, weight_decay=weight_decay, mask=mask or self.mask
+        )
+        return decayed.build(schedule)
 
 
 def scaled(schedule: LearningRate, factor: Scalar) -> optax.Schedule | Scalar:

@@ -139,8 +139,8 @@ def _check_value(place: str, value: Any, annotation: Any) -> None:
     if isinstance(known, float) and not math.isfinite(known):
         raise ValueError(f"{place} must be finite, got {value!r}.")
     for limit in _limits(value, annotation):
-        if not _holds(limit, known):
-            raise ValueError(f"{place} must be {_text(limit)}, got {value!r}.")
+        if not holds(limit, known):
+            raise ValueError(f"{place} must be {limit_text(limit)}, got {value!r}.")
 
 
 def _is_number(value: Any) -> bool:
@@ -154,11 +154,11 @@ def _limits(value: Any, annotation: Any) -> list[Any]:
     if get_origin(annotation) is Annotated:
         metadata = annotation.__metadata__
         return [x for x in metadata if isinstance(x, Interval | Predicate)]
-    arms = get_args(annotation) if _is_union(annotation) else ()
+    arms = get_args(annotation) if is_union(annotation) else ()
     return [x for arm in arms if is_bearable(value, arm) for x in _limits(value, arm)]
 
 
-def _holds(limit: Interval | Predicate, value: Any) -> bool:
+def holds(limit: Interval | Predicate, value: Any) -> bool:
     if isinstance(limit, Predicate):
         return limit.func(value)
     return (
@@ -169,7 +169,7 @@ def _holds(limit: Interval | Predicate, value: Any) -> bool:
     )
 
 
-def _text(limit: Interval | Predicate) -> str:
+def limit_text(limit: Interval | Predicate) -> str:
     if isinstance(limit, Predicate):
         return limit.func.__name__
     low = f"[{limit.ge}" if limit.ge is not None else f"({limit.gt}"
@@ -185,7 +185,7 @@ def _text(limit: Interval | Predicate) -> str:
     return " and ".join(f"{word} {x}" for word, x in bounds.items() if x is not None)
 
 
-def _is_union(annotation: Any) -> bool:
+def is_union(annotation: Any) -> bool:
     return get_origin(annotation) in (Union, UnionType)
 
 
@@ -193,7 +193,7 @@ def _alternatives(annotation: Any) -> list[Any]:
     """Takes unions and `Annotated` apart."""
     if get_origin(annotation) is Annotated:
         return _alternatives(get_args(annotation)[0])
-    if _is_union(annotation):
+    if is_union(annotation):
         return [x for arm in get_args(annotation) for x in _alternatives(arm)]
     return [annotation]
 

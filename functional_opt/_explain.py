@@ -1,6 +1,5 @@
 """What each parameter gets: its optimizer, the scale of its schedule, its decay."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +7,7 @@ from jaxtyping import PyTree
 
 from ._paths import path_text
 from ._types import Scalar
+from ._where import Mask
 
 
 class Assigned(NamedTuple):
@@ -22,7 +22,7 @@ def assigned(
     optimizer: Any,
     params: PyTree,
     weight_decay: Scalar | None,
-    mask: Callable[[PyTree], PyTree] | None,
+    mask: Mask | None,
 ) -> PyTree:
     """The same for all parameters, but for the mask of the decay."""
     if weight_decay is None:

@@ -14,7 +14,7 @@ from ._config import AbstractConfig, number, part, setting
 from ._explain import Assigned, is_assigned
 from ._paths import path_text
 from ._types import LearningRate, NonNegative, Scalar, typed
-from ._where import check_finds, has_holes, Selection, Where
+from ._where import check_finds, has_holes, Mask, Selection, Where
 
 
 @final
@@ -43,7 +43,7 @@ class Frozen(AbstractOptimizer):
         self,
         schedule: LearningRate,
         weight_decay: Scalar,
-        mask: Callable[[PyTree], PyTree] | None = None,
+        mask: Mask | None = None,
     ) -> optax.GradientTransformationExtraArgs:
         del weight_decay, mask
         return self.build(schedule)
@@ -52,7 +52,7 @@ class Frozen(AbstractOptimizer):
         self,
         params: PyTree,
         weight_decay: Scalar | None = None,
-        mask: Callable[[PyTree], PyTree] | None = None,
+        mask: Mask | None = None,
     ) -> PyTree:
         del weight_decay, mask
         return jax.tree.map(lambda _: Assigned("Frozen", 0.0, 0.0), params)
@@ -61,7 +61,7 @@ class Frozen(AbstractOptimizer):
         del dtype
         return self
 
-    def frozen(self) -> Callable[[PyTree], PyTree] | None:
+    def frozen(self) -> Mask | None:
         return lambda params: jax.tree.map(lambda _: True, params)
 
 
@@ -132,7 +132,7 @@ class Groups(AbstractOptimizer):
         self,
         schedule: LearningRate,
         weight_decay: Scalar,
-        mask: Callable[[PyTree], PyTree] | None = None,
+        mask: Mask | None = None,
     ) -> optax.GradientTransformationExtraArgs:
         return self._build(schedule, weight_decay, mask)
 
@@ -140,7 +140,7 @@ class Groups(AbstractOptimizer):
         self,
         params: PyTree,
         weight_decay: Scalar | None = None,
-        mask: Callable[[PyTree], PyTree] | None = None,
+        mask: Mask | None = None,
     ) -> PyTree:
         def assign(name: str, group: Group, part: PyTree) -> PyTree:
             decay = _decay(group, weight_decay)
@@ -163,7 +163,7 @@ class Groups(AbstractOptimizer):
         rest = None if self.rest is None else self.rest.with_state_dtype(dtype)
         return Groups(groups, rest=rest)
 
-    def frozen(self) -> Callable[[PyTree], PyTree] | None:
+    def frozen(self) -> Mask | None:
         if all(x.optimizer.frozen() is None for x in self._members().values()):
             return None
 
@@ -185,7 +185,7 @@ class Groups(AbstractOptimizer):
         self,
         schedule: LearningRate,
         weight_decay: Scalar | None,
-        mask: Callable[[PyTree], PyTree] | None,
+        mask: Mask | None,
     ) -> optax.GradientTransformationExtraArgs:
         def build(group: Group) -> optax.GradientTransformationExtraArgs:
             rate = scaled(schedule, group.schedule_scale)

@@ -16,10 +16,10 @@ from ._optimizers import ScheduleFree
 from ._previews import check_fits
 from ._stages.local import stage_local, StageLocal
 from ._stages.partition import only_params, StagePartition
-from ._transforms.averaging import averaged_params, params_ema
-from ._transforms.clipping import clip_by_global_norm, NormState
-from ._transforms.finding import find_all
-from ._transforms.tracking import track, TrackState
+from ._transformations.averaging import averaged_params, params_ema
+from ._transformations.clipping import clip_by_global_norm, NormState
+from ._transformations.finding import find_all
+from ._transformations.tracking import track, TrackState
 from ._types import (
     DecayRate,
     FloatDtype,

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any, final, Union
 
 import jax
@@ -198,6 +199,7 @@ class Not(AbstractWhere):
 
 
 Selection = Union[Where, AllOf, AnyOf, Not]  # noqa: UP007
+Mask = Selection | Callable[[PyTree], PyTree]
 
 
 def _parts(kind: type, where: Any) -> tuple[Any, ...]:

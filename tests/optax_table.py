@@ -1,22 +1,23 @@
-"""Makes the page that says what cutting each part of Optax into stages gives.
+"""Makes the pages that say what cutting Optax transformations into stages gives.
 
-Its table is of `optax_cases`, which `test_optax` proves. Run as a script, it writes the
-page.
+Their tables are of `optax_cases` and `third_party_cases`, which `test_optax` and
+`test_third_party` prove. Run as a script, it writes the pages.
 """
 
+import importlib.metadata
+from dataclasses import dataclass
 from pathlib import Path
 
 import functional_opt as fo
 import jax
-import optax
-from optax_cases import bytes_sent, Case, CASES, GROUPS
+import optax_cases
+import third_party_cases
+from optax_cases import bytes_sent, Case
 
 
-PAGE = Path(__file__).parent.parent / "docs" / "optax.md"
+DOCS = Path(__file__).parent.parent / "docs"
 
-VERSIONS = f"Made with JAX {jax.__version__} and Optax {optax.__version__}."
-
-START = """\
+OPTAX = """\
 # Optax, stage by stage
 
 What `stage_local` gives for every public transformation of `optax` and `optax.contrib`,
@@ -38,40 +39,100 @@ What neighbours on one stage add up to is sent as one.
 `nox -s table` makes this page. {versions}
 """
 
+THIRD_PARTY = """\
+# Optax transformations of others, stage by stage
+
+Packages from PyPI, used as they are. The columns, the parameters and the stages are
+those of [all of Optax](optax.md).
+
+## What PSGD-Kron has to exchange
+
+Kron has a preconditioner a parameter, which stays with it. What its parameters share:
+
+- The scale of the first preconditioners follows from the largest mean |g|⁴ of all
+  gradients, if none is given. That is one round, in which each parameter says one
+  float32: 16 B here. Whether it is the first step is an entry of the state, so that
+  each step exchanges it. `psgdax` and `rollfast` take just that. That they take it also
+  where a scale is given is theirs: the entry of the state is there nevertheless.
+- A clip by the norm of the gradients comes before that scale, and one by the norm of
+  the preconditioned gradients after it. Each is one more round of 16 B, so that
+  `rollfast` with both takes at least 3 rounds and 48 B. It takes 60 B: three scalars of
+  4 B, packed, that follow from the first norm (whether it is too large) are sent too,
+  though every stage could compute them for itself.
+
+Random numbers, counters and decisions that are the same on all stages are computed on
+each of them, and no matrix leaves its stage.
+
+`nox -s table` makes this page. {versions}
+"""
+
 COLUMNS = "| | equal | rounds | bytes |\n|---|---|--:|--:|\n"
 
 
-def reasons() -> list[str]:
-    """The footnotes, in the order of their numbers."""
-    given = (case.pending or case.reason for case in CASES)
-    return list(dict.fromkeys(reason for reason in given if reason))
+@dataclass(frozen=True)
+class Page:
+    """A page with a row for each case, in sections.
 
+    **Attributes:**
 
-def equality(case: Case) -> tuple[str, str]:
-    """The first two cells of a row: what it is, and how equal."""
-    name = f"`{case.name}`" + (f", {case.variant}" if case.variant else "")
-    grade = "not yet" if case.pending else case.equal
-    reason = case.pending or case.reason
-    note = f" [{reasons().index(reason) + 1}]" if reason else ""
-    return name, f"{grade}{note}"
+    - `path`: where it is.
+    - `start`: the text above the tables.
+    - `groups`: the cases of each section.
+    - `packages`: whose versions it tells.
+    """
 
+    path: Path
+    start: str
+    groups: dict[str, tuple[Case, ...]]
+    packages: tuple[str, ...]
 
-def row(case: Case, staged: fo.StageLocal | None) -> str:
-    """A line of the table; `staged` is None where there are no stages to speak of."""
-    figures = ("", "") if staged is None else (staged.rounds, bytes_sent(staged))
-    return f"| {' | '.join(map(str, [*equality(case), *figures]))} |"
+    @property
+    def cases(self) -> list[Case]:
+        return [case for cases in self.groups.values() for case in cases]
 
+    @property
+    def versions(self) -> str:
+        *rest, last = (
+            f"{name} {importlib.metadata.version(name)}" for name in self.packages
+        )
+        return f"Made with {', '.join(rest)} and {last}."
 
-def page() -> str:
-    start = START.format(parameters=_parameters(), versions=VERSIONS)
-    sections = [_section(title, cases) for title, cases in GROUPS.items()]
-    notes = [f"{number}. {text}" for number, text in enumerate(reasons(), 1)]
-    return "\n".join([start, *sections, "## Reasons\n", *notes, ""])
+    def lines(self) -> list[str]:
+        """What is written there."""
+        return self.path.read_text().splitlines()
+
+    def reasons(self) -> list[str]:
+        """The footnotes, in the order of their numbers."""
+        given = (case.pending or case.reason for case in self.cases)
+        return list(dict.fromkeys(reason for reason in given if reason))
+
+    def equality(self, case: Case) -> tuple[str, str]:
+        """The first two cells of a row: what it is, and how equal."""
+        name = f"`{case.name}`" + (f", {case.variant}" if case.variant else "")
+        grade = "not yet" if case.pending else case.equal
+        reason = case.pending or case.reason
+        note = f" [{self.reasons().index(reason) + 1}]" if reason else ""
+        return name, f"{grade}{note}"
+
+    def row(self, case: Case, staged: fo.StageLocal | None) -> str:
+        """A line of the table; `staged` is None where there are no stages."""
+        figures = ("", "") if staged is None else (staged.rounds, bytes_sent(staged))
+        return f"| {' | '.join(map(str, [*self.equality(case), *figures]))} |"
+
+    def text(self) -> str:
+        start = self.start.format(parameters=_parameters(), versions=self.versions)
+        sections = [self._section(title, cases) for title, cases in self.groups.items()]
+        notes = [f"{number}. {text}" for number, text in enumerate(self.reasons(), 1)]
+        return "\n".join([start, *sections, "## Reasons\n", *notes, ""])
+
+    def _section(self, title: str, cases: tuple[Case, ...]) -> str:
+        rows = [self.row(case, case.cut() if _works(case) else None) for case in cases]
+        return "\n".join([f"## {title}\n", COLUMNS + "\n".join(rows), ""])
 
 
 def _parameters() -> str:
     """A line for each parameter, with its shape and its stage."""
-    case = CASES[0]
+    case = optax_cases.CASES[0]
     leaves = jax.tree.leaves_with_path(case.params)
     places = case.partition.params.places
     lines = [
@@ -82,14 +143,51 @@ def _parameters() -> str:
     return "\n".join(lines)
 
 
-def _section(title: str, cases: tuple[Case, ...]) -> str:
-    rows = [row(case, case.cut() if _works(case) else None) for case in cases]
-    return "\n".join([f"## {title}\n", COLUMNS + "\n".join(rows), ""])
-
-
 def _works(case: Case) -> bool:
     return not case.pending and case.equal != "impossible"
 
 
+def prove(case: Case, page: Page) -> None:
+    """Asserts that a case does what its row says, and that its row says so."""
+    staged = fo.testing.assert_stage_local_equal(
+        case.build(),
+        case.params,
+        case.partition,
+        steps=case.steps,
+        grads=case.grads(),
+        grade="close" if case.equal == "close" else "exact",
+        extra_args=case.extra_args,
+    )
+    sent, num_leaves = bytes_sent(staged), len(jax.tree.leaves(case.params))
+    if case.exchanges:
+        assert staged.rounds > 0 and 0 < sent <= case.most_sent * num_leaves
+    else:
+        assert staged.rounds == 0 and sent == 0
+    lines = page.lines()
+    if any(line.endswith(page.versions) for line in lines):
+        assert page.row(case, staged) in lines, "make the page by `nox -s table`"
+
+
+def check_page(page: Page) -> None:
+    """Asserts that a page has a row for every case, and a footnote for every reason."""
+    lines = page.lines()
+    rows = [line[2:].split(" | ")[:2] for line in lines if line.startswith("| `")]
+    assert rows == [list(page.equality(case)) for case in page.cases]
+    for number, reason in enumerate(page.reasons(), 1):
+        assert f"{number}. {reason}" in lines
+    assert all(case.reason for case in page.cases if case.equal != "exact")
+    assert len({case.label for case in page.cases}) == len(page.cases)
+
+
+OPTAX_PAGE = Page(DOCS / "optax.md", OPTAX, optax_cases.GROUPS, ("jax", "optax"))
+THIRD_PARTY_PAGE = Page(
+    DOCS / "third_party.md",
+    THIRD_PARTY,
+    third_party_cases.GROUPS,
+    ("jax", "optax", *third_party_cases.PACKAGES),
+)
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    for page in (OPTAX_PAGE, THIRD_PARTY_PAGE):
+        page.path.write_text(page.text())

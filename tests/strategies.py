@@ -44,13 +44,17 @@ def trees(leaf=None):
 
 
 @st.composite
-def staged_trees(draw, leaf=None):
-    """A tree of shapes, the stage of each leaf, and how many stages there are."""
+def staged_trees(draw, leaf=None, tied=False):
+    """A tree of shapes, the stage of each leaf, and how many stages there are.
+
+    Or the stages: of tied trees, a leaf may have up to three owners.
+    """
     tree = (draw(trees(leaf)),)  # to Optax, parameters that are None are missing
     num_stages = draw(st.integers(1, 5))
     num_leaves = len(jax.tree.leaves(tree))
     stage = st.integers(0, num_stages - 1)
-    return tree, draw(st.tuples(*[stage] * num_leaves)), num_stages
+    owners = st.frozensets(stage, min_size=1, max_size=3) if tied else stage
+    return tree, draw(st.tuples(*[owners] * num_leaves)), num_stages
 
 
 # Not within the strategy: the type checker samples long tuples at random, and

@@ -96,3 +96,49 @@ def test_an_argument_that_was_not_announced(params, partition):
     pieces = partition.split(params)
     with pytest.raises(ValueError, match=r"expected no further leaf, found.*'value'"):
         staged.step(pieces, staged.init(pieces), pieces, value=1.0)
+
+
+def scaled() -> optax.GradientTransformation:
+    """Multiplies by an extra argument, which is of any shape."""
+
+    def update(updates, state, params=None, **extra_args):
+        return jax.tree.map(lambda u: u * extra_args["factor"], updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: (), update)
+
+
+def test_a_tree_may_be_an_argument(params, partition):
+    def update(updates, state, params=None, **extra_args):
+        return jax.tree.map(jnp.multiply, updates, extra_args["factors"]), state
+
+    tx = optax.GradientTransformationExtraArgs(lambda params: (), update)
+    factors = {"first": 2.0, "last": jnp.linspace(0.0, 1.0, 8)}
+    staged = fo.testing.assert_stage_local_equal(
+        tx, params, partition, extra_args={"factors": factors}
+    )
+    assert staged.rounds == 0
+
+
+def test_a_whole_tensor_on_another_stage_is_refused(params):
+    both = {"first": params["first"], "last": params["first"]}
+    partition = fo.partition(both, {"first": 0, "last": 1})
+    factor = fo.OnStage(jnp.ones(2048), 0)
+    with pytest.raises(fo.CrossStageError, match=r"`mul` at .*mixes whole tensors"):
+        fo.stage_local(scaled(), both, partition, extra_args={"factor": factor})
+
+
+@pytest.mark.parametrize(
+    "factor", ["text", {"one": 1.0, "other": fo.OnStage(2.0, 0)}, [object()]]
+)
+def test_what_is_no_number_is_refused(factor, params, partition):
+    with pytest.raises(TypeError, match=r"`factor` must be an array, a number.*got"):
+        fo.stage_local(scaled(), params, partition, extra_args={"factor": factor})
+
+
+def test_an_argument_of_another_shape_or_dtype(params, partition):
+    staged = fo.stage_local(scaled(), params, partition, extra_args={"factor": 1.0})
+    pieces = partition.split(params)
+    states = staged.init(pieces)
+    for factor in (jnp.ones(3), jnp.int32(1)):
+        with pytest.raises(ValueError, match=r"`\['factor'\]` of `extra_args\[0\]`"):
+            staged.step(pieces, states, pieces, factor=factor)

@@ -1,5 +1,6 @@
 """Laws that hold for every transformation, on drawn chains, trees and partitions."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +17,8 @@ FEW = settings().max_examples // 4
 DTYPES = ("float32", "float32", "float32", "bfloat16", "float16", "complex64")
 
 
-def drawn_trees() -> st.SearchStrategy[Any]:
-    return staged_trees(leaves(DTYPES))
+def drawn_trees(tied: bool = False) -> st.SearchStrategy[Any]:
+    return staged_trees(leaves(DTYPES), tied)
 
 
 def bears(tx: optax.GradientTransformation, shapes: Any) -> bool:
@@ -67,6 +68,51 @@ def test_stage_by_stage_is_as_on_the_whole_tree(staged_tree, named, data):
         grads=gradients(data.draw, shapes),
         grade="close",
     )
+
+
+@settings(max_examples=FEW)
+@given(drawn_trees(tied=True), chains(), st.data())
+def test_stage_by_stage_with_tied_parameters(staged_tree, named, data):
+    """Every copy is compared with the whole tree's parameter."""
+    shapes = staged_tree[0]
+    assume(bears(named.tx, shapes))
+    fo.testing.assert_stage_local_equal(
+        named.tx,
+        values(data.draw, shapes),
+        partition_of(*staged_tree),
+        grads=gradients(data.draw, shapes),
+        grade="close",
+    )
+
+
+@settings(max_examples=FEW)
+@given(drawn_trees(tied=True), st.data())
+def test_summands_of_whole_gradients_add_up_to_them(staged_tree, data):
+    partition, grads = partition_of(*staged_tree), values(data.draw, staged_tree[0])
+    sums = functools.reduce(
+        lambda whole, piece: jax.tree.map(
+            lambda x, y: y if x is None else x if y is None else x + y,
+            whole,
+            piece,
+            is_leaf=lambda x: x is None,
+        ),
+        partition.split_gradients(grads),
+    )
+    assert_equal(sums, grads)
+
+
+@settings(max_examples=FEW)
+@given(drawn_trees(tied=True), st.data())
+def test_stages_are_merged_in_any_order(staged_tree, data):
+    """Copies of a parameter are equal, so that any of them may be taken."""
+    shapes, owners, num_stages = staged_tree
+    number = data.draw(st.permutations(range(num_stages)))
+    renumbered = [frozenset(number[s] for s in place) for place in owners]
+    partition = partition_of(shapes, renumbered, num_stages)
+    params = values(data.draw, shapes)
+    pieces = partition_of(*staged_tree).split(params)
+    order = sorted(range(num_stages), key=number.__getitem__)
+    assert_equal(partition.merge(tuple(pieces[s] for s in order)), params)
 
 
 @settings(max_examples=FEW)

@@ -1,10 +1,8 @@
 """All of Optax, stage by stage. `docs/optax.md` shows what is proved here."""
 
-import functional_opt as fo
-import jax
-import optax_table
 import pytest
-from optax_cases import bytes_sent, Case, CASES, category, public_names
+from optax_cases import Case, CASES, category, public_names, unread
+from optax_table import check_page, OPTAX_PAGE, prove
 
 
 def parameters(cases):
@@ -19,29 +17,30 @@ POSSIBLE = [case for case in CASES if case.equal != "impossible"]
 IMPOSSIBLE = [case for case in CASES if case.equal == "impossible"]
 
 
-@pytest.fixture(scope="module")
-def page():
-    return optax_table.PAGE.read_text().splitlines()
-
-
 @pytest.mark.parametrize("case", parameters(POSSIBLE))
-def test_the_same_as_on_the_whole_tree(case: Case, page):
-    staged = fo.testing.assert_stage_local_equal(
-        case.build(),
-        case.params,
-        case.partition,
-        steps=case.steps,
-        grads=case.grads(),
-        grade="close" if case.equal == "close" else "exact",
-        extra_args=case.extra_args,
-    )
-    sent, num_leaves = bytes_sent(staged), len(jax.tree.leaves(case.params))
-    if case.exchanges:
-        assert staged.rounds > 0 and 0 < sent <= case.most_sent * num_leaves
-    else:
-        assert staged.rounds == 0 and sent == 0
-    if any(line.endswith(optax_table.VERSIONS) for line in page):
-        assert optax_table.row(case, staged) in page, "make the page by `nox -s table`"
+def test_the_same_as_on_the_whole_tree(case: Case):
+    prove(case, OPTAX_PAGE)
+
+
+SENDS_IN_VAIN = pytest.mark.xfail(
+    strict=True, reason="of its dot products stage 0 sends three that no other reads"
+)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case,
+            id=case.label,
+            marks=[SENDS_IN_VAIN] if "lbfgs" in case.name else [],
+        )
+        for case in POSSIBLE
+        if case.exchanges
+    ],
+)
+def test_nothing_travels_that_no_other_stage_reads(case: Case):
+    assert unread(case.cut()) == []
 
 
 @pytest.mark.parametrize("case", parameters(IMPOSSIBLE))
@@ -66,16 +65,5 @@ def test_the_names_of_cases_are_of_optax():
     assert {case.name for case in CASES} <= public_names().keys()
 
 
-def test_cases_have_names_of_their_own():
-    assert len({case.label for case in CASES}) == len(CASES)
-
-
-def test_what_is_not_exact_says_why():
-    assert all(case.reason for case in CASES if case.equal != "exact")
-
-
-def test_the_page_has_a_row_for_every_case(page):
-    rows = [line[2:].split(" | ")[:2] for line in page if line.startswith("| `")]
-    assert rows == [list(optax_table.equality(case)) for case in CASES]
-    for number, reason in enumerate(optax_table.reasons(), 1):
-        assert f"{number}. {reason}" in page
+def test_the_page_has_a_row_for_every_case():
+    check_page(OPTAX_PAGE)

@@ -1,5 +1,4 @@
 import dataclasses
-from collections.abc import Callable
 from typing import Any, final
 
 import numpy as np
@@ -8,8 +7,9 @@ from jaxtyping import PyTree
 
 from .._base import AbstractOptimizer
 from .._config import part, setting
-from .._transforms.dtypes import stored, widened
+from .._transformations.dtypes import stored, widened
 from .._types import LearningRate, Scalar, typed
+from .._where import Mask
 
 
 @final
@@ -36,7 +36,7 @@ class Kept(AbstractOptimizer):
         self,
         schedule: LearningRate,
         weight_decay: Scalar,
-        mask: Callable[[PyTree], PyTree] | None = None,
+        mask: Mask | None = None,
     ) -> optax.GradientTransformationExtraArgs:
         return self._wrapped(self.optimizer.build_decayed(schedule, weight_decay, mask))
 
@@ -44,11 +44,11 @@ class Kept(AbstractOptimizer):
         self,
         params: PyTree,
         weight_decay: Scalar | None = None,
-        mask: Callable[[PyTree], PyTree] | None = None,
+        mask: Mask | None = None,
     ) -> PyTree:
         return self.optimizer.assign(params, weight_decay, mask)
 
-    def frozen(self) -> Callable[[PyTree], PyTree] | None:
+    def frozen(self) -> Mask | None:
         return self.optimizer.frozen()
 
     def _wrapped(self, tx: Any) -> optax.GradientTransformationExtraArgs:

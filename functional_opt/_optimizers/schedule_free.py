@@ -1,5 +1,4 @@
 import dataclasses
-from collections.abc import Callable
 from typing import Annotated, final
 
 import numpy as np
@@ -10,6 +9,7 @@ from jaxtyping import PyTree
 from .._base import AbstractOptimizer
 from .._config import as_dtype, number, part, setting
 from .._types import FloatDtype, LearningRate, NonNegative, Scalar, typed
+from .._where import Mask
 from .kept import Kept
 
 
@@ -54,7 +54,7 @@ class ScheduleFree(AbstractOptimizer):
         self,
         schedule: LearningRate,
         weight_decay: Scalar,
-        mask: Callable[[PyTree], PyTree] | None = None,
+        mask: Mask | None = None,
     ) -> optax.GradientTransformationExtraArgs:
         inner = self.optimizer.build_decayed(schedule, weight_decay, mask)
         return self._around(inner, schedule)
@@ -63,7 +63,7 @@ class ScheduleFree(AbstractOptimizer):
         self,
         params: PyTree,
         weight_decay: Scalar | None = None,
-        mask: Callable[[PyTree], PyTree] | None = None,
+        mask: Mask | None = None,
     ) -> PyTree:
         return self.optimizer.assign(params, weight_decay, mask)
 

@@ -76,7 +76,7 @@ def where(eqn: JaxprEqn) -> str:
 
 
 def _short(file_name: str) -> str:
-    """The file as one imports it, where it is this library's or one beside Optax."""
+    """The file as one imports it, where it is ours or a neighbour of Optax."""
     ours = os.path.dirname(os.path.dirname(__file__))
     package = ours if file_name.startswith(ours) else os.path.dirname(optax.__file__)
     file = os.path.relpath(file_name, os.path.dirname(package))

@@ -67,11 +67,18 @@ def _place(name: str, arg: Any, everywhere: Place) -> Place:
 
 
 def _shapes(name: str, value: Any) -> PyTree:
-    if any(map(callable, jax.tree.leaves(value))):
+    leaves = jax.tree.leaves(value)
+    if any(map(callable, leaves)):
         raise CrossStageError(
             f"The extra argument `{name}` is a function. The transformation would "
             "call it with the whole parameters, which no stage has. Call it in the "
             "pipeline, and give the transformation its value; or use a transformation "
             "that needs no function."
         )
+    for leaf in leaves:
+        if not (hasattr(leaf, "dtype") or isinstance(leaf, int | float | complex)):
+            raise TypeError(
+                f"The extra argument `{name}` must be an array, a number, a tree of "
+                f"these, or one `OnStage` of it, got {leaf!r}."
+            )
     return jax.eval_shape(lambda x: x, value)

@@ -1,6 +1,6 @@
 """A function of trees that are cut over stages, as one program a stage and round."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import jax
 from jax.extend.core import ClosedJaxpr
 from jaxtyping import Array, UInt32
 
+from .canonical import Canonical
 from .jaxprs import shape_of
 from .packing import Packing
 from .slicing import Program, slice_jaxpr, Slices
@@ -21,27 +22,64 @@ Gathered = Sequence[Sequence[Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class StageFunction:
-    """A program of one stage, as a function of its leaves and of packed vectors.
+class Body:
+    """A program as a function of its inputs and of packed vectors of messages.
 
     **Attributes:**
 
     - `program`: the program itself.
-    - `leaves`: for each input of the program, the argument and the position among the
-        stage's leaves of it.
-    - `labels`: how errors call each input.
-    - `vectors`: the round and the sender of each vector that it reads.
-    - `packings`: how each of these is packed.
+    - `packings`: how each of the vectors is packed.
     - `received`: for each message that the program reads, the vector and the position
         in it.
     """
 
     program: Program
+    packings: tuple[Packing, ...]
+    received: tuple[tuple[int, int], ...]
+
+    def __call__(
+        self, leaves: Leaves, vectors: Sequence[UInt32[Array, " _"]]
+    ) -> list[Any]:
+        for number, text in self.misfits(leaves):
+            raise ValueError(f"Input {number} {text}.")
+        values = [p.unpack(v) for p, v in zip(self.packings, vectors, strict=True)]
+        return self.program(leaves, [values[v][k] for v, k in self.received])
+
+    def misfits(self, leaves: Leaves) -> Iterator[tuple[int, str]]:
+        """Which inputs are of another shape or dtype, and what is wrong with them."""
+        avals = self.program.closed.in_avals
+        for number, (leaf, expected) in enumerate(zip(leaves, avals, strict=False)):
+            found = jax.typeof(leaf)
+            if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+                yield (
+                    number,
+                    f"must be {expected.str_short()}, as when `stage_local` was "
+                    f"called, got {found.str_short()}",
+                )
+
+    def key(self, canonical: Canonical) -> Hashable:
+        """The same for bodies that compute the same."""
+        number = canonical.closed_jaxpr(self.program.closed)
+        return number, self.packings, self.received
+
+
+@dataclass(frozen=True, eq=False)
+class StageFunction:
+    """A body, and where a stage's inputs and the vectors for it are found.
+
+    **Attributes:**
+
+    - `body`: what is computed.
+    - `leaves`: for each input of it, the argument and the position among the stage's
+        leaves of it.
+    - `labels`: how errors call each input.
+    - `vectors`: the round and the sender of each vector that it reads.
+    """
+
+    body: Body
     leaves: tuple[tuple[str, int], ...]
     labels: tuple[str, ...]
     vectors: tuple[tuple[int, int], ...]
-    packings: tuple[Packing, ...]
-    received: tuple[tuple[int, int], ...]
 
     def read(self, arguments: Mapping[str, Leaves]) -> list[Any]:
         return [arguments[name][position] for name, position in self.leaves]
@@ -49,23 +87,10 @@ class StageFunction:
     def receive(self, gathered: Gathered) -> list[Any]:
         return [gathered[round][sender] for round, sender in self.vectors]
 
-    def __call__(
-        self, leaves: Leaves, vectors: Sequence[UInt32[Array, " _"]]
-    ) -> list[Any]:
-        self._check(leaves)
-        values = [p.unpack(v) for p, v in zip(self.packings, vectors, strict=True)]
-        return self.program(leaves, [values[v][k] for v, k in self.received])
-
-    def _check(self, leaves: Leaves) -> None:
-        for label, leaf, expected in zip(
-            self.labels, leaves, self.program.closed.in_avals, strict=False
-        ):
-            found = jax.typeof(leaf)
-            if (found.shape, found.dtype) != (expected.shape, expected.dtype):
-                raise ValueError(
-                    f"{label} must be {expected.str_short()}, as when `stage_local` "
-                    f"was called, got {found.str_short()}."
-                )
+    def check(self, arguments: Mapping[str, Leaves]) -> None:
+        """Refuses leaves of another shape or dtype, by their names."""
+        for number, text in self.body.misfits(self.read(arguments)):
+            raise ValueError(f"{self.labels[number]} {text}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,20 +162,17 @@ class StagedFunction:
         leaves = tuple(place[i] for i in program.inputs)
         vectors = tuple(dict.fromkeys((m.round, m.sender) for m in program.received))
         senders = {vector: k for k, vector in enumerate(vectors)}
-        return StageFunction(
-            program,
-            leaves,
-            tuple(
-                f"`{self._path(name, stage, position)}` of `{name}[{stage}]`"
-                for name, position in leaves
-            ),
-            vectors,
-            tuple(self.packing(sender, round) for round, sender in vectors),
-            tuple(
-                (senders[message.round, message.sender], self.slices.position[message])
-                for message in program.received
-            ),
+        packings = tuple(self.packing(sender, round) for round, sender in vectors)
+        received = tuple(
+            (senders[message.round, message.sender], self.slices.position[message])
+            for message in program.received
         )
+        labels = tuple(
+            f"`{self._path(name, stage, position)}` of `{name}[{stage}]`"
+            for name, position in leaves
+        )
+        body = Body(program, packings, received)
+        return StageFunction(body, leaves, labels, vectors)
 
     def _path(self, name: str, stage: int, position: int) -> str:
         cut = self.arguments[name]

@@ -56,7 +56,7 @@ class StagePartition:
             summands.append(
                 put(
                     [
-                        leaf if owner == stage else jnp.full_like(leaf, -0.0)
+                        leaf if owner == stage else -jnp.zeros_like(leaf)
                         for leaf, owner in zip(leaves, lowest, strict=True)
                     ]
                 )

@@ -1,7 +1,9 @@
 """Runs the programs of a function: each is traced and compiled once."""
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Sharding
 from jaxtyping import Array
 
+from .canonical import Canonical
 from .exchange import gather
 from .functions import Gathered, Leaves, StagedFunction, StageFunction
 
@@ -19,7 +22,45 @@ class Runnable(NamedTuple):
 
     function: StageFunction
     run: Callable[..., Any]
-    compiled: Callable[..., Any]
+    compiled: jax.stages.Wrapped
+
+
+class Call(NamedTuple):
+    """A program to be run, and what it is given: by name, and as it takes it."""
+
+    runnable: Runnable
+    arguments: Mapping[str, Leaves]
+    operands: tuple[Any, ...]
+
+    def run(self) -> Any:
+        return self._try(self.runnable.compiled)
+
+    def lower(self) -> Any:
+        return self._try(self.runnable.compiled.lower)
+
+    def _try(self, function: Callable[..., Any]) -> Any:
+        """If the program refuses its operands, says which argument is wrong."""
+        try:
+            return function(*self.operands)
+        except ValueError:
+            self.runnable.function.check(self.arguments)
+            raise
+
+
+class Programs:
+    """What is compiled, by what it computes: stages of equal structure share it."""
+
+    def __init__(self) -> None:
+        self.canonical = Canonical()
+        self._compiled: dict[Hashable, jax.stages.Wrapped] = {}
+
+    def jit(
+        self, key: Hashable, run: Callable[..., Any], **options: Any
+    ) -> jax.stages.Wrapped:
+        """`jax.jit` of the first `run` with this key."""
+        if key not in self._compiled:
+            self._compiled[key] = jax.jit(run, **options)
+        return self._compiled[key]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +72,7 @@ class StageRunner:
 
     function: StagedFunction
     stage: int
+    programs: Programs
     donated: frozenset[str] = frozenset()
 
     @functools.cached_property
@@ -42,12 +84,13 @@ class StageRunner:
         if not self.function.slices.sent(self.stage, round):
             return None
         function = self.function.message(self.stage, round)
-        pack = self.function.packing(self.stage, round).pack
+        body, packing = function.body, self.function.packing(self.stage, round)
 
         def run(leaves: Leaves, vectors: Sequence[Array]) -> Array:
-            return pack(function(leaves, vectors))
+            return packing.pack(body(leaves, vectors))
 
-        return Runnable(function, run, jax.jit(run))
+        key = packing, body.key(self.programs.canonical)
+        return Runnable(function, run, self.programs.jit(key, run))
 
     @functools.cached_property
     def results(self) -> Callable[[tuple[str, ...]], Runnable]:
@@ -56,7 +99,9 @@ class StageRunner:
 
     def _results(self, names: tuple[str, ...]) -> Runnable:
         function = self.function.finish(self.stage, names)
-        sizes = [len(self.function.results[name].held[self.stage]) for name in names]
+        body, leaves = function.body, function.leaves
+        held = [self.function.results[name].held[self.stage] for name in names]
+        sizes = tuple(map(len, held))
 
         # JAX pairs donated buffers with results of their shape in the order of both:
         # a dict is in the order of its keys, so "params" come before "state" here too.
@@ -65,24 +110,30 @@ class StageRunner:
             kept: Mapping[str, Leaves],
             vectors: Sequence[Array],
         ) -> tuple[list[Any], ...]:
-            values = iter(function(function.read({**donated, **kept}), vectors))
+            given = {**donated, **kept}
+            inputs = [given[name][position] for name, position in leaves]
+            values = iter(body(inputs, vectors))
             return tuple([next(values) for _ in range(size)] for size in sizes)
 
         # An argument that nothing reads still says on which device the results are.
-        compiled = jax.jit(
-            run, donate_argnums=0 if self.donated else (), keep_unused=True
+        compiled = self.programs.jit(
+            (leaves, sizes, body.key(self.programs.canonical)),
+            run,
+            donate_argnums=0 if self.donated else (),
+            keep_unused=True,
         )
         return Runnable(function, run, compiled)
 
     def say(
         self, round: int, arguments: Mapping[str, Leaves], gathered: Gathered
-    ) -> Array | None:
-        """What the stage sends in a round, computed on its devices."""
+    ) -> Call | None:
+        """To compute what the stage sends in a round."""
         runnable = self.messages[round]
         if runnable is None:
             return None
         function = runnable.function
-        return runnable.compiled(function.read(arguments), function.receive(gathered))
+        operands = function.read(arguments), function.receive(gathered)
+        return Call(runnable, arguments, operands)
 
     def tell(
         self, round: int, arguments: Mapping[str, Leaves], gathered: Gathered
@@ -92,6 +143,7 @@ class StageRunner:
         if runnable is None:
             return jnp.zeros((0,), jnp.uint32)
         function = runnable.function
+        function.check(arguments)
         return runnable.run(function.read(arguments), function.receive(gathered))
 
     def compute(
@@ -102,6 +154,7 @@ class StageRunner:
     ) -> tuple[list[Any], ...]:
         """The named results, as a pure function."""
         runnable = self.results(names)
+        runnable.function.check(arguments)
         return runnable.run({}, arguments, runnable.function.receive(gathered))
 
     def finish(
@@ -109,13 +162,25 @@ class StageRunner:
         names: tuple[str, ...],
         arguments: Mapping[str, Leaves],
         gathered: Gathered,
-    ) -> tuple[list[Any], ...]:
-        """The named results, computed on the stage's devices."""
+    ) -> Call:
+        """To compute the named results."""
         runnable = self.results(names)
         donated = {k: v for k, v in arguments.items() if k in self.donated}
         kept = {k: v for k, v in arguments.items() if k not in self.donated}
         vectors = runnable.function.receive(gathered)
-        return runnable.compiled(donated, kept, vectors)
+        return Call(runnable, arguments, (donated, kept, vectors))
+
+
+def compile_each(calls: Iterable[Call]) -> None:
+    """Compiles several programs at once, so that running them finds them compiled.
+
+    Only the compiler is run in threads: tracing depends on the context of the caller.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(
+            lambda lowered: lowered.compile(), [c.lower() for c in calls]
+        ):
+            pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +191,13 @@ class Runners:
 
     @classmethod
     def of(cls, function: StagedFunction, donated: Collection[str] = ()) -> "Runners":
-        stages = range(function.num_stages)
-        return cls(tuple(StageRunner(function, s, frozenset(donated)) for s in stages))
+        programs, names = Programs(), frozenset(donated)
+        return cls(
+            tuple(
+                StageRunner(function, stage, programs, names)
+                for stage in range(function.num_stages)
+            )
+        )
 
     @property
     def function(self) -> StagedFunction:
@@ -150,13 +220,37 @@ class Runners:
         gathered: list[list[Any]] = [[] for _ in self.stages]
         rows = list(zip(self.stages, arguments, gathered, strict=True))
         for round in range(self.function.num_rounds):
-            messages = [
-                runner.say(round, given, heard) for runner, given, heard in rows
-            ]
+            messages = self._run(
+                [runner.say(round, given, heard) for runner, given, heard in rows],
+                placements,
+            )
             received = gather(messages, placements, self._readers(names)[round])
             for heard, vectors in zip(gathered, received, strict=True):
                 heard.append(vectors)
-        return [runner.finish(names, given, heard) for runner, given, heard in rows]
+        return self._run(
+            [runner.finish(names, given, heard) for runner, given, heard in rows],
+            placements,
+        )
+
+    def _run(
+        self, calls: Sequence[Call | None], placements: Sequence[Sharding | None]
+    ) -> list[Any]:
+        """Runs one program a stage; the first time, compiles them side by side."""
+        programs = [
+            (call.runnable.compiled, placement)
+            for call, placement in zip(calls, placements, strict=True)
+            if call is not None
+        ]
+        if not self._compiled.issuperset(programs):
+            rows = zip(programs, filter(None, calls), strict=True)
+            compile_each({program: call for program, call in rows}.values())
+            self._compiled.update(programs)
+        return [None if call is None else call.run() for call in calls]
+
+    @functools.cached_property
+    def _compiled(self) -> set[tuple[jax.stages.Wrapped, Sharding | None]]:
+        """The programs that were run, and where."""
+        return set()
 
     @functools.cached_property
     def _readers(self) -> Callable[[tuple[str, ...]], list[list[set[int]]]]:

@@ -1,0 +1,55 @@
+"""Devices for the stages, sizes, and the page and the tables of what was measured."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report import Report
+
+
+DEVICES = "--xla_force_host_platform_device_count"
+
+# JAX reads this once, when it is first used: nothing above may import it.
+if DEVICES not in (flags := os.environ.get("XLA_FLAGS", "")):
+    os.environ["XLA_FLAGS"] = f"{flags} {DEVICES}=8".strip()
+
+REPORT = pytest.StashKey[Report]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--quick", action="store_true", help="small sizes and few rounds, to try it out"
+    )
+    parser.addoption("--page", type=Path, help="where to write the tables")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[REPORT] = Report()
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    report, page = config.stash[REPORT], config.getoption("--page")
+    if report.sections:
+        terminalreporter.write_line(report.tables())
+    if page is not None:
+        page.write_text(report.page())
+
+
+@pytest.fixture
+def quick(pytestconfig: pytest.Config) -> bool:
+    return bool(pytestconfig.getoption("--quick"))
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest, benchmark: Any) -> Callable[..., None]:
+    """Adds a row to a table below the text of the module, and to the JSON file."""
+
+    def add(table: str, **cells: Any) -> None:
+        request.config.stash[REPORT].add(request.module.__doc__, table, cells)
+        benchmark.extra_info.setdefault(table, []).append(cells)
+
+    return add

@@ -1,0 +1,176 @@
+"""The ways to update parameters that are compared, each as a step that goes on."""
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import functional_opt as fo
+import jax
+import optax
+from trees import (
+    CLIP_NORM,
+    LEARNING_RATE,
+    normal_like,
+    partition,
+    put,
+    transformation,
+    WEIGHT_DECAY,
+)
+
+
+class Mode(NamedTuple):
+    """Updates its own parameters with its own gradients.
+
+    **Attributes:**
+
+    - `step`: makes a step, and returns arrays to wait for.
+    - `params`: the whole parameters, where they are now.
+    """
+
+    step: Callable[[], Any]
+    params: Callable[[], Any]
+
+
+def whole_tree_step() -> jax.stages.Wrapped:
+    """A jitted Optax step from parameters, state and gradients to the first two.
+
+    Donated buffers are paired with results of their shape in the order of both.
+    """
+    tx = transformation()
+
+    def update(params: Any, state: Any, grads: Any) -> Any:
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return jax.jit(update, donate_argnums=(0, 1))
+
+
+def whole(shapes: Any, options: dict[str, str] | None = None) -> Mode:
+    """A step of the whole tree, on one device."""
+    device = jax.devices()[0]
+    params = put(normal_like(shapes, seed=0), device)
+    grads = put(normal_like(shapes, seed=1), device)
+    held = [params, jax.jit(transformation().init)(params)]
+    compiled = whole_tree_step().lower(*held, grads).compile(options)
+
+    def step() -> Any:
+        held[:] = compiled(*held, grads)
+        return held
+
+    return Mode(step, lambda: held[0])
+
+
+def whole_in_little_memory(shapes: Any) -> Mode:
+    scheduler = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    return whole(shapes, scheduler)
+
+
+def staged(shapes: Any, devices: Sequence[jax.Device]) -> Mode:
+    """Stages on these devices, one after the other and then from the first again."""
+    owners = partition(shapes)
+    places = [devices[s % len(devices)] for s in range(owners.num_stages)]
+    made = fo.stage_local(transformation(), shapes, owners, meshes=places, donate=True)
+    params, grads = (
+        tuple(map(put, owners.split(normal_like(shapes, seed)), places))
+        for seed in (0, 1)
+    )
+    held = [params, made.init(params)]
+
+    def step() -> Any:
+        held[:] = made.step(grads, held[1], held[0])
+        return held
+
+    return Mode(step, lambda: owners.merge(held[0]))
+
+
+def staged_on_all_devices(shapes: Any) -> Mode:
+    return staged(shapes, jax.devices())
+
+
+def staged_on_one_device(shapes: Any) -> Mode:
+    return staged(shapes, jax.devices()[:1])
+
+
+def eformer(shapes: Any) -> Mode:
+    """The peer, with the same placement."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from eformer import optimizers as peer  # pyright: ignore
+    tx, _ = peer.OptimizerFactory.create(
+        "adamw",
+        peer.SchedulerConfig(learning_rate=LEARNING_RATE),
+        weight_decay=WEIGHT_DECAY,
+        clip_grad=CLIP_NORM,
+    )
+    devices = jax.devices()
+    places = {name: devices[s % len(devices)] for s, name in enumerate(shapes)}
+
+    def placed(seed: int) -> Any:
+        return {
+            name: put(part, places[name])
+            for name, part in normal_like(shapes, seed).items()
+        }
+
+    params, grads = placed(0), placed(1)
+    held = [params, tx.init(params)]
+
+    def step() -> Any:
+        held[:] = tx.apply_gradients_stage_local(
+            params=held[0], grads=grads, opt_state=held[1]
+        )
+        return held
+
+    return Mode(step, lambda: held[0])
+
+
+def torch(shapes: Any) -> Mode:
+    """PyTorch's fused AdamW, on one device."""
+    import torch  # pyright: ignore
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def tensors(seed: int) -> list[Any]:
+        leaves = jax.tree.leaves(normal_like(shapes, seed))
+        return [torch.from_numpy(leaf).to(device) for leaf in leaves]
+
+    params = [torch.nn.Parameter(tensor) for tensor in tensors(0)]
+    grads = tensors(1)
+    optimizer = torch.optim.AdamW(
+        params, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True
+    )
+
+    # Clipping scales gradients in place, and the gradients are to stay as they are.
+    def step() -> None:
+        for param, grad in zip(params, grads, strict=True):
+            param.grad = grad
+        norm = torch.nn.utils.get_total_norm(grads)
+        factor = torch.clamp(CLIP_NORM / norm, max=1.0)
+        for param, grad in zip(params, torch._foreach_mul(grads, factor), strict=True):
+            param.grad = grad
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return Mode(step, lambda: params)
+
+
+WHOLE = "whole tree"
+STAGED = "staged, all devices"
+PEER = "eformer 0.0.101"
+
+
+def modes() -> dict[str, Callable[[Any], Mode]]:
+    """What can be compared here."""
+    found: dict[str, Callable[[Any], Mode]] = {
+        WHOLE: whole,
+        STAGED: staged_on_all_devices,
+        "staged, one device": staged_on_one_device,
+    }
+    if jax.default_backend() == "cpu":
+        found[f"{WHOLE}, memory scheduler"] = whole_in_little_memory
+    if importlib.util.find_spec("eformer") is not None:
+        found[PEER] = eformer
+    if importlib.util.find_spec("torch") is not None:
+        found["torch.optim.AdamW"] = torch
+    return found

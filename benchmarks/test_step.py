@@ -1,0 +1,113 @@
+"""A step.
+
+AdamW with a clip by the global norm, in float32, of 40 matrices on each of 8 stages.
+*Whole tree* is one jitted Optax step on one device, whose parameters and state are
+donated in the order in which they are returned, so that they are updated in place;
+staged steps are donated too. *eformer* updates with `apply_gradients_stage_local`, with
+the placement of the stages.
+
+*Limit* is the share of the memory bandwidth: a step reads the gradients for the norm,
+and reads gradients, parameters and two moments, and writes the latter three, 32 bytes a
+parameter. The bandwidth is that of `b = b / 2 + c` over as many numbers as there are
+parameters, on all devices at once, in the same rounds.
+"""
+
+import functools
+import statistics
+from typing import Any, NamedTuple
+
+import functional_opt as fo
+import jax
+import jax.numpy as jnp
+import pytest
+from modes import Mode, modes, PEER, STAGED, WHOLE
+from timing import interleaved, milliseconds
+from trees import shapes, size
+
+
+STAGES, LEAVES_A_STAGE = 8, 40
+BYTES = 32  # a parameter
+
+
+class Aim(NamedTuple):
+    """At most this of the whole tree's time; at least this of the others."""
+
+    of_whole: float
+    of_peer: float
+    of_limit: float | None = None
+
+
+SIZES = [
+    pytest.param(64, 60, Aim(1.0, 5.0), id="2M"),
+    pytest.param(256, 30, Aim(0.8, 3.3, 0.55), id="31M"),
+    pytest.param(384, 20, Aim(0.8, 2.6, 0.55), id="71M"),
+]
+
+
+@pytest.mark.parametrize("width, rounds, aim", SIZES)
+def test_step(width, rounds, aim, quick, benchmark, record):
+    num_leaves = STAGES * (8 if quick else LEAVES_A_STAGE)
+    tree = shapes(num_leaves, STAGES, width // 8 if quick else width)
+    running = {name: make(tree) for name, make in modes().items()}
+    check(running)
+    steps = {name: mode.step for name, mode in running.items()}
+    seconds: dict[str, list[float]] = {}
+
+    def measure() -> None:
+        everything = {**steps, "triad": triad(tree)}
+        seconds.update(interleaved(everything, 5 if quick else rounds))
+
+    benchmark.pedantic(measure, rounds=1)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    params = f"{size(tree) / 1e6:.2g} M"
+    bandwidth = 12 * size(tree) / medians.pop("triad")
+    whole = min(medians[name] for name in medians if name.startswith(WHOLE))
+    limit = BYTES * size(tree) / bandwidth
+    for name, median in medians.items():
+        record(
+            f"Times, {params} parameters, bandwidth {bandwidth / 1e9:.3g} GB/s",
+            step=name,
+            ms=milliseconds(seconds[name]),
+            **{"of the faster whole tree": median / whole, "limit": limit / median},
+        )
+
+    def compare(what: str, ratio: float, aim: str) -> None:
+        record("Staged", parameters=params, what=what, ratio=ratio, aim=aim)
+
+    staged = medians[STAGED]
+    compare("time, of the faster whole tree's", staged / whole, f"<= {aim.of_whole}")
+    if PEER in medians:
+        compare("speed, of eformer's", medians[PEER] / staged, f">= {aim.of_peer}")
+    if aim.of_limit is not None:
+        compare("speed, of the limit", limit / staged, f">= {aim.of_limit}")
+
+
+def check(running: dict[str, Mode]) -> None:
+    """Asserts that staged steps and the whole tree's do the same."""
+    for mode in running.values():
+        jax.block_until_ready(mode.step())
+    expected = running[WHOLE].params()
+    for name, mode in running.items():
+        if name.startswith((WHOLE, "staged")):
+            fo.testing.assert_equal(mode.params(), expected, grade="close")
+
+
+def triad(tree: Any) -> Any:
+    """Reads two vectors and writes one, in place, on every device its share."""
+    devices = jax.devices()
+    count = size(tree) // len(devices)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def add(one: Any, other: Any) -> Any:
+        return 0.5 * one + other
+
+    def vectors() -> list[Any]:
+        return [jax.device_put(jnp.ones(count), device) for device in devices]
+
+    held, others = vectors(), vectors()
+
+    def step() -> Any:
+        held[:] = map(add, held, others)
+        return held
+
+    return step
