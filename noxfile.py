@@ -1,6 +1,7 @@
 """One command for each check, the same at home and in CI."""
 
 import os
+import random
 import shutil
 import tempfile
 from pathlib import Path
@@ -48,21 +49,21 @@ def groups(*names: str) -> tuple[str, ...]:
 @nox.session
 def train(session: nox.Session) -> None:
     """Trains the language model of the example; arguments go to it."""
-    session.install(".[examples]")
+    session.install(".[checkpoint,examples]")
     session.run("python", "examples/pipeline_lm.py", *session.posargs)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Runs the tests; arguments go to pytest."""
-    session.install("-e", ".[examples]", *groups("tests"))
+    session.install("-e", ".[checkpoint,examples]", *groups("tests"))
     run_tests(session, profile="ci")
 
 
 @nox.session
 def thorough(session: nox.Session) -> None:
     """Runs the tests with far more examples of each property."""
-    session.install("-e", ".[examples]", *groups("tests"))
+    session.install("-e", ".[checkpoint,examples]", *groups("tests"))
     run_tests(session, profile="thorough")
 
 
@@ -72,9 +73,20 @@ def oldest(session: nox.Session) -> None:
     session.install("uv")
     session.run(
         *("uv", "pip", "install", "--python", session_python(session)),
-        *("--resolution", "lowest-direct", "-e", ".[examples]", *groups("tests")),
+        *("--resolution", "lowest-direct"),
+        *("-e", ".[checkpoint,examples]", *groups("tests")),
     )
     run_tests(session, profile="ci")
+
+
+@nox.session
+def killed(session: nox.Session) -> None:
+    """Kills a training at 100 random points, and lets it go on each time."""
+    session.install("-e", ".[checkpoint]", *groups("tests"))
+    session.run(
+        *("pytest", "tests/test_killed.py", "-s", *session.posargs),
+        env={"KILLS": "100", "SEED": str(random.randrange(2**32))},
+    )
 
 
 @nox.session
@@ -106,7 +118,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Checks the types."""
-    session.install("-e", ".[examples]", "nox", *groups("tests", "types"))
+    session.install("-e", ".[checkpoint,examples]", "nox", *groups("tests", "types"))
     session.run("pyright", "--pythonpath", session_python(session))
 
 

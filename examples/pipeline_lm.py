@@ -6,12 +6,15 @@ the end the parameters are held against those of the same training with the opti
 on the whole tree.
 
     python examples/pipeline_lm.py --stages 4 --optimizer adamw
+
+With `--checkpoint DIR` it saves as it goes, and goes on from what is saved there, in
+any number of stages. Both trainings then start from the same checkpoint.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +23,11 @@ import jax
 import numpy as np
 from lm.comparison import difference
 from lm.display import Display, progress_bar
-from lm.model import Model, number_of_parameters, Sizes, stage_of
+from lm.model import Model, number_of_parameters, Sizes
 from lm.picture import draw, Story
 from lm.pipeline import Device, Pipeline, stage_devices
 from lm.text import every_byte, hold_out, load, random_batches, unigram_bits
-from lm.training import bits, Run, train, Updates, WholeTree
+from lm.training import bits, Progress, Run, train, Updates, WholeTree
 
 
 REGISTRY = fo.Registry.of(fo.AdamW, fo.Adam, fo.Lion, fo.SGD)
@@ -56,23 +59,47 @@ class Job:
         self._train_text, held_out = hold_out(load())
         self._validation = every_byte(held_out, SEQUENCES, SIZES.length)
         self.model = Model(SIZES, options.stages, key=jax.random.key(options.seed))
-        self.partition = fo.partition(self.model, stage_of)
+        self.partition = fo.partition(self.model, self.model.stage_of)
         self._pieces = self.partition.split(self.model)
         self.pipeline = Pipeline(self._pieces, devices)
         schedule = make_schedule(options.optimizer, options.steps)
         self.recipe = make_recipe(options.optimizer, schedule)
+        directory = options.checkpoint
+        self._checkpoints = None if directory is None else fo.Checkpoints(directory, 3)
         self.rates = np.asarray(schedule(np.arange(options.steps)))
 
-    def run(self, optimizer: Updates, display: Display) -> Run:
-        """Trains from the start: the same parameters and batches every time."""
+    def start(self, staged: fo.StageLocal) -> Progress:
+        """The start, or as far as the last checkpoint has come."""
+        pieces = self.pipeline.place(self._pieces)
+        states = staged.init(pieces)
+        if self._checkpoints is None or self._checkpoints.latest is None:
+            return Progress(0, pieces, states)
+        return Progress(*self._checkpoints.restore(pieces, states, staged))
+
+    def on_one_device(self, progress: Progress, staged: fo.StageLocal) -> Progress:
+        """The same, with the state that plain Optax would have."""
+        state = staged.merge_state(progress.states)
+        device = self.pipeline.devices[0]
+        return progress._replace(states=jax.device_put(state, device))
+
+    def saver(self, staged: fo.StageLocal) -> Callable[[Progress], None]:
+        """Saves now and then, if there is a directory for it."""
+
+        def save(progress: Progress) -> None:
+            if self._checkpoints and progress.step % self._options.save_every == 0:
+                self._checkpoints.save(*progress, staged)
+
+        return save
+
+    def run(self, optimizer: Updates, start: Progress, **options: Any) -> Run:
+        """Trains to the end, on the same batches every time."""
         batches = random_batches(
             self._train_text,
             (MICROBATCHES, SEQUENCES, SIZES.length),
             self._options.steps,
             self._options.seed,
         )
-        pieces = self.pipeline.place(self._pieces)
-        return train(optimizer, pieces, self.pipeline, batches, display)
+        return train(optimizer, start, self.pipeline, batches, **options)
 
     def whole_model(self, run: Run) -> Model:
         """The trained stages, put together."""
@@ -96,9 +123,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("the loss is in bits per byte\n")
     staged = job.recipe.build_mpmd(job.model, job.partition)
     whole = WholeTree(job.recipe.build(), job.partition, job.pipeline)
+    start = job.start(staged)
+    if start.step:
+        print(f"goes on from step {start.step} in {options.checkpoint}\n")
     with progress_bar() as progress:
-        by_stage = job.run(staged, Display(progress, "by stage", job.rates))
-        at_once = job.run(whole, Display(progress, "whole tree", job.rates))
+        display = Display(progress, "by stage", job.rates)
+        by_stage = job.run(staged, start, display=display, save=job.saver(staged))
+        display = Display(progress, "whole tree", job.rates)
+        at_once = job.run(whole, job.on_one_device(start, staged), display=display)
     apart = difference(job.whole_model(by_stage), job.whole_model(at_once))
     story = Story(
         title=f"{options.optimizer} on {options.stages} pipeline stages",
@@ -168,6 +200,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--optimizer", choices=sorted(REGISTRY), default="adamw")
     parser.add_argument("--steps", type=_positive, default=500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--checkpoint", type=Path, help="where it saves, and goes on from what is saved"
+    )
+    parser.add_argument(
+        "--save-every", type=_positive, default=50, help="how many steps apart"
+    )
     parser.add_argument(
         "--output", type=Path, default=Path("out"), help="where the picture goes"
     )

@@ -5,13 +5,52 @@ from ._base import (
     AbstractOptimizer as AbstractOptimizer,
     AbstractSchedule as AbstractSchedule,
 )
-from ._optimizers import Adam as Adam, AdamW as AdamW, Lion as Lion, SGD as SGD
-from ._recipe import Recipe as Recipe
+from ._checkpoints.checkpoints import Checkpoints as Checkpoints, Restored as Restored
+from ._codec.errors import ConfigError as ConfigError
+from ._durations import Fraction as Fraction, Steps as Steps
+from ._groups import Frozen as Frozen, Group as Group, Groups as Groups
+from ._optimizers import (
+    Adafactor as Adafactor,
+    Adam as Adam,
+    AdamW as AdamW,
+    Kron as Kron,
+    Lion as Lion,
+    Mars as Mars,
+    Muon as Muon,
+    Quad as Quad,
+    RMSProp as RMSProp,
+    ScheduleFree as ScheduleFree,
+    Scion as Scion,
+    SGD as SGD,
+    Skew as Skew,
+    SOAP as SOAP,
+)
+from ._recipe import Metrics as Metrics, Recipe as Recipe
 from ._registry import Registry as Registry
-from ._schedules import Constant as Constant, Cosine as Cosine, Linear as Linear
+from ._schedules import (
+    Boundary as Boundary,
+    Constant as Constant,
+    Cooldown as Cooldown,
+    Cosine as Cosine,
+    CosineDecay as CosineDecay,
+    CosineOnecycle as CosineOnecycle,
+    ExponentialDecay as ExponentialDecay,
+    InverseSqrt as InverseSqrt,
+    Linear as Linear,
+    LinearOnecycle as LinearOnecycle,
+    Phase as Phase,
+    PiecewiseConstant as PiecewiseConstant,
+    PiecewiseInterpolate as PiecewiseInterpolate,
+    Polynomial as Polynomial,
+    Sequence as Sequence,
+    SGDR as SGDR,
+    WarmupConstant as WarmupConstant,
+    WarmupExponentialDecay as WarmupExponentialDecay,
+    WarmupStableDecay as WarmupStableDecay,
+)
 from ._stages.errors import CrossStageError as CrossStageError
 from ._stages.extra import OnStage as OnStage
 from ._stages.local import stage_local as stage_local, StageLocal as StageLocal
 from ._stages.partition import partition as partition, StagePartition as StagePartition
 from ._stages.program import StageProgram as StageProgram
-from ._where import Where as Where
+from ._where import AllOf as AllOf, AnyOf as AnyOf, Not as Not, Where as Where

@@ -1,10 +1,19 @@
 """What every module of the library is: frozen, checked at construction, a pytree."""
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable
 from types import NoneType, UnionType
-from typing import Annotated, Any, get_args, get_origin, get_type_hints, Union
+from typing import (
+    Annotated,
+    Any,
+    get_args,
+    get_origin,
+    get_type_hints,
+    Literal,
+    Union,
+)
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -16,7 +25,7 @@ from jax.core import Tracer
 
 # A converter takes `Any`, so that the import hook of jaxtyping, which checks the
 # arguments of `__init__`, leaves the fields to `check_fields` and its messages.
-def _as_number(value: Any) -> Any:
+def as_number(value: Any) -> Any:
     """Makes ints and NumPy's numbers floats, so that equal numbers are equal leaves."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
@@ -41,7 +50,7 @@ def number(
     default: Any = dataclasses.MISSING, *, kw_only: bool = True, **kwargs: Any
 ) -> Any:
     """A leaf of the pytree: it may be traced, batched and differentiated."""
-    return eqx.field(default=default, kw_only=kw_only, converter=_as_number, **kwargs)
+    return eqx.field(default=default, kw_only=kw_only, converter=as_number, **kwargs)
 
 
 def setting(
@@ -58,10 +67,14 @@ def setting(
 
 
 def part(
-    default: Any = dataclasses.MISSING, *, kw_only: bool = True, **kwargs: Any
+    default: Any = dataclasses.MISSING,
+    *,
+    kw_only: bool = True,
+    converter: Callable[[Any], Any] = as_number,
+    **kwargs: Any,
 ) -> Any:
-    """A module itself, or a number in place of one."""
-    return number(default, kw_only=kw_only, **kwargs)
+    """A module itself, a tuple of them, or a number in place of one."""
+    return eqx.field(default=default, kw_only=kw_only, converter=converter, **kwargs)
 
 
 class AbstractConfig(eqx.Module):
@@ -74,6 +87,11 @@ class AbstractConfig(eqx.Module):
     def __check_init__(self) -> None:
         check_fields(self)
 
+    def _in_run(self, total_steps: int) -> Any:
+        """The module in a run of so many updates: for what only a run can tell."""
+        del total_steps
+        return self
+
 
 def check_fields(config: Any) -> None:
     """Holds every field of a dataclass to its annotation."""
@@ -84,7 +102,7 @@ def check_fields(config: Any) -> None:
         if not _fits(value, annotation):
             raise TypeError(
                 f"{place} must be {_describe(annotation)}, got {value!r}."
-                f"{_hint(type(config), annotations, value)}"
+                f"{_hint(type(config), name, annotations, value)}"
             )
         _check_value(place, value, annotation)
 
@@ -97,7 +115,19 @@ def _annotations(cls: type) -> dict[str, Any]:
 def _fits(value: Any, annotation: Any) -> bool:
     if isinstance(value, bool):  # To Python it is an int.
         return any(x in (bool, Any, object) for x in _alternatives(annotation))
+    if isinstance(value, tuple):
+        return any(_fits_tuple(value, x) for x in _alternatives(annotation))
     return is_bearable(value, annotation)
+
+
+def _fits_tuple(value: tuple[Any, ...], annotation: Any) -> bool:
+    """Looks at every item, where beartype looks at one by chance."""
+    if get_origin(annotation) is not tuple:
+        return is_bearable(value, annotation)
+    items = get_args(annotation)
+    if items[1:] == (...,):
+        items = items[:1] * len(value)
+    return len(items) == len(value) and all(map(_fits, value, items))
 
 
 def _check_value(place: str, value: Any, annotation: Any) -> None:
@@ -108,9 +138,9 @@ def _check_value(place: str, value: Any, annotation: Any) -> None:
     known = float(value) if _is_number(value) else value
     if isinstance(known, float) and not math.isfinite(known):
         raise ValueError(f"{place} must be finite, got {value!r}.")
-    for limit in _limits(known, annotation):
-        if not _holds(limit, known):
-            raise ValueError(f"{place} must be {_text(limit)}, got {value!r}.")
+    for limit in _limits(value, annotation):
+        if not holds(limit, known):
+            raise ValueError(f"{place} must be {limit_text(limit)}, got {value!r}.")
 
 
 def _is_number(value: Any) -> bool:
@@ -124,11 +154,11 @@ def _limits(value: Any, annotation: Any) -> list[Any]:
     if get_origin(annotation) is Annotated:
         metadata = annotation.__metadata__
         return [x for x in metadata if isinstance(x, Interval | Predicate)]
-    arms = get_args(annotation) if _is_union(annotation) else ()
+    arms = get_args(annotation) if is_union(annotation) else ()
     return [x for arm in arms if is_bearable(value, arm) for x in _limits(value, arm)]
 
 
-def _holds(limit: Interval | Predicate, value: Any) -> bool:
+def holds(limit: Interval | Predicate, value: Any) -> bool:
     if isinstance(limit, Predicate):
         return limit.func(value)
     return (
@@ -139,7 +169,7 @@ def _holds(limit: Interval | Predicate, value: Any) -> bool:
     )
 
 
-def _text(limit: Interval | Predicate) -> str:
+def limit_text(limit: Interval | Predicate) -> str:
     if isinstance(limit, Predicate):
         return limit.func.__name__
     low = f"[{limit.ge}" if limit.ge is not None else f"({limit.gt}"
@@ -155,7 +185,7 @@ def _text(limit: Interval | Predicate) -> str:
     return " and ".join(f"{word} {x}" for word, x in bounds.items() if x is not None)
 
 
-def _is_union(annotation: Any) -> bool:
+def is_union(annotation: Any) -> bool:
     return get_origin(annotation) in (Union, UnionType)
 
 
@@ -163,15 +193,21 @@ def _alternatives(annotation: Any) -> list[Any]:
     """Takes unions and `Annotated` apart."""
     if get_origin(annotation) is Annotated:
         return _alternatives(get_args(annotation)[0])
-    if _is_union(annotation):
+    if is_union(annotation):
         return [x for arm in get_args(annotation) for x in _alternatives(arm)]
     return [annotation]
 
 
 def _describe(annotation: Any) -> str:
     """Says in words which values an annotation allows."""
-    *others, last = [_name(x) for x in _alternatives(annotation)]
+    *others, last = [x for arm in _alternatives(annotation) for x in _names(arm)]
     return f"{', '.join(others)} or {last}" if others else last
+
+
+def _names(annotation: Any) -> list[str]:
+    if get_origin(annotation) is Literal:
+        return [repr(value) for value in get_args(annotation)]
+    return [_name(annotation)]
 
 
 def _name(annotation: Any) -> str:
@@ -179,16 +215,35 @@ def _name(annotation: Any) -> str:
         return "None"
     if getattr(annotation, "dim_str", None) == "":  # a scalar of jaxtyping's
         return f"a 0-d {annotation.dtype.__name__.lower()} array"
+    if get_args(annotation)[1:] == (...,):
+        return f"a tuple, each item {_describe(get_args(annotation)[0])}"
     name = getattr(annotation, "__name__", str(annotation))
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
-def _hint(cls: type, annotations: dict[str, Any], value: Any) -> str:
-    """Says what to do about a module in the wrong place."""
+def _hint(cls: type, name: str, annotations: dict[str, Any], value: Any) -> str:
+    """Says what to do about a module in the wrong place, or a value without one."""
     if isinstance(value, type) and issubclass(value, AbstractConfig):
         return f" Pass an instance: `{value.__name__}(...)`."
     if isinstance(value, AbstractConfig):
-        for name, annotation in annotations.items():
+        for other, annotation in annotations.items():
             if is_bearable(value, annotation):
-                return f" Did you mean `{cls.__name__}.{name}`?"
+                return f" Did you mean `{cls.__name__}.{other}`?"
+        return ""
+    for kind in _alternatives(annotations[name]):
+        if _takes(kind, value):
+            return f" Did you mean `{kind.__name__}({value!r})`?"
     return ""
+
+
+def _takes(kind: Any, value: Any) -> bool:
+    """Whether a class that a field allows could be made of the value."""
+    if not (isinstance(kind, type) and issubclass(kind, AbstractConfig)):
+        return False
+    if inspect.isabstract(kind) or len(dataclasses.fields(kind)) != 1:
+        return False
+    try:
+        kind(value)  # pyright: ignore[reportCallIssue]
+    except (TypeError, ValueError):
+        return False
+    return True

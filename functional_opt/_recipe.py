@@ -1,40 +1,84 @@
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import Any, final, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 from jax import Device
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from ._base import AbstractOptimizer, AbstractSchedule
-from ._config import AbstractConfig, check_fields, number, part, setting
+from ._config import AbstractConfig, as_dtype, check_fields, number, part, setting
+from ._durations import known_steps, resolved, unresolved
+from ._explain import table
+from ._optimizers import ScheduleFree
+from ._previews import check_fits
 from ._stages.local import stage_local, StageLocal
-from ._stages.partition import StagePartition
-from ._types import NonNegative, Positive, PositiveSteps, Scalar, typed
-from ._where import Where
+from ._stages.partition import only_params, StagePartition
+from ._transformations.averaging import averaged_params, params_ema
+from ._transformations.clipping import clip_by_global_norm, NormState
+from ._transformations.finding import find_all
+from ._transformations.tracking import track, TrackState
+from ._types import (
+    DecayRate,
+    FloatDtype,
+    NonNegative,
+    Positive,
+    PositiveCount,
+    Scalar,
+    typed,
+)
+from ._where import Selection
+
+
+class Metrics(NamedTuple):
+    """What a state knows of its run: scalars where the state is.
+
+    **Attributes:**
+
+    - `updates_completed`: how many updates were made; int32.
+    - `learning_rate`: that of the last update, or of the first where there was none
+        yet; float32.
+    - `gradient_norm`: the norm of the last update's gradient, all parameters together,
+        before the clip; float32. None if the recipe neither clips nor tracks it.
+    - `steps_skipped`: how many gradients were skipped, as they were not finite; int32.
+        None if the recipe skips none.
+    """
+
+    updates_completed: jax.Array
+    learning_rate: jax.Array
+    gradient_norm: jax.Array | None
+    steps_skipped: jax.Array | None
 
 
 @final
 class Recipe(AbstractConfig):
-    """The usual chain around one optimizer: clip, step, decay, accumulate.
+    """The usual chain around one optimizer: clip, step, decay, average, accumulate.
 
     ```python
     >>> import functional_opt as fo
     >>> recipe = fo.Recipe(
     ...     optimizer=fo.AdamW(b2=0.95),
-    ...     schedule=fo.Cosine(peak_value=3e-4, warmup_steps=500, decay_steps=10_000),
+    ...     schedule=fo.Cosine(
+    ...         peak_value=3e-4,
+    ...         warmup_steps=fo.Fraction(0.01),
+    ...         decay_steps=fo.Fraction(1.0),
+    ...     ),
     ...     clip_norm=1.0,
     ...     weight_decay=0.1,
     ...     decay_where=fo.Where(min_ndim=2),
     ...     accumulate=4,
+    ...     skip_nonfinite=True,
+    ...     ema_decay=0.999,
     ... )
-    >>> transformation = recipe.build()
+    >>> transformation = recipe.build(total_steps=10_000)
 
     ```
 
     **Arguments:**
 
-    - `optimizer`: what makes a step of a gradient.
+    - `optimizer`: what makes a step of a gradient; `Groups` for several.
     - `schedule`: its learning rate, as a function of the updates completed or a number.
     - `clip_norm`: the norm that the gradient, all parameters together, is scaled down
         to where it is larger; greater than 0. None clips nothing.
@@ -44,14 +88,28 @@ class Recipe(AbstractConfig):
         or else decays all.
     - `accumulate`: how many gradients are averaged into one update, in float32 whatever
         the parameters are; at least 1. In between, the updates are 0.
+    - `skip_nonfinite`: whether a gradient in which anything, anywhere in the model, is
+        not finite changes nothing: no state, no count, no parameter. It is counted.
+    - `ema_decay`: how much of the moving average of the parameters stays at each
+        update, in [0, 1). None keeps no average.
+    - `state_dtype`: the dtype that the optimizer keeps its moments in, by its own
+        fields such as `mu_dtype` where it has them. Parameters of a narrower dtype are
+        updated in this one. None leaves the optimizer as it is.
+    - `track_norm`: whether to keep the norm of the gradient for `metrics`, where
+        nothing is clipped. It costs a reduction, and stages a round of exchange; the
+        clip's own norm costs nothing and is always kept.
     """
 
     optimizer: AbstractOptimizer = part()
     schedule: AbstractSchedule | Scalar = part()
     clip_norm: Positive | None = number(None)
     weight_decay: NonNegative | None = number(None)
-    decay_where: Where | None = setting(None)
-    accumulate: PositiveSteps = setting(1)
+    decay_where: Selection | None = setting(None)
+    accumulate: PositiveCount = setting(1)
+    skip_nonfinite: bool = setting(False)
+    ema_decay: DecayRate | None = number(None)
+    state_dtype: FloatDtype | None = setting(None, converter=as_dtype)
+    track_norm: bool = setting(False)
 
     def __check_init__(self) -> None:
         check_fields(self)  # Equinox checks the base class later than this one.
@@ -61,21 +119,54 @@ class Recipe(AbstractConfig):
                 f"{self.decay_where} and None. Say how much is to decay there; the "
                 "optimizer's own weight decay goes by the optimizer's own mask."
             )
+        if self.ema_decay is not None and isinstance(self.optimizer, ScheduleFree):
+            raise ValueError(
+                f"`Recipe.ema_decay` = {self.ema_decay} and `ScheduleFree` both "
+                "average the parameters. Leave one out."
+            )
 
     @typed
-    def build(self) -> optax.GradientTransformationExtraArgs:
-        """The Optax transformation: clip, optimizer and decay, then accumulation."""
-        transformation = self._build_optimizer()
-        if self.clip_norm is not None:
-            clip = optax.clip_by_global_norm(self.clip_norm)
-            transformation = optax.chain(clip, transformation)
-        if self.accumulate > 1:
-            steps = optax.MultiSteps(transformation, self.accumulate)
-            # Its update takes extra arguments, but `MultiSteps` does not say so.
-            transformation = optax.GradientTransformationExtraArgs(
-                *steps.gradient_transformation()
-            )
-        return transformation
+    def resolve(self, total_steps: PositiveCount) -> "Recipe":
+        """The same recipe with every length in updates, in a run of so many.
+
+        **Arguments:**
+
+        - `total_steps`: how many updates the run makes, at least 1. With `accumulate`
+            it takes as many times more gradients.
+
+        **Raises:** `ValueError` naming the phases if they take longer than the run.
+        """
+        recipe = resolved(self, total_steps)
+        if isinstance(recipe.schedule, AbstractSchedule):
+            check_fits(recipe.schedule, total_steps)
+        return recipe
+
+    @typed
+    def build(
+        self, total_steps: PositiveCount | None = None
+    ) -> optax.GradientTransformationExtraArgs:
+        """The Optax transformation.
+
+        In the order of Optax's chains: the clip, the optimizer with its decay, the
+        average of the new parameters; `optax.MultiSteps` around these, and around it
+        `optax.apply_if_finite`. Frozen parameters are left out of all of it.
+
+        **Arguments:**
+
+        - `total_steps`: as in `resolve`; needed where a length is a `Fraction`.
+
+        **Raises:** `ValueError` naming the field whose length is not known, or the
+        phases that take longer than the run.
+        """
+        if total_steps is not None:
+            return self.resolve(total_steps).build()
+        for config, name in unresolved(self):
+            known_steps(config, name)
+        transformation = self._accumulated(self._chain())
+        if self.skip_nonfinite:
+            never = jnp.iinfo(jnp.int32).max
+            transformation = optax.apply_if_finite(transformation, never)
+        return self._checked(self._thawed(transformation))
 
     @typed
     def build_mpmd(
@@ -83,13 +174,14 @@ class Recipe(AbstractConfig):
         params: PyTree,
         partition: StagePartition,
         *,
+        total_steps: PositiveCount | None = None,
         meshes: Sequence[Mesh | Device] | None = None,
         donate: bool = False,
         extra_args: Mapping[str, Any] | None = None,
     ) -> StageLocal:
-        """`build()`, cut into one program a stage. See `stage_local`."""
+        """`build(total_steps)`, cut into one program a stage. See `stage_local`."""
         return stage_local(
-            self.build(),
+            self.build(total_steps),
             params,
             partition,
             meshes=meshes,
@@ -97,9 +189,111 @@ class Recipe(AbstractConfig):
             extra_args=extra_args,
         )
 
-    def _build_optimizer(self) -> optax.GradientTransformationExtraArgs:
+    def metrics(self, state: PyTree) -> Metrics:
+        """What the state knows of its run, without a computation or a transfer.
+
+        **Arguments:**
+
+        - `state`: a state of what `build` made; or of what `build_mpmd` made, merged or
+            the piece of any stage: these are equal on all of them.
+        """
+        (tracked,) = _found(state, TrackState)
+        norms = find_all(state, NormState)
+        skips = find_all(state, optax.ApplyIfFiniteState)
+        return Metrics(
+            tracked.updates_completed,
+            tracked.learning_rate,
+            norms[0].norm if norms else None,
+            skips[0].total_notfinite if skips else None,
+        )
+
+    def eval_params(self, state: PyTree, params: PyTree) -> PyTree:
+        """The parameters to evaluate with: averaged, by `ema_decay` or `ScheduleFree`.
+
+        Without either, the parameters themselves. Dtypes stay.
+
+        **Arguments:**
+
+        - `state`, `params`: as an update left them, whole or the pieces of one stage.
+        """
+        return averaged_params(state, params)
+
+    def explain(self, params: PyTree) -> str:
+        """A table of what each parameter gets: optimizer, scale of schedule, decay.
+
+        **Arguments:**
+
+        - `params`: the parameters, or their shapes.
+        """
+        params = only_params(params)
+        self._check_where(params)
+        given = self.optimizer.assign(params, self.weight_decay, self.decay_where)
+        return table(params, given)
+
+    def _chain(self) -> optax.GradientTransformationExtraArgs:
+        links = [self._build_optimizer()]
+        if self.clip_norm is not None or self.track_norm:
+            links.insert(0, clip_by_global_norm(self.clip_norm))
+        if self.ema_decay is not None:
+            links.append(params_ema(self.ema_decay))
+        return optax.chain(*links, track(self.schedule))
+
+    def _build_optimizer(self) -> optax.GradientTransformation:
+        optimizer = self.optimizer
+        if self.state_dtype is not None:
+            optimizer = optimizer.with_state_dtype(self.state_dtype)
         if self.weight_decay is None:
-            return self.optimizer.build(self.schedule)
-        return self.optimizer.build_decayed(
+            return optimizer.build(self.schedule)
+        return optimizer.build_decayed(
             self.schedule, self.weight_decay, self.decay_where
         )
+
+    def _accumulated(
+        self, transformation: optax.GradientTransformationExtraArgs
+    ) -> optax.GradientTransformationExtraArgs:
+        if self.accumulate == 1:
+            return transformation
+        steps = optax.MultiSteps(transformation, self.accumulate)
+        # Its update takes extra arguments, but `MultiSteps` does not say so.
+        return optax.GradientTransformationExtraArgs(*steps.gradient_transformation())
+
+    def _thawed(
+        self, transformation: optax.GradientTransformation
+    ) -> optax.GradientTransformationExtraArgs:
+        """Leaves out what is frozen."""
+        frozen = self.optimizer.frozen()
+        if frozen is None:
+            return optax.with_extra_args_support(transformation)
+
+        def labels(params: PyTree) -> PyTree:
+            return jax.tree.map(
+                lambda is_frozen: "frozen" if is_frozen else "trained", frozen(params)
+            )
+
+        return optax.partition(
+            {"trained": transformation, "frozen": optax.set_to_zero()}, labels
+        )
+
+    def _checked(
+        self, transformation: optax.GradientTransformationExtraArgs
+    ) -> optax.GradientTransformationExtraArgs:
+        """Looks at the decay's rule on the whole tree, before any group is cut out."""
+
+        def init(params: PyTree) -> PyTree:
+            self._check_where(params)
+            return transformation.init(params)
+
+        return optax.GradientTransformationExtraArgs(init, transformation.update)
+
+    def _check_where(self, params: PyTree) -> None:
+        if self.decay_where is not None:
+            self.decay_where(params)
+
+
+def _found(state: PyTree, kind: type) -> list[Any]:
+    if found := find_all(state, kind):
+        return found[:1]
+    raise ValueError(
+        "`state` is no state of a recipe's transformation: it has no "
+        f"`{kind.__name__}`. Give what `init` or the last update returned."
+    )

@@ -1,6 +1,7 @@
 import dataclasses
 import difflib
 import inspect
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any, final
 
@@ -79,6 +80,100 @@ class Registry(Mapping[str, type]):
         if not isinstance(other, Registry):
             return NotImplemented
         return Registry(self.kinds + other.kinds)
+
+    def decode(self, data: Any, kind: type | None = None) -> Any:
+        """The module that plain data says.
+
+        A module is a table with a key for each of its fields, which may be left out
+        where the field has a default. At a place for several classes, such as
+        `optimizer`, its `name` says which: a name of this registry, never a path to
+        import. Numbers, words and bools are themselves; tuples are lists; dtypes are
+        their names; a 0-d array is `{"array": 0.5, "dtype": "float32"}`; the word
+        `none` is None.
+
+        ```python
+        >>> import functional_opt as fo
+        >>> registry = fo.Registry.of(fo.AdamW, fo.Cosine)
+        >>> registry.decode({"optimizer": {"name": "adamw", "b2": 0.95}, "schedule": 1})
+        Recipe(optimizer=AdamW(b2=0.95), schedule=1.0)
+
+        ```
+
+        **Arguments:**
+
+        - `data`: a dict, as [`json`][], [`tomllib`][] and their like make.
+        - `kind`: the class that the document is to say, or an abstract one for any of
+            this registry's that are of its kind. Left out, what the `name` of the
+            document says, or a `Recipe` if there is none.
+
+        **Raises:** `ConfigError` with all mistakes of the document.
+        """
+        from ._codec.decode import decode
+
+        return decode(self.kinds, data, kind)
+
+    def encode(self, module: Any, kind: type | None = None) -> dict[str, Any]:
+        """The plain data that `decode` makes this module of again, exactly.
+
+        **Arguments:**
+
+        - `module`: a `Recipe`, or a module of this registry.
+        - `kind`: as in `decode`.
+
+        **Returns:** dicts, lists, floats, ints, bools and strings. A field that is None
+        by default and None here is left out.
+
+        **Raises:** `ConfigError` with the places of what has no plain data, such as
+        functions, traced values and modules that are not in this registry.
+        """
+        from ._codec.encode import encode
+
+        return encode(self.kinds, module, kind)
+
+    def load(self, path: str | os.PathLike[str], kind: type | None = None) -> Any:
+        """The module that a file says, in TOML, YAML or JSON by its suffix.
+
+        **Arguments:**
+
+        - `path`: a file that ends in `.toml`, `.yaml`, `.yml` or `.json`.
+        - `kind`: as in `decode`.
+
+        **Raises:** `ConfigError` with all mistakes of the file.
+        """
+        from ._codec.files import load
+
+        return load(self.kinds, path, kind)
+
+    def save(
+        self, module: Any, path: str | os.PathLike[str], kind: type | None = None
+    ) -> None:
+        """Writes the file that `load` makes this module of again, exactly.
+
+        **Arguments:**
+
+        - `module`, `kind`: as in `encode`.
+        - `path`: as in `load`.
+
+        **Raises:** `ConfigError` as `encode` does.
+        """
+        from ._codec.files import save
+
+        save(self.kinds, module, path, kind)
+
+    def json_schema(self, kind: type | None = None) -> dict[str, Any]:
+        """A JSON Schema (2020-12) of the documents that `decode` takes.
+
+        Editors complete and check by it. It knows names, keys, types, ranges, defaults
+        and what the docstrings say of each field; not what a class checks of its fields
+        together.
+
+        **Arguments:**
+
+        - `kind`: as in `decode`. `Recipe` gives the plainest schema for recipes.
+        """
+        from ._codec.schema import json_schema
+
+        return json_schema(self.kinds, kind)
 
     def __hash__(self) -> int:
         return hash(frozenset(self.items()))

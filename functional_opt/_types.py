@@ -23,8 +23,8 @@ LearningRate = optax.Schedule | Scalar | int
 DecayRate = Annotated[Scalar, Interval(ge=0, lt=1)]
 NonNegative = Annotated[Scalar, Interval(ge=0)]
 Positive = Annotated[Scalar, Interval(gt=0)]
-Steps = Annotated[int, Interval(ge=0)]
-PositiveSteps = Annotated[int, Interval(ge=1)]
+Count = Annotated[int, Interval(ge=0)]
+PositiveCount = Annotated[int, Interval(ge=1)]
 
 if TYPE_CHECKING:  # What is given and what is kept are not the same.
     FloatDtype = jax.typing.DTypeLike

@@ -1,6 +1,10 @@
+"""Which parameters, as data."""
+
+import abc
 import dataclasses
 import re
-from typing import Any, final
+from collections.abc import Callable
+from typing import Any, final, Union
 
 import jax
 import optax
@@ -8,17 +12,59 @@ from jaxtyping import PyTree
 
 from ._config import check_fields
 from ._paths import path_text
-from ._types import Steps, typed
+from ._types import Count, typed
 
 
 # No Equinox module: `optax.masked` takes a mask for a function only if it is a leaf.
-@final
-@dataclasses.dataclass(frozen=True)
-class Where:
-    """Which parameters, by their path and their rank.
+class AbstractWhere(abc.ABC):
+    """A rule that finds some of the parameters.
 
     An instance is a mask for Optax: called with the parameters it gives a tree of bools
-    of their structure. Pass it wherever Optax takes such a function.
+    of their structure. Pass it wherever Optax takes such a function. `&`, `|` and `~`
+    make rules of rules.
+    """
+
+    @abc.abstractmethod
+    def finds(self, path: str, leaf: Any) -> bool:
+        """Whether a leaf at a path is meant."""
+
+    @abc.abstractmethod
+    def rules(self) -> "tuple[Where, ...]":
+        """The plain rules that this one is made of."""
+
+    @typed
+    def __call__(self, params: PyTree) -> PyTree[bool]:
+        """Which leaves of a tree are meant.
+
+        **Arguments:**
+
+        - `params`: arrays, or anything else that has a `shape`.
+
+        **Returns:** a tree of bools of the same structure. It is an error if none is
+        true, or if one of the rules that this one is made of finds nothing, unless
+        there are holes (`optax.MaskedNode`) where others may be.
+        """
+        found = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: self.finds(path_text(path), leaf), params
+        )
+        if not has_holes(params):
+            check_finds(self, params)
+        return found
+
+    def __and__(self, other: "AbstractWhere") -> "AllOf":
+        return AllOf((*_parts(AllOf, self), *_parts(AllOf, other)))  # pyright: ignore[reportArgumentType]
+
+    def __or__(self, other: "AbstractWhere") -> "AnyOf":
+        return AnyOf((*_parts(AnyOf, self), *_parts(AnyOf, other)))  # pyright: ignore[reportArgumentType]
+
+    def __invert__(self) -> "Not":
+        return Not(self)  # pyright: ignore[reportArgumentType]
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Where(AbstractWhere):
+    """Which parameters, by their path and their rank.
 
     ```python
     >>> import functional_opt as fo
@@ -27,6 +73,8 @@ class Where:
     >>> params = {"head": layer, "norm": jnp.ones(2)}
     >>> fo.Where("head", min_ndim=2)(params)
     {'head': {'bias': False, 'weight': True}, 'norm': False}
+    >>> (fo.Where("bias") | ~fo.Where("head"))(params)
+    {'head': {'bias': True, 'weight': False}, 'norm': True}
 
     ```
 
@@ -40,7 +88,7 @@ class Where:
     """
 
     path: str | None = None
-    min_ndim: Steps = 0
+    min_ndim: Count = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -52,29 +100,135 @@ class Where:
                 f"{error}. `re.escape` makes one of a plain path."
             ) from None
 
-    @typed
-    def __call__(self, params: PyTree) -> PyTree[bool]:
-        """Which leaves of a tree are meant.
-
-        **Arguments:**
-
-        - `params`: arrays, or anything else that has a `shape`.
-
-        **Returns:** a tree of bools of the same structure. It is an error if none is
-        true, unless there are holes (`optax.MaskedNode`) where others may be.
-        """
-        found = jax.tree_util.tree_map_with_path(self._finds, params)
-        if not any(jax.tree.leaves(found)) and not _has_holes(params):
-            raise ValueError(f"`{self}` finds no parameter. {_some_paths(params)}")
-        return found
-
-    def _finds(self, path: tuple[Any, ...], leaf: Any) -> bool:
+    def finds(self, path: str, leaf: Any) -> bool:
         if len(getattr(leaf, "shape", ())) < self.min_ndim:
             return False
-        return self.path is None or re.search(self.path, path_text(path)) is not None
+        return self.path is None or re.search(self.path, path) is not None
+
+    def rules(self) -> "tuple[Where, ...]":
+        return (self,)
 
 
-def _has_holes(params: PyTree) -> bool:
+@final
+@dataclasses.dataclass(frozen=True)
+class AllOf(AbstractWhere):
+    """Which parameters: those that all of some rules find. `a & b` makes one.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> fo.Where("head") & fo.Where(min_ndim=2)
+    AllOf(parts=(Where(path='head', min_ndim=0), Where(path=None, min_ndim=2)))
+
+    ```
+
+    **Arguments:**
+
+    - `parts`: a tuple of rules, at least one.
+    """
+
+    parts: "tuple[Selection, ...]"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        _check_parts(self)
+
+    def finds(self, path: str, leaf: Any) -> bool:
+        return all(part.finds(path, leaf) for part in self.parts)
+
+    def rules(self) -> tuple[Where, ...]:
+        return tuple(rule for part in self.parts for rule in part.rules())
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class AnyOf(AbstractWhere):
+    """Which parameters: those that any of some rules finds. `a | b` makes one.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> fo.Where("embed") | fo.Where("head")
+    AnyOf(parts=(Where(path='embed', min_ndim=0), Where(path='head', min_ndim=0)))
+
+    ```
+
+    **Arguments:**
+
+    - `parts`: a tuple of rules, at least one.
+    """
+
+    parts: "tuple[Selection, ...]"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        _check_parts(self)
+
+    def finds(self, path: str, leaf: Any) -> bool:
+        return any(part.finds(path, leaf) for part in self.parts)
+
+    def rules(self) -> tuple[Where, ...]:
+        return tuple(rule for part in self.parts for rule in part.rules())
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Not(AbstractWhere):
+    """Which parameters: those that a rule does not find. `~a` makes one.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> ~fo.Where("norm")
+    Not(part=Where(path='norm', min_ndim=0))
+
+    ```
+
+    **Arguments:**
+
+    - `part`: the rule.
+    """
+
+    part: "Selection"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def finds(self, path: str, leaf: Any) -> bool:
+        return not self.part.finds(path, leaf)
+
+    def rules(self) -> tuple[Where, ...]:
+        return self.part.rules()
+
+
+Selection = Union[Where, AllOf, AnyOf, Not]  # noqa: UP007
+Mask = Selection | Callable[[PyTree], PyTree]
+
+
+def _parts(kind: type, where: Any) -> tuple[Any, ...]:
+    """Keeps `a & b & c` one rule of three."""
+    return where.parts if isinstance(where, kind) else (where,)
+
+
+def _check_parts(where: AllOf | AnyOf) -> None:
+    if not where.parts:
+        raise ValueError(
+            f"`{type(where).__name__}.parts` must have at least one rule, got ()."
+        )
+
+
+def check_finds(where: AbstractWhere, params: PyTree) -> None:
+    """Refuses a rule that finds nothing in a whole tree, or has one in it."""
+    leaves = [
+        (path_text(path), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    ]
+    for rule in (*where.rules(), where):
+        if not any(rule.finds(path, leaf) for path, leaf in leaves):
+            inside = "" if rule == where else f", in `{where}`,"
+            raise ValueError(
+                f"`{rule}`{inside} finds no parameter. {_some_paths(leaves)}"
+            )
+
+
+def has_holes(params: PyTree) -> bool:
     nodes = jax.tree.leaves(params, is_leaf=_is_hole)
     return any(_is_hole(node) for node in nodes)
 
@@ -83,12 +237,9 @@ def _is_hole(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
 
 
-def _some_paths(params: PyTree) -> str:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
+def _some_paths(leaves: list[tuple[str, Any]]) -> str:
     if not leaves:
         return "The tree has no leaves."
-    shown = [
-        f"`{path_text(path)}` {getattr(leaf, 'shape', ())}" for path, leaf in leaves[:4]
-    ]
+    shown = [f"`{path}` {getattr(leaf, 'shape', ())}" for path, leaf in leaves[:4]]
     more = f" and {len(leaves) - 4} more" if len(leaves) > 4 else ""
     return f"There are {', '.join(shown)}{more}."

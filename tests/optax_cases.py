@@ -600,8 +600,6 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             "contrib.mechanize",
             lambda: optax.contrib.mechanize(optax.adam(0.1)),
             exchanges=True,
-            equal="close",
-            reason=CANCELS,
             steady=True,
         ),
         Case(
@@ -609,8 +607,6 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             lambda: optax.contrib.momo(),
             extra_args={"value": 500.0},
             exchanges=True,
-            equal="close",
-            reason=CANCELS,
         ),
         Case(
             "contrib.momo_adam",
@@ -738,8 +734,6 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             "of apply_if_finite, chain, masked",
             bad=float("inf"),
             exchanges=True,
-            equal="close",
-            reason=SMALLER,
         ),
         Case(
             "apply_if_finite",
@@ -747,8 +741,6 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             "of MultiSteps, chain, clip_by_global_norm",
             bad=float("inf"),
             exchanges=True,
-            equal="close",
-            reason=SMALLER,
         ),
         Case(
             "partition",
@@ -843,8 +835,6 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             ),
             "of chain, masked",
             exchanges=True,
-            equal="close",
-            reason=CANCELS,
             steady=True,
         ),
         Case(

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,12 @@ import functional_opt as fo
 import jax
 import jax.numpy as jnp
 import numpy as np
+import overlap
 import pipeline_lm
 import pytest
 from jaxtyping import PyTree
 from lm.comparison import difference
-from lm.model import cross_entropy, Model, number_of_parameters, Sizes, stage_of
+from lm.model import cross_entropy, Model, number_of_parameters, Sizes
 from lm.pipeline import Device, Pipeline, stage_devices
 from lm.text import Batch, every_byte, hold_out, load, random_batches, unigram_bits
 
@@ -55,7 +57,7 @@ def test_pipeline_computes_what_the_whole_model_does(stages):
     model, batch = model_of(stages), batch_of(microbatches=4)
     with jax.enable_x64(True):
         model = to_float64(model)
-        partition = fo.partition(model, stage_of)
+        partition = fo.partition(model, model.stage_of)
         pieces = partition.split(model)
         devices = stage_devices(stages)
         pipeline = Pipeline(pieces, devices)
@@ -80,6 +82,16 @@ def test_the_number_of_stages_does_not_change_the_model():
     for other in others:
         np.testing.assert_array_equal(first, other)
     assert len({len(each) for each in leaves}) == 1
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3, 4])
+def test_a_stage_has_its_leaves_and_no_others(stages):
+    model = model_of(stages)
+    pieces = fo.partition(model, model.stage_of).split(model)
+    for number, piece in enumerate(pieces):
+        arrays = eqx.filter(piece, eqx.is_inexact_array)
+        own = eqx.filter(model.stage(number), eqx.is_inexact_array)
+        fo.testing.assert_equal(jax.tree.leaves(arrays), jax.tree.leaves(own))
 
 
 def test_a_model_with_more_stages_than_blocks_is_refused():
@@ -174,6 +186,20 @@ def test_the_job(monkeypatch, tmp_path, capsys):
     assert any("bits per byte" in line for line in lines)
 
 
+def test_the_job_goes_on_from_a_checkpoint_in_other_stages(
+    monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(pipeline_lm, "SIZES", SIZES)
+    saved = tmp_path / "saved"
+    options = [f"--checkpoint={saved}", "--save-every=2", f"--output={tmp_path}"]
+    assert pipeline_lm.main(["--steps=3", "--stages=1", *options]) == 0
+    assert fo.Checkpoints(saved).steps == (2,)
+    assert pipeline_lm.main(["--steps=5", "--stages=2", *options]) == 0
+    assert fo.Checkpoints(saved).steps == (2, 4)
+    printed = capsys.readouterr().out
+    assert printed.count("goes on from step 2") == 1
+
+
 def test_the_command_line_helps():
     script = Path(pipeline_lm.__file__)
     done = subprocess.run(
@@ -183,5 +209,17 @@ def test_the_command_line_helps():
         text=True,
         check=True,
     )
-    for option in ("--stages", "--steps", "--optimizer", "--seed", "--output"):
+    for option in ("--stages", "--steps", "--optimizer", "--seed", "--checkpoint"):
         assert option in done.stdout
+
+
+def test_a_schedule_of_its_own_tells_each_message_early(capsys):
+    overlap.main()
+    *order, last = capsys.readouterr().out.splitlines()
+    assert order == [
+        f"{what} of stage {stage}"
+        for stage in reversed(range(overlap.STAGES))
+        for what in ("gradients", "message")
+    ]
+    apart = re.fullmatch(r"after 5 steps (.*) of the largest entry .*", last)
+    assert apart is not None and float(apart[1]) < 1e-5

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from hypothesis import given, settings, strategies as st
+from optax.contrib import MuonDimensionNumbers
 
 
 PARAMS = {"w": jnp.array([[1.0, -2.0], [3.0, 0.5]]), "b": jnp.array([0.1, -0.3])}
@@ -17,6 +18,9 @@ FUNCTIONS = [
     (fo.AdamW, optax.adamw),
     (fo.SGD, optax.sgd),
     (fo.Lion, optax.lion),
+    (fo.RMSProp, optax.rmsprop),
+    (fo.Adafactor, optax.adafactor),
+    (fo.Muon, optax.contrib.muon),
 ]
 
 HYPERPARAMETERS = [
@@ -30,6 +34,65 @@ HYPERPARAMETERS = [
     (fo.SGD, optax.sgd, dict(momentum=0.9, nesterov=True)),
     (fo.Lion, optax.lion, dict(b1=0.8, b2=0.95, mu_dtype="bfloat16")),
     (fo.Lion, optax.lion, dict(weight_decay=0.1, mask=fo.Where("b"))),
+    (fo.RMSProp, optax.rmsprop, dict(decay=0.8, initial_scale=1.0, momentum=0.9)),
+    (
+        fo.RMSProp,
+        optax.rmsprop,
+        dict(eps=1e-4, eps_in_sqrt=False, centered=True, bias_correction=True),
+    ),
+    (fo.Adafactor, optax.adafactor, dict(min_dim_size_to_factor=2, decay_rate=0.5)),
+    (
+        fo.Adafactor,
+        optax.adafactor,
+        dict(
+            multiply_by_parameter_scale=False,
+            clipping_threshold=None,
+            momentum=0.9,
+            dtype_momentum="bfloat16",
+            weight_decay_rate=0.1,
+            weight_decay_mask=fo.Where("w"),
+        ),
+    ),
+    (
+        fo.Adafactor,
+        optax.adafactor,
+        dict(
+            decay_offset=2,
+            clipping_threshold=0.5,
+            weight_decay_rate=fo.Linear(
+                init_value=0.1, end_value=0.0, transition_steps=2
+            ),
+            eps=1e-3,
+            factored=False,
+        ),
+    ),
+    (fo.Muon, optax.contrib.muon, dict(ns_steps=2, beta=0.8, mu_dtype="bfloat16")),
+    (
+        fo.Muon,
+        optax.contrib.muon,
+        dict(
+            ns_coeffs=((2.0, -1.5, 0.5), (1.5, -0.5, 0.0)),
+            weight_decay=0.1,
+            weight_decay_mask=fo.Where("w"),
+            nesterov=False,
+            adaptive=True,
+            preconditioning="schatten",
+            adam_b1=0.8,
+            adam_weight_decay=0.2,
+            adam_learning_rate=0.3,
+            consistent_rms=0.2,
+        ),
+    ),
+    (
+        fo.Muon,
+        optax.contrib.muon,
+        dict(
+            ns_coeffs="dion",
+            muon_weight_dimension_numbers=lambda params: jax.tree.map(
+                lambda leaf: MuonDimensionNumbers() if leaf.ndim == 2 else None, params
+            ),
+        ),
+    ),
 ]
 
 

@@ -265,12 +265,19 @@ def test_a_leaf_on_two_stages_is_sent_by_the_lowest():
     assert sorted(m.sender for m in slices.rounds[0]) == [0, 1]
 
 
-def test_a_cond_with_a_known_predicate_is_its_branch():
-    def known(x):
-        return jax.lax.cond(jnp.array(True), lambda x: x + 1, lambda x: x - 1, x)
+def test_of_a_cond_with_a_known_predicate_only_that_branch_counts():
+    """As the rest of it is never computed, it may mix whatever it likes."""
 
-    slices = cut(known, [BIG], [place(1)], [place(1)])
-    assert primitives(slices, 1, [0]) == ["add"]
+    def known(x, y):
+        return jax.lax.cond(
+            jnp.array(True), lambda x, y: (x + 1, y), lambda x, y: (x * y, x - y), x, y
+        )
+
+    args, places = [BIG, OTHER_BIG], [place(0), place(1)]
+    slices = cut(known, args, places, places)
+    assert slices.rounds == ()
+    for stage in (0, 1):
+        same(run(slices, args, stage, [stage])[0], jax.jit(known)(*args)[stage])
 
 
 def skip(flag, x, y):
@@ -308,8 +315,78 @@ def test_a_cond_that_mixes_inside_becomes_a_choice(flag):
     slices = cut(clip, args, [place(0, 1), place(0), place(1)], [place(0), place(1)])
     assert len(slices.rounds) == 1
     for stage in (0, 1):
-        assert "select_n" in primitives(slices, stage, [stage])
+        assert "cond" in primitives(slices, stage, [stage])
         same(run(slices, args, stage, [stage])[0], jax.jit(clip)(*args)[stage])
+
+
+def mix(x, y):
+    return x * (jnp.sum(x) + jnp.sum(y)), y
+
+
+def test_what_is_sent_from_a_branch_is_only_computed_if_that_is_taken():
+    def step(count, x, y):
+        return jax.lax.cond(count % 2 == 0, mix, lambda x, y: (x, y), x, y)
+
+    places = [place(0, 1), place(0), place(1)]
+    slices = cut(step, [jnp.array(3), BIG, OTHER_BIG], places, [place(0), place(1)])
+    sent = slices.message_program(1, 0)
+    assert [eqn.primitive.name for eqn in sent.closed.jaxpr.eqns][-1] == "cond"
+    for count in (jnp.array(3), jnp.array(4)):
+        same(
+            run(slices, [count, BIG, OTHER_BIG], 0, [0])[0],
+            jax.jit(step)(count, BIG, OTHER_BIG)[0],
+        )
+        (said,) = sent([count, OTHER_BIG], [])
+        same(said, jnp.sum(OTHER_BIG) * (count == 4))
+
+
+def test_what_is_sent_before_it_is_known_which_branch_is_taken():
+    def step(x, y):
+        finite = jnp.isfinite(jnp.sum(x)) & jnp.isfinite(jnp.sum(y))
+        return jax.lax.cond(finite, mix, lambda x, y: (x, y), x, y)
+
+    places = [place(0), place(1)]
+    slices = cut(step, [BIG, OTHER_BIG], places, places)
+    assert len(slices.rounds) == 1
+    assert "cond" in primitives(slices, 0, [0])
+    for x in (BIG, BIG.at[0].set(jnp.inf)):
+        same(run(slices, [x, OTHER_BIG], 0, [0])[0], jax.jit(step)(x, OTHER_BIG)[0])
+
+
+def test_a_choice_in_a_choice():
+    def step(outer, inner, x, y):
+        def twice(x, y):
+            return jax.lax.cond(inner > jnp.sum(x), mix, lambda x, y: (-x, y), x, y)
+
+        return jax.lax.cond(outer, twice, lambda x, y: (x, y), x, y)
+
+    everywhere, places = place(0, 1), [place(0), place(1)]
+    for outer in (False, True):
+        for inner in (-1e9, 1e9):
+            args = [jnp.array(outer), jnp.float32(inner), BIG, OTHER_BIG]
+            slices = cut(step, args, [everywhere, everywhere, *places], places)
+            assert primitives(slices, 0, [0])[-1] == "cond"
+            same(run(slices, args, 0, [0])[0], jax.jit(step)(*args)[0])
+
+
+@pytest.mark.parametrize("start, looped", [(0.0, False), (1.0, True)])
+def test_a_loop_in_a_branch_that_is_not_taken_does_not_run(start, looped):
+    """It would not end."""
+
+    def step(count, x, y):
+        def loop(x, y):
+            total = jnp.sum(x) + jnp.sum(y)
+            steps = jax.lax.while_loop(lambda c: c < 9.0, lambda c: c * 2, count)
+            return x * steps + total, y
+
+        return jax.lax.cond(count > 0, loop, lambda x, y: (x, y), x, y)
+
+    args = [jnp.array(start), BIG, OTHER_BIG]
+    places = [place(0, 1), place(0), place(1)]
+    slices = cut(step, args, places, [place(0), place(1)])
+    expected = jax.jit(step)(*args)[0]
+    assert looped == bool(jnp.any(expected != BIG))
+    same(run(slices, args, 0, [0])[0], expected)
 
 
 def test_a_counter_in_a_cond_stays_on_every_stage():

@@ -1,3 +1,5 @@
+from typing import Any
+
 import equinox as eqx
 import functional_opt as fo
 import jax
@@ -12,6 +14,7 @@ def model():
     return eqx.filter(eqx.nn.MLP(2, 2, 2, 2, key=key), eqx.is_inexact_array)
 
 
+SMALL = settings(max_examples=50, deadline=None)
 TREE = {"head": {"weight": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "norm": jnp.ones(())}
 
 
@@ -66,6 +69,92 @@ def test_nothing_found():
         fo.Where("tail")([jnp.ones(1)] * 6)
     with pytest.raises(ValueError, match="no leaves"):
         fo.Where("tail")({})
+
+
+def test_rules_of_rules():
+    head, bias, matrices = fo.Where("head"), fo.Where("bias"), fo.Where(min_ndim=2)
+    for where, expected in [
+        (head & matrices, (False, True, False)),
+        (bias | fo.Where("norm"), (True, False, True)),
+        (~head, (False, False, True)),
+        (~(head & matrices), (True, False, True)),
+        (head & ~bias | fo.Where("norm"), (False, True, True)),
+    ]:
+        assert tuple(jax.tree.leaves(where(TREE))) == expected
+    assert head & bias & matrices == fo.AllOf((head, bias, matrices))
+    assert head | bias | matrices == fo.AnyOf((head, bias, matrices))
+    assert ~head == fo.Not(head) and hash(~head) == hash(fo.Not(head))
+
+
+@SMALL
+@given(st.data())
+def test_rules_are_those_of_sets(data):
+    """Over paths and ranks, `&`, `|` and `~` are what they are of sets."""
+    paths = ["a", "ab", "abc", "b", "bc", "c"]
+    params = {
+        path: jax.ShapeDtypeStruct((2,) * ndim, jnp.float32)
+        for ndim, path in enumerate(paths)
+    }
+
+    def plain(letter, least):
+        expected = {
+            path for path in paths if letter in path and params[path].ndim >= least
+        }
+        return fo.Where(letter, least), expected
+
+    def join(pairs):
+        (one, first), (other, second) = pairs
+        return data.draw(
+            st.sampled_from(
+                [
+                    (one & other, first & second),
+                    (one | other, first | second),
+                    (~one, set(params) - first),
+                ]
+            )
+        )
+
+    where, expected = data.draw(
+        st.recursive(
+            st.builds(plain, st.sampled_from("abc"), st.integers(0, 3)),
+            lambda inner: st.tuples(inner, inner).map(join),
+            max_leaves=6,
+        )
+    )
+    holed = params | {"hole": optax.MaskedNode()}
+    found = where(holed)
+    assert {path for path in params if found[path]} == expected
+
+
+@pytest.mark.parametrize(
+    "where, message",
+    [
+        (fo.Where("head") | fo.Where("tail"), r"`Where\(path='tail'.*, in `AnyOf\("),
+        (~fo.Where("tail"), r"`Where\(path='tail'.*, in `Not\("),
+        (~fo.Where(), r"^`Not\(.* finds no parameter\. There are"),
+        (fo.Where("head") & fo.Where("norm"), r"^`AllOf\(.* finds no parameter"),
+    ],
+    ids=repr,
+)
+def test_rule_that_finds_nothing(where, message):
+    with pytest.raises(ValueError, match=message):
+        where(TREE)
+    assert where(TREE | {"hole": optax.MaskedNode()})["norm"] in (True, False)
+
+
+def test_wrong_parts():
+    with pytest.raises(ValueError, match=r"`AnyOf.parts` must have at least one rule"):
+        fo.AnyOf(())
+    wrong: Any = (fo.Where(), 3)
+    message = (
+        r"`AllOf.parts` must be a tuple, each item a Where, an AllOf, an AnyOf or a "
+        r"Not, got \(Where"
+    )
+    for _ in range(10):  # beartype looks at one item by chance.
+        with pytest.raises(TypeError, match=message):
+            fo.AllOf(wrong)
+    with pytest.raises(TypeError, match=r"`Not.part` must be a Where, .* got 'tail'"):
+        fo.Not("tail")  # pyright: ignore[reportArgumentType]
 
 
 def test_nothing_found_beside_holes():

@@ -29,6 +29,11 @@ class Display:
             name, total=len(rates), loss=0.0, rate=0.0, speed=0.0
         )
 
+    def skip(self, steps: int) -> None:
+        """Shows that so many steps have been made before."""
+        self._steps += steps
+        self._progress.update(self._line, advance=steps)
+
     def advance(self, loss: float, tokens: int) -> None:
         """Shows that one more step is under way.
 

@@ -1,5 +1,6 @@
 """A byte-level transformer decoder, cut into stages."""
 
+import bisect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -139,9 +140,15 @@ class Stage(eqx.Module):
 
 
 class Model(eqx.Module):
-    """The whole language model: from bytes to the scores of each one's successor."""
+    """The whole language model: from bytes to the scores of each one's successor.
 
-    stages: tuple[Stage, ...]
+    How it is cut into stages does not show in its leaves, nor in their paths.
+    """
+
+    embedding: Embedding
+    blocks: tuple[Block, ...]
+    head: Head
+    cuts: tuple[int, ...] = eqx.field(static=True)
 
     def __init__(self, sizes: Sizes, stages: int, *, key: PRNGKeyArray):
         if not 1 <= stages <= sizes.blocks:
@@ -150,29 +157,35 @@ class Model(eqx.Module):
                 f"not {stages}."
             )
         embedding_key, head_key, *keys = jax.random.split(key, 2 + sizes.blocks)
-        blocks = [Block(sizes, key=block_key) for block_key in keys]
+        self.embedding = Embedding(sizes, key=embedding_key)
+        self.blocks = tuple(Block(sizes, key=block_key) for block_key in keys)
+        self.head = Head(sizes, key=head_key)
         cuts = [round(sizes.blocks * stage / stages) for stage in range(stages + 1)]
-        first, last = 0, stages - 1
-        self.stages = tuple(
-            Stage(
-                Embedding(sizes, key=embedding_key) if stage == first else None,
-                tuple(blocks[cuts[stage] : cuts[stage + 1]]),
-                Head(sizes, key=head_key) if stage == last else None,
-            )
-            for stage in range(stages)
+        self.cuts = tuple(cuts)
+
+    def stage(self, number: int) -> Stage:
+        """What one device computes."""
+        first, last = 0, len(self.cuts) - 2
+        return Stage(
+            self.embedding if number == first else None,
+            self.blocks[self.cuts[number] : self.cuts[number + 1]],
+            self.head if number == last else None,
         )
+
+    def stage_of(self, path: tuple, leaf: object) -> int:
+        """The stage of a leaf, from its key path: `.blocks[2]...`."""
+        del leaf
+        if path[0].name == "embedding":
+            return 0
+        if path[0].name == "head":
+            return len(self.cuts) - 2
+        return bisect.bisect_right(self.cuts, path[1].idx) - 1
 
     def __call__(self, tokens: Tokens) -> Float[Array, "length bytes"]:
         x = tokens
-        for stage in self.stages:
-            x = stage(x)
+        for number in range(len(self.cuts) - 1):
+            x = self.stage(number)(x)
         return x
-
-
-def stage_of(path: tuple, leaf: object) -> int:
-    """The stage of a leaf of a `Model`, from its key path: `.stages[2]...`."""
-    del leaf
-    return path[1].idx
 
 
 def number_of_parameters(model: Model) -> int:

@@ -137,7 +137,7 @@ class _Stage:
 
     def _run(self, params: Model, x: Array) -> Array:
         model = eqx.combine(params, self._rest)
-        return jax.vmap(model.stages[self._stage])(x)
+        return jax.vmap(model.stage(self._stage))(x)
 
     def _loss(self, params: Model, x: Array, targets: Array) -> Scalar:
         return cross_entropy(self._run(params, x), targets)

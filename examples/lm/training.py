@@ -1,7 +1,8 @@
 """The training loop, and the two ways of updating that it is run with."""
 
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -20,15 +21,21 @@ from .text import Batch
 class Updates(Protocol):
     """What the loop asks of an optimizer, whether it works stage by stage or not."""
 
-    def init(self, pieces: Pieces, /) -> Any: ...
-
     def step(
         self, grads: Pieces, states: Any, pieces: Pieces, /
     ) -> tuple[Pieces, Any]: ...
 
 
+class Progress(NamedTuple):
+    """How far a training has come."""
+
+    step: int
+    pieces: Pieces
+    states: Any
+
+
 class Run(NamedTuple):
-    """A finished training."""
+    """A finished training. Losses from before the checkpoint it began with are NaN."""
 
     losses: Float[np.ndarray, " steps"]
     pieces: Pieces
@@ -50,10 +57,6 @@ class WholeTree:
         self._partition = partition
         self._pipeline = pipeline
         self._update = jax.jit(self._update_and_apply)
-
-    def init(self, pieces: Pieces) -> optax.OptState:
-        """The state for all parameters."""
-        return self._tx.init(self._gather(pieces))
 
     def step(
         self, grads: Pieces, state: optax.OptState, pieces: Pieces
@@ -77,22 +80,28 @@ class WholeTree:
 
 def train(
     optimizer: Updates,
-    pieces: Pieces,
+    progress: Progress,
     pipeline: Pipeline,
     batches: Iterable[Batch],
     display: Display,
+    save: Callable[[Progress], None] = lambda progress: None,
 ) -> Run:
-    """Trains on every batch, in order."""
-    states = optimizer.init(pieces)
+    """Trains on every batch, in order, but for those that it has had."""
     losses: list[Scalar] = []
-    for batch in batches:
+    display.skip(progress.step)
+    for batch in itertools.islice(batches, progress.step, None):
+        step, pieces, states = progress
         loss, grads = pipeline.loss_and_grads(pieces, batch)
         pieces, states = optimizer.step(grads, states, pieces)
+        progress = Progress(step + 1, pieces, states)
+        save(progress)
         losses.append(loss)
         # The step before last has ended, or nearly: reading its loss holds up nothing,
         # and keeps this loop from running far ahead of the devices.
         display.advance(bits(losses[max(len(losses) - 2, 0)]), batch.inputs.size)
-    return Run(np.array([bits(loss) for loss in losses]), pieces)
+    missed = progress.step - len(losses)
+    curve = [math.nan] * missed + [bits(loss) for loss in losses]
+    return Run(np.array(curve), progress.pieces)
 
 
 def bits(loss: Scalar) -> float:

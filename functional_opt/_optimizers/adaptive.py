@@ -1,15 +1,13 @@
 """Steps in units of the gradient's own root mean square."""
 
-import dataclasses
-from collections.abc import Callable
 from typing import final
 
 import optax
-from jaxtyping import PyTree
 
-from .._base import AbstractOptimizer
+from .._base import AbstractDecayedOptimizer, AbstractOptimizer
 from .._config import as_dtype, number, setting
 from .._types import DecayRate, FloatDtype, LearningRate, NonNegative, Scalar, typed
+from .._where import Mask
 
 
 @final
@@ -68,7 +66,7 @@ class Adam(AbstractOptimizer):
         self,
         schedule: LearningRate,
         weight_decay: Scalar,
-        mask: Callable[[PyTree], PyTree] | None = None,
+        mask: Mask | None = None,
     ) -> optax.GradientTransformationExtraArgs:
         decayed = AdamW(
             b1=self.b1,
@@ -84,7 +82,7 @@ class Adam(AbstractOptimizer):
 
 
 @final
-class AdamW(AbstractOptimizer):
+class AdamW(AbstractDecayedOptimizer):
     """[AdamW](https://arxiv.org/abs/1711.05101) (Loshchilov and Hutter 2019).
 
     `optax.adamw`: Adam, with the learning rate times `weight_decay` times the parameter
@@ -111,7 +109,7 @@ class AdamW(AbstractOptimizer):
     eps_root: NonNegative = number(0.0)
     mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)
     weight_decay: NonNegative = number(1e-4)
-    mask: Callable[[PyTree], PyTree] | None = setting(None)
+    mask: Mask | None = setting(None)
     nesterov: bool = setting(False)
 
     @typed
@@ -128,14 +126,61 @@ class AdamW(AbstractOptimizer):
             nesterov=self.nesterov,
         )
 
+
+@final
+class RMSProp(AbstractOptimizer):
+    """RMSProp ([Hinton 2012](https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf),
+    slide 29): `optax.rmsprop`.
+
+    With $v$ the moving average of the gradient's square, a step is the learning rate
+    times $g / \\sqrt{v + \\epsilon}$. With `centered`, $v$ is the variance: equations
+    38 to 41 of [Graves 2014](https://arxiv.org/abs/1308.0850).
+
+    ```python
+    >>> import functional_opt as fo
+    >>> import jax.numpy as jnp
+    >>> transformation = fo.RMSProp(decay=0.75).build(0.1)
+    >>> params = jnp.array([1.0, -1.0])
+    >>> updates, _ = transformation.update(params, transformation.init(params))
+    >>> [round(float(x), 3) for x in updates]
+    [-0.2, 0.2]
+
+    ```
+
+    **Arguments:**
+
+    - `decay`: how much of $v$ stays at each update, in [0, 1).
+    - `eps`: $\\epsilon$, in units of the gradient's square, or of the gradient if not
+        `eps_in_sqrt`; at least 0.
+    - `initial_scale`: $v$ at the start, in units of the gradient's square; at least 0.
+    - `eps_in_sqrt`: whether `eps` is added under the root, or to it as in PyTorch.
+    - `centered`: whether the square of the mean is taken off $v$.
+    - `momentum`: how much of the sum of the steps stays at each update, in [0, 1). None
+        keeps no sum.
+    - `nesterov`: whether to look one update ahead. Without momentum it changes
+        nothing.
+    - `bias_correction`: whether $v$ is corrected for its start.
+    """
+
+    decay: DecayRate = number(0.9)
+    eps: NonNegative = number(1e-8)
+    initial_scale: NonNegative = number(0.0)
+    eps_in_sqrt: bool = setting(True)
+    centered: bool = setting(False)
+    momentum: DecayRate | None = number(None)
+    nesterov: bool = setting(False)
+    bias_correction: bool = setting(False)
+
     @typed
-    def build_decayed(
-        self,
-        schedule: LearningRate,
-        weight_decay: Scalar,
-        mask: Callable[[PyTree], PyTree] | None = None,
-    ) -> optax.GradientTransformationExtraArgs:
-        decayed = dataclasses.replace(
-            self, weight_decay=weight_decay, mask=mask or self.mask
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
+        return optax.rmsprop(
+            schedule,
+            decay=self.decay,
+            eps=self.eps,
+            initial_scale=self.initial_scale,
+            eps_in_sqrt=self.eps_in_sqrt,
+            centered=self.centered,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            bias_correction=self.bias_correction,
         )
-        return decayed.build(schedule)

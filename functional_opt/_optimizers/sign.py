@@ -1,19 +1,17 @@
 """Steps of the same size for every parameter."""
 
-import dataclasses
-from collections.abc import Callable
 from typing import final
 
 import optax
-from jaxtyping import PyTree
 
-from .._base import AbstractOptimizer
+from .._base import AbstractDecayedOptimizer
 from .._config import as_dtype, number, setting
-from .._types import DecayRate, FloatDtype, LearningRate, NonNegative, Scalar, typed
+from .._types import DecayRate, FloatDtype, LearningRate, NonNegative, typed
+from .._where import Mask
 
 
 @final
-class Lion(AbstractOptimizer):
+class Lion(AbstractDecayedOptimizer):
     """[Lion](https://arxiv.org/abs/2302.06675) (Chen et al. 2023): `optax.lion`.
 
     The step is the learning rate times $sign(\\beta_1 m + (1 - \\beta_1) g) + \\lambda
@@ -45,7 +43,7 @@ class Lion(AbstractOptimizer):
     b2: DecayRate = number(0.99)
     mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)
     weight_decay: NonNegative = number(1e-3)
-    mask: Callable[[PyTree], PyTree] | None = setting(None)
+    mask: Mask | None = setting(None)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
@@ -57,15 +55,3 @@ class Lion(AbstractOptimizer):
             weight_decay=self.weight_decay,
             mask=self.mask,
         )
-
-    @typed
-    def build_decayed(
-        self,
-        schedule: LearningRate,
-        weight_decay: Scalar,
-        mask: Callable[[PyTree], PyTree] | None = None,
-    ) -> optax.GradientTransformationExtraArgs:
-        decayed = dataclasses.replace(
-            self, weight_decay=weight_decay, mask=mask or self.mask
-        )
-        return decayed.build(schedule)

@@ -1,15 +1,17 @@
+"""The same value for ever, from the start or after a warmup."""
+
 from typing import final
 
-import jax
-import jax.numpy as jnp
+import optax
 
-from .._base import AbstractSchedule
 from .._config import number
-from .._types import Scalar, Scalars, typed
+from .._durations import Duration, duration, known_steps
+from .._types import Scalar
+from .base import AbstractOptaxSchedule
 
 
 @final
-class Constant(AbstractSchedule):
+class Constant(AbstractOptaxSchedule):
     """The same value at every update: `optax.constant_schedule`.
 
     ```python
@@ -26,10 +28,42 @@ class Constant(AbstractSchedule):
 
     value: Scalar = number(kw_only=False)
 
-    @typed
-    def __call__(self, count: jax.typing.ArrayLike) -> Scalars:
-        # For one count the value stays itself, as in Optax: a float takes the dtype of
-        # what it multiplies, an array of it would be rounded before.
-        if jnp.ndim(count) == 0:
-            return self.value
-        return jnp.broadcast_to(self.value, jnp.shape(count))
+    def phases(self) -> tuple[tuple[str, int | None], ...]:
+        return (("constant", None),)
+
+    def build(self) -> optax.Schedule:
+        return optax.constant_schedule(self.value)
+
+
+@final
+class WarmupConstant(AbstractOptaxSchedule):
+    """A linear warmup, then the same value: `optax.warmup_constant_schedule`.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> schedule = fo.WarmupConstant(init_value=0.0, peak_value=1.0, warmup_steps=4)
+    >>> [float(schedule(count)) for count in (0, 1, 4, 100)]
+    [0.0, 0.25, 1.0, 1.0]
+
+    ```
+
+    **Arguments:**
+
+    - `init_value`: the value at the first update. Any finite number, in the unit of
+        the hyperparameter, as `peak_value`.
+    - `peak_value`: the value from the end of the warmup on.
+    - `warmup_steps`: how long the warmup takes: updates, or a `Fraction`. At 0 it is
+        `init_value` that stays, as in Optax.
+    """
+
+    init_value: Scalar = number()
+    peak_value: Scalar = number()
+    warmup_steps: Duration = duration()
+
+    def phases(self) -> tuple[tuple[str, int | None], ...]:
+        return (("warmup", known_steps(self, "warmup_steps")), ("constant", None))
+
+    def build(self) -> optax.Schedule:
+        return optax.warmup_constant_schedule(
+            self.init_value, self.peak_value, known_steps(self, "warmup_steps")
+        )

@@ -1,16 +1,20 @@
-from typing import final
+"""Down along half a cosine, once or again and again."""
 
-import jax
+from collections.abc import Mapping
+from itertools import accumulate
+from typing import Any, final
+
 import jax.numpy as jnp
 import optax
 
-from .._base import AbstractSchedule
-from .._config import check_fields, number, setting
-from .._types import NonNegative, PositiveSteps, Scalar, Scalars, Steps, typed
+from .._config import check_fields, number, part
+from .._durations import Duration, duration, is_resolved, known_steps, PositiveDuration
+from .._types import NonNegative, Scalar
+from .base import AbstractOptaxSchedule
 
 
 @final
-class Cosine(AbstractSchedule):
+class Cosine(AbstractOptaxSchedule):
     """Half a cosine down, after a linear warmup: `warmup_cosine_decay_schedule`.
 
     With $W$ = `warmup_steps`, $T$ = `decay_steps`, $I$ = `init_value`, $P$ =
@@ -34,48 +38,148 @@ class Cosine(AbstractSchedule):
         number, in the unit of the hyperparameter, as `peak_value` and `end_value`.
     - `peak_value`: the value at the end of the warmup. Where it is 0, all that follows
         is 0, as in Optax.
-    - `warmup_steps`: how many updates the warmup takes.
-    - `decay_steps`: how many updates warmup and decay take together; more than
-        `warmup_steps`.
+    - `warmup_steps`: how long the warmup takes: updates, or a `Fraction`.
+    - `decay_steps`: how long warmup and decay take together; more than `warmup_steps`.
     - `end_value`: the value from the end of the decay on.
     - `exponent`: at least 0; above 1 the decay comes earlier, below 1 later.
     """
 
     init_value: Scalar = number(0.0)
     peak_value: Scalar = number()
-    warmup_steps: Steps = setting(0)
-    decay_steps: PositiveSteps = setting()
+    warmup_steps: Duration = duration(0)
+    decay_steps: PositiveDuration = duration()
     end_value: Scalar = number(0.0)
     exponent: NonNegative = number(1.0)
 
     def __check_init__(self) -> None:
         check_fields(self)  # Equinox checks the base class later than this one.
-        if self.decay_steps <= self.warmup_steps:
+        if not is_resolved(self):
+            return
+        warmup, both = self._known()
+        if both <= warmup:
             raise ValueError(
                 f"`Cosine.decay_steps` must be greater than `Cosine.warmup_steps`, got "
-                f"{self.decay_steps} and {self.warmup_steps}. It counts the warmup too."
+                f"{both} and {warmup}. It counts the warmup too."
             )
 
-    @typed
-    def __call__(self, count: jax.typing.ArrayLike) -> Scalars:
+    def _known(self) -> tuple[int, int]:
+        return known_steps(self, "warmup_steps"), known_steps(self, "decay_steps")
+
+    def phases(self) -> tuple[tuple[str, int | None], ...]:
+        warmup, both = self._known()
+        return (("warmup", warmup), ("decay", both - warmup))
+
+    def build(self) -> optax.Schedule:
+        warmup, both = self._known()
         # Optax's `warmup_cosine_decay_schedule`, but for the ratio.
-        warmup = optax.linear_schedule(
-            self.init_value, self.peak_value, self.warmup_steps
+        return optax.join_schedules(
+            [
+                optax.linear_schedule(self.init_value, self.peak_value, warmup),
+                optax.cosine_decay_schedule(
+                    self.peak_value,
+                    both - warmup,
+                    alpha=ratio(self.end_value, self.peak_value),
+                    exponent=self.exponent,
+                ),
+            ],
+            [warmup],
         )
-        decay = optax.cosine_decay_schedule(
-            self.peak_value,
-            self.decay_steps - self.warmup_steps,
-            alpha=_ratio(self.end_value, self.peak_value),
-            exponent=self.exponent,
-        )
-        schedule = optax.join_schedules([warmup, decay], [self.warmup_steps])
-        return schedule(count)  # pyright: ignore[reportReturnType]
 
 
-def _ratio(end: Scalar, peak: Scalar) -> Scalar:
+def ratio(end: Scalar, peak: Scalar) -> Scalar:
     """`end / peak`, or 0 where `peak` is 0."""
     if isinstance(peak, float):
         return end / peak if peak else 0.0
     # Where a derivative is taken, the quotient must be finite on both sides.
     is_zero = peak == 0
     return jnp.where(is_zero, 0.0, end / jnp.where(is_zero, 1.0, peak))
+
+
+@final
+class CosineDecay(AbstractOptaxSchedule):
+    """Half a cosine down: `optax.cosine_decay_schedule`.
+
+    The same as `Cosine` without a warmup, with its end as a part of its start.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> schedule = fo.CosineDecay(init_value=1.0, decay_steps=8, alpha=0.5)
+    >>> [round(float(schedule(count)), 3) for count in (0, 4, 8, 9)]
+    [1.0, 0.75, 0.5, 0.5]
+
+    ```
+
+    **Arguments:**
+
+    - `init_value`: the value at the first update. Any finite number, in the unit of the
+        hyperparameter.
+    - `decay_steps`: how long the decay takes: updates, at least 1, or a `Fraction`.
+    - `alpha`: the last value over the first.
+    - `exponent`: at least 0; above 1 the decay comes earlier, below 1 later.
+    """
+
+    init_value: Scalar = number()
+    decay_steps: PositiveDuration = duration()
+    alpha: Scalar = number(0.0)
+    exponent: NonNegative = number(1.0)
+
+    def phases(self) -> tuple[tuple[str, int | None], ...]:
+        return (("decay", known_steps(self, "decay_steps")),)
+
+    def build(self) -> optax.Schedule:
+        return optax.cosine_decay_schedule(
+            self.init_value,
+            known_steps(self, "decay_steps"),
+            alpha=self.alpha,
+            exponent=self.exponent,
+        )
+
+
+def _as_cycles(value: Any) -> Any:
+    """Makes schedules of the dictionaries that Optax takes."""
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(Cosine(**x) if isinstance(x, Mapping) else x for x in value)
+
+
+@final
+class SGDR(AbstractOptaxSchedule):
+    """Cosines with warm restarts: `optax.sgdr_schedule`.
+
+    [SGDR](https://arxiv.org/abs/1608.03983) (Loshchilov and Hutter 2017).
+
+    ```python
+    >>> import functional_opt as fo
+    >>> cycle = fo.Cosine(peak_value=1.0, decay_steps=8)
+    >>> schedule = fo.SGDR(cosine_kwargs=(cycle, cycle))
+    >>> [round(float(schedule(count)), 3) for count in (0, 4, 8, 12, 16)]
+    [1.0, 0.5, 1.0, 0.5, 0.0]
+
+    ```
+
+    **Arguments:**
+
+    - `cosine_kwargs`: the cycles, at least one: a tuple of `Cosine`, each counted from
+        the end of the one before it, or Optax's dictionaries of their arguments.
+    """
+
+    cosine_kwargs: tuple[Cosine, ...] = part(converter=_as_cycles)
+
+    def __check_init__(self) -> None:
+        check_fields(self)  # Equinox checks the base class later than this one.
+        if not self.cosine_kwargs:
+            raise ValueError(
+                "`SGDR.cosine_kwargs` must have at least one `Cosine`, got ()."
+            )
+
+    def phases(self) -> tuple[tuple[str, int | None], ...]:
+        return tuple(
+            (f"cycle {number} {name}", steps)
+            for number, cycle in enumerate(self.cosine_kwargs)
+            for name, steps in cycle.phases()
+        )
+
+    def build(self) -> optax.Schedule:
+        lengths = [known_steps(cycle, "decay_steps") for cycle in self.cosine_kwargs]
+        schedules = [cycle.build() for cycle in self.cosine_kwargs]
+        return optax.join_schedules(schedules, [*accumulate(lengths[:-1])])

@@ -70,8 +70,14 @@ def where(eqn: JaxprEqn) -> str:
     traceback = eqn.source_info.traceback
     for frame in traceback.frames if traceback is not None else ():
         if not frame.file_name.startswith(_HIDDEN):
-            root = os.path.dirname(os.path.dirname(optax.__file__))
-            file = os.path.relpath(frame.file_name, root)
-            shown = frame.file_name if file.startswith("..") else file
-            return f"{shown}:{frame.line_num} ({frame.function_name})"
+            file = _short(frame.file_name)
+            return f"{file}:{frame.line_num} ({frame.function_name})"
     return "an unknown line"
+
+
+def _short(file_name: str) -> str:
+    """The file as one imports it, where it is ours or a neighbour of Optax."""
+    ours = os.path.dirname(os.path.dirname(__file__))
+    package = ours if file_name.startswith(ours) else os.path.dirname(optax.__file__)
+    file = os.path.relpath(file_name, os.path.dirname(package))
+    return file_name if file.startswith("..") else file

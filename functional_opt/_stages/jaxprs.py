@@ -28,6 +28,15 @@ def backward_slice(
     return kept[::-1]
 
 
+def computable(equations: Iterable[JaxprEqn], known: AbstractSet[Var]) -> set[Var]:
+    """What the equations can compute, one after the other, when `known` is given."""
+    computed = set(known)
+    for eqn in equations:
+        if computed.issuperset(variables(eqn.invars)):
+            computed.update(eqn.outvars)
+    return computed
+
+
 def variables(atoms: Iterable[Atom]) -> list[Var]:
     return [atom for atom in atoms if isinstance(atom, Var)]
 

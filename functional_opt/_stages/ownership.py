@@ -17,7 +17,7 @@ from .trees import Cut, leaf_paths
 def owners_by_init(
     tx: optax.GradientTransformation, shapes: PyTree, params: Cut, state: PyTree
 ) -> list[Place] | None:
-    """The owners of the parameters from which alone `init` makes each leaf of the state.
+    """The owners of the parameters from which alone `init` makes a leaf of the state.
 
     All other parameters are left out as `optax.masked` leaves them out. None if the
     transformation does not bear that, or names its state by position.

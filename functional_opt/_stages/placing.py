@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jax.extend.core.primitives import cond_p, scan_p, select_n_p
 
-from .faithful import keep_branch
+from .choices import Branch, Choice, may_not_end, only_if_taken
+from .faithful import count_readers, keep_branch
 from .jaxprs import Atom, inputs_read, keep_inputs, keep_results, nbytes, size, unroll
 
 
@@ -53,11 +54,16 @@ class Value(NamedTuple):
 
 @dataclass(frozen=True)
 class Placed:
-    """A jaxpr without crossing calls, and where each of its values is."""
+    """A jaxpr without crossing calls and conds, and where each of its values is.
+
+    `within` has the cond, its index and the number of each branch that is being placed.
+    """
 
     everywhere: Place
     values: dict[Var, Value] = field(default_factory=dict)
     equations: list[JaxprEqn] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+    within: list[tuple[JaxprEqn, Var, int]] = field(default_factory=list)
     consts: dict[Var, Any] = field(default_factory=dict)
     results: list[Atom] = field(default_factory=list)
 
@@ -164,6 +170,10 @@ def _body(eqn: JaxprEqn) -> ClosedJaxpr:
 def _emit(placed: Placed, eqn: JaxprEqn, operands: Sequence[Atom]) -> list[Atom]:
     results = [Var(var.aval) for var in eqn.outvars]
     eqn = eqn.replace(invars=list(operands), outvars=list(results))
+    if placed.within and may_not_end(eqn):
+        for branch in reversed(placed.within):
+            eqn = only_if_taken(eqn, *branch)
+        operands = eqn.invars
     here = _place_of(placed, operands)
     if here:
         placed.equations.append(eqn)
@@ -208,7 +218,7 @@ def _place_cond(placed: Placed, eqn: JaxprEqn, operands: list[Atom]) -> list[Ato
     results: dict[int, Atom] = {}
     for owner in dict.fromkeys(owners):
         chosen = [i for i, place in enumerate(owners) if place == owner]
-        place_part = _place_cond_of_owner if owner else _place_selects
+        place_part = _place_cond_of_owner if owner else _place_choice
         parts = place_part(placed, eqn, index, operands, chosen)
         results.update(zip(chosen, parts, strict=True))
     return [results[i] for i in range(len(owners))]
@@ -237,7 +247,7 @@ def _owners_of_results(
 def _place_cond_of_owner(
     placed: Placed,
     eqn: JaxprEqn,
-    index: Atom,
+    index: Var,
     operands: Sequence[Atom],
     chosen: Sequence[int],
 ) -> list[Atom]:
@@ -252,20 +262,26 @@ def _place_cond_of_owner(
     return _emit(placed, part, [index, *(operands[i] for i in kept)])
 
 
-def _place_selects(
+def _place_choice(
     placed: Placed,
     eqn: JaxprEqn,
-    index: Atom,
+    index: Var,
     operands: Sequence[Atom],
     chosen: Sequence[int],
 ) -> list[Atom]:
     """Every branch, and a choice between their results."""
-    cases = [
-        _inline(placed, keep_results(branch, chosen), operands)
-        for branch in eqn.params["branches"]
-    ]
-    results = []
+    cases, branches = [], []
+    for number, branch in enumerate(eqn.params["branches"]):
+        start = len(placed.equations)
+        placed.within.append((eqn, index, number))
+        cases.append(_inline(placed, keep_results(branch, chosen), operands))
+        placed.within.pop()
+        readers = count_readers(placed.equations[start:], cases[number])
+        branches.append(Branch(range(start, len(placed.equations)), readers))
+    start, results = len(placed.equations), []
     for i, values in zip(chosen, zip(*cases, strict=True), strict=True):
         select = eqn.replace(primitive=select_n_p, params={}, outvars=[eqn.outvars[i]])
         results += _emit(placed, select, [index, *values])
+    selects = range(start, len(placed.equations))
+    placed.choices.append(Choice(eqn, index, tuple(branches), selects))
     return results

@@ -1,25 +1,58 @@
-"""Runs the programs of a function: each is traced and compiled once."""
+"""The programs of one stage of a function, as Python and as `jax.jit` has them."""
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Sharding
 from jaxtyping import Array
 
-from .exchange import gather
-from .functions import Gathered, Leaves, StagedFunction, StageFunction
+from .canonical import Canonical
+from .functions import Gathered, Leaves, StagedFunction, StageFunction, Table
 
 
-class Runnable(NamedTuple):
-    """A stage's function, as Python and compiled."""
+@dataclass(frozen=True, eq=False)
+class Runnable:
+    """A function of one stage.
+
+    **Attributes:**
+
+    - `function`: where its inputs are found.
+    - `run`: what is to be compiled.
+    - `key`: the same for what computes the same.
+    - `options`: of `jax.jit`.
+    """
 
     function: StageFunction
     run: Callable[..., Any]
-    compiled: Callable[..., Any]
+    key: Hashable
+    options: Mapping[str, Any]
+
+
+class Programs:
+    """What is compiled, by what it computes: stages of equal structure share it."""
+
+    def __init__(self) -> None:
+        self.canonical = Canonical()
+        self._runs: dict[Hashable, Callable[..., Any]] = {}
+        self._compiled: dict[Hashable, jax.stages.Wrapped] = {}
+
+    def jit(
+        self, runnable: Runnable, out_shardings: Hashable, **options: Any
+    ) -> jax.stages.Wrapped:
+        """`jax.jit` of the first of those that compute the same.
+
+        Other options are other programs, but it is traced only once for all of them.
+        """
+        run = self._runs.setdefault(runnable.key, runnable.run)
+        key = runnable.key, out_shardings, repr(options)
+        if key not in self._compiled:
+            if out_shardings is not None:
+                options["out_shardings"] = out_shardings
+            self._compiled[key] = jax.jit(run, **runnable.options, **options)
+        return self._compiled[key]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +64,7 @@ class StageRunner:
 
     function: StagedFunction
     stage: int
+    programs: Programs
     donated: frozenset[str] = frozenset()
 
     @functools.cached_property
@@ -39,15 +73,17 @@ class StageRunner:
         return tuple(map(self._message, range(self.function.num_rounds)))
 
     def _message(self, round: int) -> Runnable | None:
-        if not self.function.slices.sent(self.stage, round):
+        if self.stage not in self.function.senders[round]:
             return None
         function = self.function.message(self.stage, round)
-        pack = self.function.packing(self.stage, round).pack
+        body, packing = function.body, self.function.packing(self.stage, round)
+        num_words = self.function.num_words[round]
 
-        def run(leaves: Leaves, vectors: Sequence[Array]) -> Array:
-            return pack(function(leaves, vectors))
+        def run(leaves: Leaves, tables: Sequence[Table]) -> Array:
+            return packing.pack(body(leaves, tables), num_words)
 
-        return Runnable(function, run, jax.jit(run))
+        key = packing, num_words, body.key(self.programs.canonical)
+        return Runnable(function, run, key, {})
 
     @functools.cached_property
     def results(self) -> Callable[[tuple[str, ...]], Runnable]:
@@ -56,33 +92,28 @@ class StageRunner:
 
     def _results(self, names: tuple[str, ...]) -> Runnable:
         function = self.function.finish(self.stage, names)
-        sizes = [len(self.function.results[name].held[self.stage]) for name in names]
+        body, leaves = function.body, function.leaves
+        held = [self.function.results[name].held[self.stage] for name in names]
+        sizes = tuple(map(len, held))
 
         # JAX pairs donated buffers with results of their shape in the order of both:
         # a dict is in the order of its keys, so "params" come before "state" here too.
         def run(
             donated: Mapping[str, Leaves],
             kept: Mapping[str, Leaves],
-            vectors: Sequence[Array],
-        ) -> tuple[list[Any], ...]:
-            values = iter(function(function.read({**donated, **kept}), vectors))
-            return tuple([next(values) for _ in range(size)] for size in sizes)
+            tables: Sequence[Table],
+        ) -> tuple[Leaves, ...]:
+            given = {**donated, **kept}
+            inputs = [given[name][position] for name, position in leaves]
+            values = iter(body(inputs, tables))
+            return tuple(tuple(next(values) for _ in range(n)) for n in sizes)
 
+        key = leaves, sizes, body.key(self.programs.canonical)
         # An argument that nothing reads still says on which device the results are.
-        compiled = jax.jit(
-            run, donate_argnums=0 if self.donated else (), keep_unused=True
-        )
-        return Runnable(function, run, compiled)
-
-    def say(
-        self, round: int, arguments: Mapping[str, Leaves], gathered: Gathered
-    ) -> Array | None:
-        """What the stage sends in a round, computed on its devices."""
-        runnable = self.messages[round]
-        if runnable is None:
-            return None
-        function = runnable.function
-        return runnable.compiled(function.read(arguments), function.receive(gathered))
+        options: dict[str, Any] = {"keep_unused": True}
+        if self.donated:
+            options["donate_argnums"] = 0
+        return Runnable(function, run, key, options)
 
     def tell(
         self, round: int, arguments: Mapping[str, Leaves], gathered: Gathered
@@ -92,83 +123,26 @@ class StageRunner:
         if runnable is None:
             return jnp.zeros((0,), jnp.uint32)
         function = runnable.function
-        return runnable.run(function.read(arguments), function.receive(gathered))
+        self.check(runnable, arguments)
+        tables = self.function.tables(gathered)
+        return runnable.run(function.read(arguments), function.receive(tables))
 
     def compute(
         self,
         names: tuple[str, ...],
         arguments: Mapping[str, Leaves],
         gathered: Gathered,
-    ) -> tuple[list[Any], ...]:
+    ) -> tuple[Leaves, ...]:
         """The named results, as a pure function."""
         runnable = self.results(names)
-        return runnable.run({}, arguments, runnable.function.receive(gathered))
+        self.check(runnable, arguments)
+        tables = self.function.tables(gathered)
+        return runnable.run({}, arguments, runnable.function.receive(tables))
 
-    def finish(
-        self,
-        names: tuple[str, ...],
-        arguments: Mapping[str, Leaves],
-        gathered: Gathered,
-    ) -> tuple[list[Any], ...]:
-        """The named results, computed on the stage's devices."""
-        runnable = self.results(names)
-        donated = {k: v for k, v in arguments.items() if k in self.donated}
-        kept = {k: v for k, v in arguments.items() if k not in self.donated}
-        vectors = runnable.function.receive(gathered)
-        return runnable.compiled(donated, kept, vectors)
-
-
-@dataclass(frozen=True, eq=False)
-class Runners:
-    """A function's stages, run together in one process."""
-
-    stages: tuple[StageRunner, ...]
-
-    @classmethod
-    def of(cls, function: StagedFunction, donated: Collection[str] = ()) -> "Runners":
-        stages = range(function.num_stages)
-        return cls(tuple(StageRunner(function, s, frozenset(donated)) for s in stages))
-
-    @property
-    def function(self) -> StagedFunction:
-        return self.stages[0].function
-
-    def run(
-        self,
-        names: tuple[str, ...],
-        arguments: Sequence[Mapping[str, Leaves]],
-        placements: Sequence[Sharding | None],
-    ) -> list[tuple[list[Any], ...]]:
-        """All rounds, and then for each stage the named results.
-
-        **Arguments:**
-
-        - `names`: of the results.
-        - `arguments`: for each stage its leaves of each argument.
-        - `placements`: for each stage where it wants what it receives.
-        """
-        gathered: list[list[Any]] = [[] for _ in self.stages]
-        rows = list(zip(self.stages, arguments, gathered, strict=True))
-        for round in range(self.function.num_rounds):
-            messages = [
-                runner.say(round, given, heard) for runner, given, heard in rows
-            ]
-            received = gather(messages, placements, self._readers(names)[round])
-            for heard, vectors in zip(gathered, received, strict=True):
-                heard.append(vectors)
-        return [runner.finish(names, given, heard) for runner, given, heard in rows]
-
-    @functools.cached_property
-    def _readers(self) -> Callable[[tuple[str, ...]], list[list[set[int]]]]:
-        """For each round and sender, the stages that read what it says."""
-        return functools.cache(self._find_readers)
-
-    def _find_readers(self, names: tuple[str, ...]) -> list[list[set[int]]]:
-        rounds = range(self.function.num_rounds)
-        readers: list[list[set[int]]] = [[set() for _ in self.stages] for _ in rounds]
-        for runner in self.stages:
-            said = [runnable for runnable in runner.messages if runnable is not None]
-            for runnable in [*said, runner.results(names)]:
-                for round, sender in runnable.function.vectors:
-                    readers[round][sender].add(runner.stage)
-        return readers
+    def check(self, runnable: Runnable, arguments: Mapping[str, Leaves]) -> None:
+        """Refuses leaves of another shape or dtype, by their names."""
+        function = runnable.function
+        for number, text in function.body.misfits(function.read(arguments)):
+            name, position = function.leaves[number]
+            label = self.function.label(name, self.stage, position)
+            raise ValueError(f"{label} {text}.")

@@ -15,9 +15,10 @@ from typing import Any
 
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun, JaxprEqn, Literal, Var
 
+from .choices import put_branches_back
 from .errors import CrossStageError, effect_text, mixture_text, result_text
 from .faithful import count_readers, keep_divisions
-from .jaxprs import Atom, backward_slice, rebuild, used
+from .jaxprs import Atom, backward_slice, computable, rebuild, used
 from .placing import Place, place_equations, Placed
 
 
@@ -81,6 +82,17 @@ class Slices:
         wanted = [self.placed.results[i] for i in results]
         return self._program(stage, wanted, self.rounds)
 
+    def _inputs_of(self, stage: int) -> set[Var]:
+        place = {v: self.placed.values[v].place for v in self.source.jaxpr.invars}
+        return {var for var, stages in place.items() if stage in stages}
+
+    def _positions(self, equations: Sequence[JaxprEqn]) -> list[int]:
+        return [self._position[id(eqn)] for eqn in equations]
+
+    @functools.cached_property
+    def _position(self) -> dict[int, int]:
+        return {id(eqn): i for i, eqn in enumerate(self.placed.equations)}
+
     @functools.cached_property
     def _readers(self) -> Counter[Var]:
         return count_readers(self.placed.equations, self.placed.results)
@@ -89,8 +101,16 @@ class Slices:
         self, stage: int, wanted: Sequence[Atom], rounds: Sequence[Sequence[Message]]
     ) -> Program:
         received = {message.var: message for sent in rounds for message in sent}
-        sliced = backward_slice(self.equations[stage], wanted, received.keys())
-        equations = [_rename_known(eqn, received) for eqn in sliced]
+        given = received.keys() | self.placed.consts.keys() | self._inputs_of(stage)
+        choices, here = self.placed.choices, self.equations[stage]
+        sliced = backward_slice(here, wanted, received.keys())
+        if begun := [c for c in choices if c.is_begun(self._positions(sliced))]:
+            known = computable(here, given)
+            indices = known.intersection(choice.index for choice in begun)
+            sliced = backward_slice(here, [*wanted, *indices], received.keys())
+        named = [_rename_known(eqn, received) for eqn in sliced]
+        numbered = list(zip(self._positions(sliced), named, strict=True))
+        equations = put_branches_back(numbered, choices, wanted, given)
         equations = keep_divisions(equations, wanted, self._readers)
         read = used(equations, wanted)
         invars = self.source.jaxpr.invars

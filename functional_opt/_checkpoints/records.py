@@ -1,0 +1,105 @@
+"""What a checkpoint says of its leaves, and where a training differs from that."""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+# What JSON has of it: {"dtype": ..., "shape": ...} for an array, with the "impl" of a
+# typed PRNG key, and {"value": ...} for a number or a string of Python.
+Record = dict[str, Any]
+
+
+def record_of(leaf: Any) -> Record | None:
+    """The record of a leaf. None for what no checkpoint holds, such as a function."""
+    if hasattr(leaf, "dtype") and hasattr(leaf, "shape"):
+        return {"dtype": str(leaf.dtype), "shape": list(leaf.shape)}
+    if isinstance(leaf, bool | int | float | str):
+        return {"value": leaf}
+    return None
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is an array of typed PRNG keys."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def is_array(record: Record | None) -> bool:
+    """Whether a record is of an array."""
+    return record is not None and "dtype" in record
+
+
+def to_bytes(content: Mapping[str, Any]) -> bytes:
+    """JSON that shows whether it is whole."""
+    return json.dumps({**content, "sha256": _digest(content)}, indent=1).encode()
+
+
+def from_bytes(text: bytes) -> dict[str, Any]:
+    """Reads it. `ValueError` if it is not as `to_bytes` wrote it."""
+    content = json.loads(text)
+    expected = content.pop("sha256", None) if isinstance(content, dict) else None
+    if expected is None or expected != _digest(content):
+        raise ValueError("its checksum does not fit")
+    return content
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def difference_text(
+    paths: Collection[str],
+    required: Collection[str],
+    here: Mapping[str, Record | None],
+    saved: Mapping[str, Record],
+) -> str | None:
+    """Says at which path a training and a checkpoint first differ, if they do.
+
+    **Arguments:**
+
+    - `paths`: of all leaves of the training, in order.
+    - `required`: those of them that the checkpoint must have.
+    - `here`: the records of the leaves that this process has.
+    - `saved`: the records of the checkpoint.
+    """
+    known = set(paths)
+    extra = [p for p, theirs in saved.items() if p not in known and _counts(p, theirs)]
+    for path in paths:
+        mine, theirs = here.get(path), saved.get(path)
+        if theirs is None and (path in required or _counts(path, mine)):
+            other = f", which has `{extra[0]}` instead" if extra else ""
+            return f"`{path}` is {_text(mine)} here, and not in the checkpoint{other}"
+        if theirs is not None and path in here and not _fits(path, mine, theirs):
+            return (
+                f"`{path}` is {_text(mine)} here, and {_text(theirs)} in the checkpoint"
+            )
+    if extra:
+        return f"`{extra[0]}` is {_text(saved[extra[0]])} in the checkpoint only"
+    return None
+
+
+def _counts(path: str, record: Record | None) -> bool:
+    """Whether a leaf must be on both sides. Numbers of a model may be left out."""
+    return is_array(record) or (record is not None and path.startswith("state"))
+
+
+def _fits(path: str, mine: Record | None, theirs: Record) -> bool:
+    if mine is None or is_array(mine) != is_array(theirs):
+        return False
+    if is_array(mine):
+        return (mine["dtype"], mine["shape"]) == (theirs["dtype"], theirs["shape"])
+    if _counts(path, theirs):
+        return type(mine["value"]) is type(theirs["value"])
+    return repr(mine["value"]) == repr(theirs["value"])
+
+
+def _text(record: Record | None) -> str:
+    if record is None:
+        return "another leaf"
+    if not is_array(record):
+        return repr(record["value"])
+    return f"{record['dtype']}{record['shape']}"

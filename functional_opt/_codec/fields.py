@@ -1,0 +1,135 @@
+"""The fields of a module: their types, defaults and meanings."""
+
+import dataclasses
+import functools
+import inspect
+import re
+import sys
+from collections.abc import Mapping
+from types import MappingProxyType, NoneType
+from typing import (
+    Annotated,
+    Any,
+    get_args,
+    get_origin,
+    get_type_hints,
+    Literal,
+    NamedTuple,
+)
+
+import jax
+
+from .._config import is_union
+
+
+NONE = "none"  # Stands for None, for which TOML has no word.
+
+ARGUMENT = re.compile(r"^- ((?:`\w+`, )*`\w+`): (.*(?:\n(?: +.*)?)*)", re.MULTILINE)
+LINK = re.compile(r"\[`(\w+)`\]\[\]")
+REFERENCE = re.compile(rf"as in {LINK.pattern}\.")
+
+
+class Field(NamedTuple):
+    """One key of the tables that say a class."""
+
+    name: str
+    annotation: Any
+    required: bool
+    default: Any  # As the module would hold it; None where the key is required.
+    meaning: str
+
+
+@functools.lru_cache(maxsize=1024)
+def fields_of(cls: type) -> tuple[Field, ...]:
+    """The fields of a dataclass that its maker may give."""
+    hints = get_type_hints(cls, include_extras=True)
+    meanings = meanings_of(cls)
+    fields = tuple(
+        Field(
+            name=field.name,
+            annotation=hints[field.name],
+            required=_is_required(field),
+            default=_default(field),
+            meaning=meanings.get(field.name, ""),
+        )
+        for field in dataclasses.fields(cls)
+        if field.init
+    )
+    if any(field.name == "name" for field in fields):
+        raise TypeError(
+            f"`{cls.__name__}.name` cannot be in a document, where `name` says the "
+            "class. Rename the field."
+        )
+    return fields
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is missing and field.default_factory is missing
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if _is_required(field):
+        return None
+    if field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    else:
+        value = field.default
+    return field.metadata.get("converter", lambda x: x)(value)
+
+
+@functools.lru_cache(maxsize=1024)
+def meanings_of(cls: type) -> Mapping[str, str]:
+    """What the docstring of a class says of each of its arguments, on one line."""
+    found = {}
+    for names, text in ARGUMENT.findall(inspect.getdoc(cls) or ""):
+        for name in re.findall(r"\w+", names):
+            meaning = _referred(cls, name, " ".join(text.split()))
+            found[name] = LINK.sub(r"`\1`", meaning)
+    return MappingProxyType(found)
+
+
+def _referred(cls: type, name: str, text: str) -> str:
+    """The text itself, or that of the class to which it refers the reader."""
+    if (match := REFERENCE.fullmatch(text)) is None:
+        return text
+    other = getattr(sys.modules[cls.__module__], match[1], cls)
+    return text if other is cls else meanings_of(other).get(name, text)
+
+
+def title_of(cls: type) -> str:
+    return cls.__name__.removeprefix("Abstract")
+
+
+def summary_of(cls: type) -> str:
+    """The first paragraph of the docstring, on one line."""
+    if cls.__doc__ is None or cls.__doc__.startswith(f"{cls.__name__}("):
+        return ""  # What `dataclasses` writes where the author does not.
+    return " ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].split())
+
+
+def arms_of(annotation: Any, limits: tuple[Any, ...] = ()) -> list[tuple[Any, Any]]:
+    """Takes unions and `Annotated` apart: each type with the limits set to it."""
+    if get_origin(annotation) is Annotated:
+        return arms_of(get_args(annotation)[0], (*limits, *annotation.__metadata__))
+    if is_union(annotation):
+        return [x for arm in get_args(annotation) for x in arms_of(arm, limits)]
+    return [(NoneType if annotation is None else annotation, limits)]
+
+
+def is_module(annotation: Any) -> bool:
+    return isinstance(annotation, type) and dataclasses.is_dataclass(annotation)
+
+
+def is_scalar_array(annotation: Any) -> bool:
+    """Whether this is the type of jaxtyping's for 0-d arrays."""
+    if getattr(annotation, "dim_str", None) != "":
+        return False
+    return issubclass(jax.Array, annotation.array_type)
+
+
+def is_text(annotation: Any) -> bool:
+    """Whether any word could be a value, the one for None too."""
+    return annotation is str or (
+        get_origin(annotation) is Literal and NONE in get_args(annotation)
+    )

@@ -1,0 +1,218 @@
+"""What pydantic is to validate, made from the annotated fields of modules.
+
+Never the modules themselves: pydantic makes a dataclass without its `__init__` and
+`__check_init__`. Each class has a wire, a strict `TypedDict` of its fields; what it
+lets through is given to the class.
+"""
+
+import functools
+from collections.abc import Callable
+from types import NoneType
+from typing import (
+    Annotated,
+    Any,
+    ForwardRef,
+    get_args,
+    get_origin,
+    Literal,
+    NotRequired,
+    Union,
+)
+
+import numpy as np
+import typing_extensions
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field as Described,
+    TypeAdapter,
+    ValidationError,
+    WrapValidator,
+)
+
+from .choices import bases_of, Choice, choice_of, root_choice, why_not
+from .encode import plain_default
+from .errors import shown
+from .fields import arms_of, Field, fields_of, is_scalar_array, is_text, summary_of
+from .problems import refusal, refusal_of_module, reworded
+from .scalars import (
+    array_wire,
+    dtype_wire,
+    FINITE,
+    integer_wire,
+    literal_wires,
+    no_wire,
+    number_wire,
+)
+from .tables import table
+from .unions import tagged, union_wire
+
+
+# To pyright it is syntax.
+TypeAliasType: Any = typing_extensions.TypeAliasType
+
+
+@functools.lru_cache(maxsize=64)
+def adapter_of(kinds: tuple[type, ...], kind: type | None) -> TypeAdapter:
+    """What validates a document that says a module of this kind."""
+    wires = Wires(kinds)
+    root: Any = wires.of_tables(root_choice(kinds, kind))
+    adapter = TypeAdapter(root, config=ConfigDict(defer_build=True))
+    adapter.rebuild(_types_namespace=wires.aliases)
+    return adapter
+
+
+class Wires:
+    """The wires of the modules of one registry, by what they are called.
+
+    A place that takes tables refers to them by an alias, so that a module can hold
+    modules of its own kind.
+    """
+
+    def __init__(self, kinds: tuple[type, ...]) -> None:
+        self.aliases: dict[str, Any] = {}
+        self._kinds = kinds
+        self._known: dict[Any, str] = {}
+        self.tables: dict[tuple[type, bool], Any] = {}
+
+    def of_tables(self, choice: Choice) -> ForwardRef:
+        """The wire of a place that takes tables of these classes."""
+        key = (choice.title, *choice.options.items(), choice.default)
+        if key not in self._known:
+            alias = self._new_alias(choice)
+            self._known[key] = alias
+            self.aliases[alias] = TypeAliasType(alias, self._any_of(choice))
+        return ForwardRef(self._known[key])
+
+    def _new_alias(self, choice: Choice) -> str:
+        title = choice.title.replace(" or ", "Or")
+        alias = title if choice.default is None else f"{title}Table"
+        number = sum(known.startswith(alias) for known in self._known.values())
+        return f"{alias}{number + 1}" if number else alias
+
+    def _any_of(self, choice: Choice) -> Any:
+        classes = [choice.default, *choice.options.values()]
+        named = {
+            choice.name_of(cls) or "": self._table(cls, cls is choice.default)
+            for cls in classes
+            if cls is not None
+        }
+        check = BeforeValidator(_check_of(choice, self._kinds))
+        return Annotated[tagged(named, lambda table: _tag(table, choice)), check]
+
+    def _table(self, cls: type, is_default: bool) -> Any:
+        """The wire of one class, and the class made of what it lets through."""
+        if (cls, is_default) not in self.tables:
+            wire = self._keys_of(cls, is_default)
+            self.tables[cls, is_default] = Annotated[wire, WrapValidator(_maker(cls))]
+        return self.tables[cls, is_default]
+
+    def _keys_of(self, cls: type, is_default: bool) -> Any:
+        name = Literal[cls.__name__.lower()]  # pyright: ignore[reportInvalidTypeForm]
+        keys = {"name": NotRequired[name] if is_default else name}
+        for field in fields_of(cls):
+            wire = self._of_field(field)
+            keys[field.name] = wire if field.required else NotRequired[wire]
+        return table(cls.__name__, keys, summary_of(cls), cls.__module__)
+
+    def _of_field(self, field: Field) -> Any:
+        wire = self._of_annotation(field.annotation, (FINITE,))
+        default = plain_default(self._kinds, field.default, field.annotation)
+        extra = {} if field.required else {"default": default}
+        return Annotated[
+            wire,
+            Described(
+                title=field.name,
+                description=field.meaning or None,
+                json_schema_extra=extra,
+            ),
+        ]
+
+    def _of_annotation(self, annotation: Any, limits: tuple[Any, ...] = ()) -> Any:
+        arms: dict[str, list[Any]] = {}
+        bases = bases_of(annotation)
+        choice = choice_of(bases, self._kinds)
+        if bases:
+            arms["table"] = [self.of_tables(choice)]
+        types = arms_of(annotation, limits)
+        for arm, arm_limits in types:
+            for sort, wire in self._of_arm(arm, arm_limits):
+                arms.setdefault(sort, []).append(wire)
+        if not arms:
+            return no_wire()
+        wires = {sort: Union[tuple(x)] for sort, x in arms.items()}  # noqa: UP007
+        has_word = not any(is_text(arm) for arm, _ in types)
+        return union_wire(wires, choice.title, has_word=has_word)
+
+    def _of_arm(self, arm: Any, limits: tuple[Any, ...]) -> list[tuple[str, Any]]:
+        """The wires of a type by the sort of data that they read."""
+        if arm is NoneType:
+            return [("none", None)]
+        if arm is bool or arm is str:
+            return [("boolean" if arm is bool else "text", arm)]
+        if arm is int:
+            return [("integer", integer_wire(limits))]
+        if arm is float:
+            return [("number", number_wire(limits))]
+        if arm is np.dtype:
+            return [("text", dtype_wire(limits))]
+        if get_origin(arm) is Literal:
+            return literal_wires(arm)
+        if get_origin(arm) is tuple:
+            return [("list", self._of_tuple(arm))]
+        if is_scalar_array(arm):
+            return [("array", array_wire(arm, limits))]
+        return []
+
+    def _of_tuple(self, annotation: Any) -> Any:
+        items = tuple(
+            item if item is Ellipsis else self._of_annotation(item)
+            for item in get_args(annotation)
+        )
+        return Annotated[tuple[items], BeforeValidator(_as_tuple)]
+
+
+def _as_tuple(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        raise refusal(((), f"expected a list, got {shown(value)}"))
+    return tuple(value)
+
+
+def _check_of(choice: Choice, kinds: tuple[type, ...]) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if not isinstance(value, dict):
+            text = f"expected a table for {choice.title}, got {shown(value)}"
+            raise refusal(((), text))
+        name = value.get("name")
+        if "name" not in value and choice.default is None:
+            known = ", ".join(choice.options) or "none"
+            text = f"required key of {choice.title} is missing; known: {known}"
+            raise refusal((("name",), text))
+        if "name" in value and not (isinstance(name, str) and name in choice.options):
+            raise refusal((("name",), why_not(name, choice, kinds)))
+        return value
+
+    return check
+
+
+def _tag(table: dict[str, Any], choice: Choice) -> str:
+    cls = choice.options.get(table["name"]) if "name" in table else choice.default
+    return "" if cls is None else choice.name_of(cls) or ""
+
+
+def _maker(cls: type) -> Callable[[Any, Callable[[Any], Any]], Any]:
+    keys = [field.name for field in fields_of(cls)]
+
+    def make(value: Any, validate: Callable[[Any], Any]) -> Any:
+        try:
+            given = validate(value)
+        except ValidationError as error:
+            raise reworded(error, cls.__name__, keys) from None
+        try:
+            return cls(**{key: given[key] for key in keys if key in given})
+        # `OverflowError` and `RecursionError` are what `re.compile` has for patterns
+        # that are too much for it.
+        except (ValueError, OverflowError, RecursionError) as error:
+            raise refusal_of_module(cls, error) from None
+
+    return make

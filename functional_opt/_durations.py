@@ -1,0 +1,157 @@
+"""How long something takes: in updates, or as a part of the run."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any, final, TypeVar
+
+import numpy as np
+from annotated_types import Interval
+
+from ._config import AbstractConfig, as_number, setting
+from ._types import Count, PositiveCount
+
+
+@final
+class Steps(AbstractConfig):
+    """So many updates. A plain int says the same.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> fo.Linear(init_value=1.0, end_value=0.0, transition_steps=fo.Steps(8))(2)
+    Array(0.75, dtype=float32, weak_type=True)
+
+    ```
+
+    **Arguments:**
+
+    - `value`: how many, at least 0.
+    """
+
+    value: Count = setting(kw_only=False)
+
+
+@final
+class Fraction(AbstractConfig):
+    """A part of the whole run: in updates, once the length of the run is known.
+
+    `Recipe.build(total_steps=...)` and the schedules' own `resolve` make ints of it.
+    They round down, so that parts which add up to 1 never take more than the run.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> schedule = fo.Cosine(
+    ...     peak_value=3e-4,
+    ...     warmup_steps=fo.Fraction(0.01),
+    ...     decay_steps=fo.Fraction(1.0),
+    ... )
+    >>> schedule.resolve(total_steps=10_000).warmup_steps
+    100
+
+    ```
+
+    **Arguments:**
+
+    - `value`: the part, in [0, 1].
+    """
+
+    value: Annotated[float, Interval(ge=0, le=1)] = setting(
+        kw_only=False, converter=as_number
+    )
+
+    def of(self, total_steps: int) -> int:
+        """This part of so many updates, rounded down."""
+        # What is added is far below one update, and above what the product lost:
+        # 0.29 * 100 is 28.999999999999996.
+        return math.floor(self.value * total_steps + 1e-6)
+
+
+Duration = Count | Steps | Fraction
+PositiveDuration = PositiveCount | Steps | Fraction
+
+
+def duration(default: Any = dataclasses.MISSING, *, kw_only: bool = True) -> Any:
+    """A field for a length. `None` in it is what the run leaves."""
+    return setting(
+        default,
+        kw_only=kw_only,
+        converter=_as_duration,
+        metadata={"is_duration": True},
+    )
+
+
+def _as_duration(value: Any) -> Any:
+    if isinstance(value, Steps):
+        return value.value
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def known_steps(config: AbstractConfig, name: str) -> int:
+    """The value of a field that must be known in updates by now."""
+    value = getattr(config, name)
+    if isinstance(value, int):
+        return value
+    raise ValueError(
+        f"`{type(config).__name__}.{name}` is {value!r}, a part of a run whose length "
+        "is not known. Say it with `Recipe.build(total_steps=...)`, or "
+        "`resolve(total_steps)` of the schedule."
+    )
+
+
+def unresolved(value: Any) -> Iterator[tuple[AbstractConfig, str]]:
+    """The fields in a module whose lengths only a run can tell."""
+    if isinstance(value, tuple):
+        for item in value:
+            yield from unresolved(item)
+    if isinstance(value, AbstractConfig):
+        for field in dataclasses.fields(value):
+            item = getattr(value, field.name)
+            is_rest = item is None and field.metadata.get("is_duration")
+            if is_rest or isinstance(item, Fraction):
+                yield value, field.name
+            yield from unresolved(item)
+
+
+def is_resolved(value: Any) -> bool:
+    """Whether all lengths in a module are known in updates."""
+    return next(unresolved(value), None) is None
+
+
+T = TypeVar("T")
+
+
+def resolved(value: T, total_steps: int) -> T:
+    """The same module with every length in updates, in a run of so many."""
+    if isinstance(value, Fraction):
+        return value.of(total_steps)  # pyright: ignore[reportReturnType]
+    if isinstance(value, tuple):
+        return tuple(resolved(item, total_steps) for item in value)  # pyright: ignore[reportReturnType]
+    if isinstance(value, AbstractConfig):
+        return _resolve_fields(value, total_steps)._in_run(total_steps)
+    return value
+
+
+C = TypeVar("C", bound=AbstractConfig)
+
+
+def _resolve_fields(config: C, total_steps: int) -> C:
+    given = {
+        field.name: getattr(config, field.name) for field in dataclasses.fields(config)
+    }
+    found = {name: resolved(value, total_steps) for name, value in given.items()}
+    changes = {name: found[name] for name in given if found[name] is not given[name]}
+    if not changes:
+        return config
+    try:
+        return dataclasses.replace(config, **changes)
+    except ValueError as error:
+        parts = [
+            f"`{type(config).__name__}.{name}` = {given[name]}"
+            for name in changes
+            if isinstance(given[name], Fraction)
+        ]
+        if not parts:
+            raise
+        raise ValueError(
+            f"{error} This is of {', '.join(parts)} in a run of {total_steps} updates."
+        ) from None

@@ -1,0 +1,238 @@
+"""Steps that are matrices of singular values near 1, or of another unit norm."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, Any, final, Literal
+
+import optax
+from annotated_types import Interval
+from jaxtyping import PyTree
+from optax.contrib import MuonDimensionNumbers
+
+from .._base import AbstractOptimizer, AbstractSchedule
+from .._config import as_dtype, check_fields, number, part, setting
+from .._transformations.norm_ball import minimize_over_ball, Norm
+from .._types import (
+    DecayRate,
+    FloatDtype,
+    LearningRate,
+    NonNegative,
+    Positive,
+    PositiveCount,
+    Scalar,
+    typed,
+)
+from .._where import Mask
+from .decay import descend
+
+
+Coefficients = tuple[float, float, float]
+
+
+def _as_coefficients(value: Any) -> Any:
+    """Makes lists tuples and ints floats, so that equal coefficients are equal."""
+    if isinstance(value, list | tuple):
+        return tuple(_as_coefficients(item) for item in value)
+    return float(value) if type(value) is int else value
+
+
+@final
+class Muon(AbstractOptimizer):
+    """[Muon](https://kellerjordan.github.io/posts/muon/) (Jordan et al. 2024).
+
+    `optax.contrib.muon`: momentum, made orthogonal by `ns_steps` iterations of
+    $X \\leftarrow a X + b X X^T X + c (X X^T)^2 X$, for matrices. AdamW, for the
+    rest.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> import jax.numpy as jnp
+    >>> transformation = fo.Muon().build(0.1)
+    >>> params = jnp.array([[3.0, 0.0], [0.0, 1.0]])
+    >>> updates, _ = transformation.update(params, transformation.init(params), params)
+    >>> [round(float(x), 2) for x in jnp.diag(updates)]
+    [-0.08, -0.11]
+
+    ```
+
+    **Arguments:**
+
+    - `ns_coeffs`: $(a, b, c)$; one such triple for each iteration; or the name of a
+        set of Optax's, "standard" or "dion".
+    - `ns_steps`: how many iterations; at least 1. Where each iteration has a triple
+        of its own, at least as many as there are; they then say how many.
+    - `beta`: how much of the momentum stays at each update, in [0, 1).
+    - `eps`: added to denominators, in units of the gradient; at least 0.
+    - `weight_decay`: of the matrices, per unit of learning rate; at least 0.
+    - `weight_decay_mask`: from the parameters to a tree of bools: which matrices
+        decay, such as a [`Where`][]. All, if left out.
+    - `mu_dtype`: the dtype that the momentum is kept in; that of the parameters, if
+        left out.
+    - `nesterov`: whether to look one update ahead.
+    - `adaptive`: whether the step is in units of the momentum's dual norm
+        ([Bernstein and Newhouse 2024](https://arxiv.org/abs/2409.20325)).
+    - `preconditioning`: how a matrix is scaled before the iterations: by "frobenius",
+        "spectral", "aol" or "schatten".
+    - `adam_b1`, `adam_b2`, `adam_eps_root`, `adam_weight_decay`: AdamW's, as `b1`,
+        `b2`, `eps_root` and `weight_decay` in [`AdamW`][].
+    - `adam_learning_rate`: AdamW's learning rate, at least 0, or a schedule of it; that
+        of the matrices, if left out.
+    - `muon_weight_dimension_numbers`: which axes of a parameter are rows and columns,
+        an `optax.contrib.MuonDimensionNumbers` for all; or from the parameters to a
+        tree of these, with None for what is AdamW's. Left out, the parameters of
+        rank 2 are the matrices.
+    - `consistent_rms`: the root mean square of a step of a matrix of any shape, in
+        units of the learning rate; greater than 0. Left out, the step of a matrix of
+        more columns than rows is $\\sqrt{\\mathrm{columns} / \\mathrm{rows}}$ larger.
+    """
+
+    ns_coeffs: Coefficients | tuple[Coefficients, ...] | Literal["standard", "dion"] = (
+        setting((3.4445, -4.7750, 2.0315), converter=_as_coefficients)
+    )
+    ns_steps: PositiveCount = setting(5)
+    beta: DecayRate = number(0.95)
+    eps: NonNegative = number(1e-8)
+    weight_decay: NonNegative = number(0.0)
+    weight_decay_mask: Mask | None = setting(None)
+    mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)
+    nesterov: bool = setting(True)
+    adaptive: bool = setting(False)
+    preconditioning: Literal["frobenius", "spectral", "aol", "schatten"] = setting(
+        "frobenius"
+    )
+    adam_b1: DecayRate = number(0.9)
+    adam_b2: DecayRate = number(0.999)
+    adam_eps_root: NonNegative = number(0.0)
+    adam_weight_decay: NonNegative = number(0.0)
+    adam_learning_rate: AbstractSchedule | NonNegative | None = part(None)
+    muon_weight_dimension_numbers: (
+        MuonDimensionNumbers | Callable[[PyTree], PyTree] | None
+    ) = setting(None)
+    consistent_rms: Positive | None = number(None)
+
+    def __check_init__(self) -> None:
+        check_fields(self)  # Equinox checks the base class later than this one.
+        triples = self.ns_coeffs
+        if isinstance(triples[0], tuple) and len(triples) > self.ns_steps:
+            raise ValueError(
+                f"`Muon.ns_steps` must be at least the number of triples in "
+                f"`Muon.ns_coeffs`, {len(triples)}, got {self.ns_steps}."
+            )
+
+    @typed
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
+        muon = optax.contrib.muon(
+            schedule,
+            ns_coeffs=self.ns_coeffs,
+            ns_steps=self.ns_steps,
+            beta=self.beta,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            weight_decay_mask=self.weight_decay_mask,
+            mu_dtype=self.mu_dtype,
+            nesterov=self.nesterov,
+            adaptive=self.adaptive,
+            preconditioning=self.preconditioning,
+            adam_b1=self.adam_b1,
+            adam_b2=self.adam_b2,
+            adam_eps_root=self.adam_eps_root,
+            adam_weight_decay=self.adam_weight_decay,
+            adam_learning_rate=self.adam_learning_rate,
+            muon_weight_dimension_numbers=self.muon_weight_dimension_numbers,
+            consistent_rms=self.consistent_rms,
+        )
+        return optax.with_extra_args_support(muon)
+
+    @typed
+    def build_decayed(
+        self,
+        schedule: LearningRate,
+        weight_decay: Scalar,
+        mask: Mask | None = None,
+    ) -> optax.GradientTransformationExtraArgs:
+        plain = dataclasses.replace(self, weight_decay=0.0, adam_weight_decay=0.0)
+        return AbstractOptimizer.build_decayed(
+            plain, schedule, weight_decay, mask or self.weight_decay_mask
+        )
+
+
+@final
+class Scion(AbstractOptimizer):
+    """[Scion](https://arxiv.org/abs/2502.07529) (Pethick et al. 2025).
+
+    With $d$ the moving average of the gradient and $\\gamma$ the learning rate, a
+    parameter becomes $(1 - \\gamma) \\theta + \\gamma\\,\\mathrm{lmo}(d)$, where lmo is
+    the point of a ball that $d$ descends to most: update (SCG) of section 3. A
+    parameter never leaves the ball it starts in. If `unconstrained`, it becomes
+    $\\theta + \\gamma\\,\\mathrm{lmo}(d)$, update (uSCG).
+
+    ```python
+    >>> import functional_opt as fo
+    >>> import jax.numpy as jnp
+    >>> transformation = fo.Scion(norm="Sign", scale=3000.0).build(2**-12)
+    >>> params = jnp.zeros((2, 3))
+    >>> state = transformation.init(params)
+    >>> updates, _ = transformation.update(params + 1, state, params)
+    >>> float(updates[0, 0]) == -3000 / 3 * 2**-12
+    True
+
+    ```
+
+    **Arguments:**
+
+    - `momentum`: how much of the gradient goes into $d$ at each update, in (0, 1]: 1
+        less the momentum of others. The authors take 0.1.
+    - `norm`: the norm of the ball, of matrices in the last two axes.
+        - "Spectral": singular values near $\\sqrt{\\mathrm{out} / \\mathrm{in}}$. For
+            layers.
+        - "SpectralConv": the same for kernels of convolutions, out by in by window.
+        - "Sign": entries of $\\pm 1 / \\mathrm{in}$. For the output.
+        - "ColNorm": columns of a root mean square of 1. For the input.
+        - "RowNorm": rows of a root mean square of $1 / \\mathrm{in}$.
+        - "BiasRMS": a root mean square of 1 along the last axis.
+        - "Auto": "BiasRMS" for rank 0 and 1, "Spectral" for 2, "SpectralConv" for 3 or
+            more.
+    - `normalized`: whether the ball shrinks as the inputs grow, as above. Left out,
+        it does but for "ColNorm".
+    - `transpose`: whether parameters are in by out, kernels window by in by out.
+    - `max`: whether the singular values of "Spectral" are at least 1.
+    - `steps`: how many iterations make singular values alike; at least 1.
+    - `scale`: the radius of the ball; greater than 0.
+    - `unconstrained`: see above. `build_decayed` makes it true: the pull to 0 is a
+        decay of 1 per unit of learning rate.
+    - `mu_dtype`: the dtype that $d$ is kept in; that of the parameters, if left out.
+    """
+
+    momentum: Annotated[Scalar, Interval(gt=0, le=1)] = number(1.0)
+    norm: Norm = setting("Auto")
+    normalized: bool | None = setting(None)
+    transpose: bool = setting(False)
+    max: bool = setting(False)
+    steps: PositiveCount = setting(5)
+    scale: Positive = number(1.0)
+    unconstrained: bool = setting(False)
+    mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)
+
+    @typed
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
+        lmo = minimize_over_ball(
+            norm=self.norm,
+            normalized=self.normalized,
+            transpose=self.transpose,
+            max=self.max,
+            steps=self.steps,
+            scale=self.scale,
+        )
+        average = optax.ema(1 - self.momentum, False, accumulator_dtype=self.mu_dtype)
+        pull = 0.0 if self.unconstrained else 1.0
+        return descend(optax.chain(average, lmo), schedule, pull, mask=None)
+
+    @typed
+    def build_decayed(
+        self,
+        schedule: LearningRate,
+        weight_decay: Scalar,
+        mask: Mask | None = None,
+    ) -> optax.GradientTransformationExtraArgs:
+        free = dataclasses.replace(self, unconstrained=True)
+        return AbstractOptimizer.build_decayed(free, schedule, weight_decay, mask)

@@ -1,0 +1,197 @@
+"""Steps in units of the gradient's own covariance."""
+
+import math
+from typing import Annotated, final
+
+import jax.numpy as jnp
+import optax
+from annotated_types import Interval
+
+from .._base import AbstractDecayedOptimizer, AbstractSchedule
+from .._config import as_dtype, number, part, setting
+from .._transformations.kron import MemorySaveMode, scale_by_kron
+from .._transformations.soap import scale_by_soap
+from .._types import (
+    Count,
+    DecayRate,
+    FloatDtype,
+    LearningRate,
+    NonNegative,
+    Positive,
+    PositiveCount,
+    Scalar,
+    typed,
+)
+from .._where import Mask
+from .decay import descend
+
+
+Probability = Annotated[Scalar, Interval(gt=0, le=1)]
+
+
+@final
+class SOAP(AbstractDecayedOptimizer):
+    """[SOAP](https://arxiv.org/abs/2409.11321) (Vyas et al. 2024).
+
+    Adam on the gradient in the eigenbases of Shampoo's preconditioner: along each axis
+    of a parameter, those of the moving average of $G G^T$ (algorithm 3). Every
+    `precondition_frequency` updates, an iteration of the power method turns them
+    (algorithm 4). The first update only starts them: it is the decay alone.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> import jax, jax.numpy as jnp
+    >>> transformation = fo.SOAP(precondition_frequency=5).build(3e-3)
+    >>> state = transformation.init({"weight": jnp.ones((4, 3)), "bias": jnp.ones(4)})
+    >>> jax.tree.map(jnp.shape, state[0].bases)
+    {'bias': (None,), 'weight': ((4, 4), (3, 3))}
+
+    ```
+
+    **Arguments:**
+
+    - `b1`: how much of the moving average of the gradient stays at each update, in
+        [0, 1).
+    - `b2`: how much of that of its square stays, in [0, 1).
+    - `shampoo_beta`: how much of that of $G G^T$ stays, in [0, 1); as much as `b2`, if
+        left out.
+    - `eps`: added to the root, in units of the gradient; at least 0.
+    - `weight_decay`: per unit of learning rate; at least 0.
+    - `mask`: from the parameters to a tree of bools: which of them decay, such as a
+        [`Where`][]. All, if left out.
+    - `precondition_frequency`: how many updates from one iteration to the next; at
+        least 1.
+    - `max_precond_dim`: the longest axis that has an eigenbasis; at least 0. Along
+        longer ones the gradient stays as it is.
+    - `merge_dims`: whether neighbouring axes are taken for one, up to a length of
+        `max_precond_dim`.
+    - `precondition_1d`: whether parameters of rank 1 have eigenbases, too.
+    - `normalize_grads`: whether a step of a parameter has a root mean square of 1.
+    - `correct_bias`: whether the moving averages are corrected for their start.
+    - `mu_dtype`: the dtype that the moving average of the gradient is kept in; that of
+        the parameters, if left out. Eigenbases are kept in at least float32.
+    """
+
+    b1: DecayRate = number(0.95)
+    b2: DecayRate = number(0.95)
+    shampoo_beta: DecayRate | None = number(None)
+    eps: NonNegative = number(1e-8)
+    weight_decay: NonNegative = number(0.01)
+    mask: Mask | None = setting(None)
+    precondition_frequency: PositiveCount = setting(10)
+    max_precond_dim: Count = setting(10_000)
+    merge_dims: bool = setting(False)
+    precondition_1d: bool = setting(False)
+    normalize_grads: bool = setting(False)
+    correct_bias: bool = setting(True)
+    mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)
+
+    @typed
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
+        scaled = scale_by_soap(
+            b1=self.b1,
+            b2=self.b2,
+            shampoo_beta=self.b2 if self.shampoo_beta is None else self.shampoo_beta,
+            eps=self.eps,
+            precondition_frequency=self.precondition_frequency,
+            max_precond_dim=self.max_precond_dim,
+            merge_dims=self.merge_dims,
+            precondition_1d=self.precondition_1d,
+            normalize_grads=self.normalize_grads,
+            correct_bias=self.correct_bias,
+            mu_dtype=self.mu_dtype,
+        )
+        return descend(scaled, schedule, self.weight_decay, self.mask)
+
+
+@final
+class Kron(AbstractDecayedOptimizer):
+    """PSGD Kron ([Li 2015](https://arxiv.org/abs/1512.04202); Walters 2024).
+
+    The moving average of the gradient, times $Q^T Q$. $Q$ is a Kronecker product of
+    triangular matrices, one for each axis of a parameter, which are fitted to make the
+    preconditioned gradient white: section V of
+    [Li 2024](https://arxiv.org/abs/2402.11858), $Q$ moving by $\\mathcal{E} Q$. A step
+    of a parameter with a root mean square above 1.1 is scaled down to it. What the
+    paper leaves open is as in
+    [kron_torch](https://github.com/evanatyourservice/kron_torch).
+
+    ```python
+    >>> import functional_opt as fo
+    >>> import jax, jax.numpy as jnp
+    >>> optimizer = fo.Kron(weight_decay=0.1, mask=fo.Where(min_ndim=2))
+    >>> state = optimizer.build(3e-4).init({"w": jnp.ones((4, 3)), "b": jnp.ones(4)})
+    >>> jax.tree.map(jnp.shape, state[0][0].factors)
+    {'b': ((4,),), 'w': ((4, 4), (3, 3))}
+
+    ```
+
+    **Arguments:**
+
+    - `b1`: how much of the moving average stays at each update, in [0, 1).
+    - `weight_decay`: per unit of learning rate; at least 0.
+    - `mask`: from the parameters to a tree of bools: which of them decay, such as a
+        [`Where`][]. All, if left out. The authors decay those of rank 2 or more.
+    - `preconditioner_update_probability`: 1 of how many updates fits the factors, the
+        inverse of it: a number in (0, 1], or a schedule of it. Left out, it is 1 for
+        500 updates, then falls by a factor of $e$ every 1000, to 0.03.
+    - `max_size_triangular`: the longest axis that has a triangular factor; at least 0.
+        Longer ones have a diagonal one.
+    - `min_ndim_triangular`: from which rank on parameters have triangular factors; at
+        least 0.
+    - `memory_save_mode`: "one_diag" makes the factor of the longest axis diagonal,
+        "smart_one_diag" does where no other is as long, "all_diag" makes all diagonal.
+    - `momentum_into_precond_update`: whether the factors are fitted to the moving
+        average rather than to the gradient.
+    - `precond_lr`: the size of a step of the factors, relative; in (0, 1].
+    - `precond_init_scale`: of $Q$ at the start; greater than 0.
+    - `merge_dims`: whether axes are merged into a matrix, from rank 3 on.
+    - `mu_dtype`: the dtype that the moving average is kept in; that of the parameters,
+        if left out.
+    - `precond_dtype`: the dtype that the factors are kept in; float32, if left out.
+    - `seed`: of the random numbers that the factors are fitted with.
+    """
+
+    b1: DecayRate = number(0.9)
+    weight_decay: NonNegative = number(0.0)
+    mask: Mask | None = setting(None)
+    preconditioner_update_probability: AbstractSchedule | Probability | None = part(
+        None
+    )
+    max_size_triangular: Count = setting(8192)
+    min_ndim_triangular: Count = setting(2)
+    memory_save_mode: MemorySaveMode | None = setting(None)
+    momentum_into_precond_update: bool = setting(True)
+    precond_lr: Probability = number(0.1)
+    precond_init_scale: Positive = number(1.0)
+    merge_dims: bool = setting(True)
+    mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)
+    precond_dtype: FloatDtype | None = setting(None, converter=as_dtype)
+    seed: int = setting(0)
+
+    @typed
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
+        scaled = scale_by_kron(
+            b1=self.b1,
+            update_probability=self._update_probability(),
+            max_size_triangular=self.max_size_triangular,
+            min_ndim_triangular=self.min_ndim_triangular,
+            memory_save_mode=self.memory_save_mode,
+            momentum_into_precond_update=self.momentum_into_precond_update,
+            precond_lr=self.precond_lr,
+            precond_init_scale=self.precond_init_scale,
+            merge_dims=self.merge_dims,
+            mu_dtype=self.mu_dtype,
+            precond_dtype=self.precond_dtype or jnp.float32,
+            seed=self.seed,
+        )
+        clipped = optax.chain(scaled, optax.clip_by_block_rms(1.1))
+        return descend(clipped, schedule, self.weight_decay, self.mask)
+
+    def _update_probability(self) -> optax.Schedule:
+        given = self.preconditioner_update_probability
+        if given is None:
+            return optax.exponential_decay(
+                1.0, 1000, math.exp(-1), transition_begin=500, end_value=0.03
+            )
+        return given if callable(given) else optax.constant_schedule(given)

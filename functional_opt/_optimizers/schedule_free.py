@@ -1,0 +1,85 @@
+import dataclasses
+from typing import Annotated, final
+
+import numpy as np
+import optax
+from annotated_types import Interval
+from jaxtyping import PyTree
+
+from .._base import AbstractOptimizer
+from .._config import as_dtype, number, part, setting
+from .._types import FloatDtype, LearningRate, NonNegative, Scalar, typed
+from .._where import Mask
+from .kept import Kept
+
+
+@final
+class ScheduleFree(AbstractOptimizer):
+    """[Schedule-free](https://arxiv.org/abs/2405.15682) (Defazio et al. 2024).
+
+    `optax.contrib.schedule_free` around another optimizer, whose own momentum should be
+    off: an average of its iterates takes the place of a decay of the learning rate. The
+    parameters of the run are where gradients are taken; those to evaluate with are
+    `Recipe.eval_params`.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> optimizer = fo.ScheduleFree(optimizer=fo.AdamW(b1=0.0))
+    >>> schedule = fo.WarmupConstant(init_value=0.0, peak_value=2e-3, warmup_steps=100)
+    >>> transformation = optimizer.build(schedule)
+
+    ```
+
+    **Arguments:**
+
+    - `optimizer`: what makes the steps that are averaged.
+    - `b1`: the share of the average in the parameters of the run, in (0, 1).
+    - `weight_lr_power`: an iterate's weight is the largest learning rate so far to this
+        power; at least 0.
+    - `state_dtype`: the dtype that the iterates are kept in; that of the parameters, if
+        left out.
+    """
+
+    optimizer: AbstractOptimizer = part()
+    b1: Annotated[Scalar, Interval(gt=0, lt=1)] = number(0.9)
+    weight_lr_power: NonNegative = number(2.0)
+    state_dtype: FloatDtype | None = setting(None, converter=as_dtype)
+
+    @typed
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
+        return self._around(self.optimizer.build(schedule), schedule)
+
+    @typed
+    def build_decayed(
+        self,
+        schedule: LearningRate,
+        weight_decay: Scalar,
+        mask: Mask | None = None,
+    ) -> optax.GradientTransformationExtraArgs:
+        inner = self.optimizer.build_decayed(schedule, weight_decay, mask)
+        return self._around(inner, schedule)
+
+    def assign(
+        self,
+        params: PyTree,
+        weight_decay: Scalar | None = None,
+        mask: Mask | None = None,
+    ) -> PyTree:
+        return self.optimizer.assign(params, weight_decay, mask)
+
+    def with_state_dtype(self, dtype: np.dtype) -> AbstractOptimizer:
+        # The iterates are parameters, no moments: to be kept narrower is bad for them.
+        inner = self.optimizer.with_state_dtype(dtype)
+        changed = dataclasses.replace(self, optimizer=inner)
+        return Kept(optimizer=changed, dtype=dtype, is_stored=False)
+
+    def _around(
+        self, inner: optax.GradientTransformation, schedule: LearningRate
+    ) -> optax.GradientTransformationExtraArgs:
+        return optax.contrib.schedule_free(
+            inner,
+            schedule,
+            b1=self.b1,
+            weight_lr_power=self.weight_lr_power,
+            state_dtype=self.state_dtype,
+        )

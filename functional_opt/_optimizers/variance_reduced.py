@@ -1,0 +1,84 @@
+"""Steps along a gradient corrected by the last one."""
+
+import functools
+from typing import final
+
+import jax
+import optax
+from jaxtyping import PyTree
+
+from .._base import AbstractDecayedOptimizer
+from .._config import as_dtype, number, setting
+from .._transformations.variance_reduction import reduce_variance
+from .._types import (
+    DecayRate,
+    FloatDtype,
+    LearningRate,
+    NonNegative,
+    Positive,
+    typed,
+)
+from .._where import Mask
+from .decay import descend
+
+
+@final
+class Mars(AbstractDecayedOptimizer):
+    """[MARS](https://arxiv.org/abs/2411.10438) (Yuan et al. 2024): MARS-AdamW.
+
+    AdamW on $c = g + \\gamma \\beta_1 / (1 - \\beta_1) (g - g')$, with $g'$ the
+    gradient of the last update (algorithm 2). A $c$ of a norm above `max_norm` is
+    scaled down to it, each parameter on its own. As in its authors' code, what is not
+    of rank 2 is left to plain AdamW, unless `optimize_1d`.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> import jax.numpy as jnp
+    >>> transformation = fo.Mars().build(3e-3)
+    >>> params = {"weight": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    >>> updates, _ = transformation.update(params, transformation.init(params), params)
+    >>> round(float(updates["weight"][0, 0]), 5), round(float(updates["bias"][0]), 5)
+    (-0.003, -0.003)
+
+    ```
+
+    **Arguments:**
+
+    - `b1`, `b2`, `eps`, `mu_dtype`: as in [`Adam`][].
+    - `gamma`: $\\gamma$, how much of the correction is made; at least 0.
+    - `max_norm`: in units of the gradient; greater than 0. None scales nothing down.
+    - `weight_decay`: per unit of learning rate; at least 0.
+    - `mask`: from the parameters to a tree of bools: which of them decay, such as a
+        [`Where`][]. All, if left out.
+    - `optimize_1d`: whether all parameters are treated as matrices are.
+    - `b1_1d`, `b2_1d`: of plain AdamW, as `b1` and `b2` in [`AdamW`][].
+    """
+
+    b1: DecayRate = number(0.95)
+    b2: DecayRate = number(0.99)
+    eps: NonNegative = number(1e-8)
+    gamma: NonNegative = number(0.025)
+    max_norm: Positive | None = number(1.0)
+    mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)
+    weight_decay: NonNegative = number(0.0)
+    mask: Mask | None = setting(None)
+    optimize_1d: bool = setting(False)
+    b1_1d: DecayRate = number(0.9)
+    b2_1d: DecayRate = number(0.95)
+
+    @typed
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
+        adam = functools.partial(
+            optax.scale_by_adam, eps=self.eps, mu_dtype=self.mu_dtype
+        )
+        scaled = optax.chain(
+            reduce_variance(self.gamma, self.b1, self.max_norm), adam(self.b1, self.b2)
+        )
+        if not self.optimize_1d:
+            plain = adam(self.b1_1d, self.b2_1d)
+            scaled = optax.partition({"matrix": scaled, "other": plain}, _kinds)
+        return descend(scaled, schedule, self.weight_decay, self.mask)
+
+
+def _kinds(params: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: "matrix" if leaf.ndim == 2 else "other", params)

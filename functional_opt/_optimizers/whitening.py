@@ -1,0 +1,153 @@
+"""Steps along a momentum that is made white."""
+
+from typing import Annotated, final, Literal
+
+import optax
+from annotated_types import Interval
+
+from .._base import AbstractDecayedOptimizer
+from .._config import as_dtype, as_number, number, setting
+from .._transformations import geometry
+from .._transformations.geometry import AbstractGeometry
+from .._transformations.whitening import scale_by_whitening
+from .._types import (
+    Count,
+    DecayRate,
+    FloatDtype,
+    LearningRate,
+    NonNegative,
+    Positive,
+    typed,
+)
+from .._where import Mask
+from .decay import descend
+
+
+LearningRateStyle = Literal["adam"]
+Skewness = Annotated[float, Interval(gt=0)]
+
+
+@final
+class Quad(AbstractDecayedOptimizer):
+    """PSGD QUAD ([Li 2024](https://arxiv.org/abs/2402.11858), section IV).
+
+    The moving average of the gradient, times $Q^T Q$. $Q$ is a Kronecker product of
+    symmetric matrices, one for each axis of a parameter that is seen as a matrix. Each
+    update, with $h$ the preconditioned average, $\\mu$ the step size and $c$ the number
+    of entries for each row, the left factor moves by $P = Q - \\mu (h h^T - c I) Q$ and
+    $P - \\mu P (h h^T - c I)$, made symmetric; the right one by $h^T h$. A step of a
+    parameter with a root mean square above 1.05 is scaled down to it. What the paper
+    leaves open is as in [quad_torch](https://github.com/evanatyourservice/quad_torch).
+
+    ```python
+    >>> import functional_opt as fo
+    >>> import jax, jax.numpy as jnp
+    >>> transformation = fo.Quad(max_size_dense=4).build(1e-3)
+    >>> state = transformation.init({"w": jnp.ones((4, 5)), "b": jnp.ones(4)})
+    >>> jax.tree.map(jnp.shape, state[0][0].factors)
+    {'b': ((4,),), 'w': ((4, 4), (5,))}
+
+    ```
+
+    **Arguments:**
+
+    - `lr_style`: "adam" makes steps a fifth as long, for learning rates of Adam's size.
+        None leaves them at a root mean square of about 1.
+    - `momentum`: how much of the moving average stays at each update, in [0, 1). It
+        starts as the first gradient.
+    - `weight_decay`: per unit of learning rate; at least 0.
+    - `mask`: from the parameters to a tree of bools: which of them decay, such as a
+        [`Where`][]. All, if left out.
+    - `max_size_dense`: the longest axis that has a full matrix; at least 0. Longer ones
+        have a diagonal one, as all parameters of rank 0 and 1 do.
+    - `max_skew_dense`: how many times as long as the other an axis may be, to have a
+        full matrix; greater than 0. None sets no limit.
+    - `preconditioner_lr`: the step size of the factors, relative, at the start;
+        greater than 0. It falls with the root of $1 + t / 10000$, but not below 0.3.
+    - `preconditioner_init_scale`: of each factor at the start; greater than 0. Left
+        out, it is such that the first step has a root mean square of about 1.
+    - `noise_scale`: of the noise that the factors are fitted with, in units of the
+        gradient; at least 0.
+    - `dtype`: the dtype of the state, and of what is done with it; that of the
+        parameters, if left out.
+    - `seed`: of the noise.
+    """
+
+    lr_style: LearningRateStyle | None = setting("adam")
+    momentum: DecayRate = number(0.95)
+    weight_decay: NonNegative = number(0.1)
+    mask: Mask | None = setting(None)
+    max_size_dense: Count = setting(8192)
+    max_skew_dense: Skewness | None = setting(1.0, converter=as_number)
+    preconditioner_lr: Positive = number(0.7)
+    preconditioner_init_scale: Positive | None = number(None)
+    noise_scale: NonNegative = number(1e-9)
+    dtype: FloatDtype | None = setting(None, converter=as_dtype)
+    seed: int = setting(0)
+
+    @typed
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
+        return _descend_white(self, geometry.Quad(), schedule)
+
+
+@final
+class Skew(AbstractDecayedOptimizer):
+    """PSGD PRO ([Li 2024](https://arxiv.org/abs/2402.11858), section IV).
+
+    As [`Quad`][], but that $Q$ moves by $Q^{1/2} \\mathcal{E} Q^{3/2}$: the left factor
+    by $Q - \\mu (h h^T - c I) Q$, then by a rotation along its skew-symmetric part that
+    makes it more symmetric, a step of an orthogonal Procrustes problem. This is the
+    default of its author's [psgd_torch](https://github.com/lixilinx/psgd_torch).
+
+    ```python
+    >>> import functional_opt as fo
+    >>> transformation = fo.Skew(preconditioner_lr=0.5).build(1e-3)
+
+    ```
+
+    **Arguments:**
+
+    - `lr_style`, `momentum`, `weight_decay`, `mask`, `max_size_dense`,
+        `max_skew_dense`, `preconditioner_lr`, `preconditioner_init_scale`,
+        `noise_scale`, `dtype`: as in [`Quad`][].
+    - `seed`: of the noise, and of the vectors that find the spectral norms.
+    """
+
+    lr_style: LearningRateStyle | None = setting("adam")
+    momentum: DecayRate = number(0.95)
+    weight_decay: NonNegative = number(0.1)
+    mask: Mask | None = setting(None)
+    max_size_dense: Count = setting(8192)
+    max_skew_dense: Skewness | None = setting(1.0, converter=as_number)
+    preconditioner_lr: Positive = number(0.7)
+    preconditioner_init_scale: Positive | None = number(None)
+    noise_scale: NonNegative = number(1e-9)
+    dtype: FloatDtype | None = setting(None, converter=as_dtype)
+    seed: int = setting(0)
+
+    @typed
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
+        return _descend_white(self, geometry.Skew(), schedule)
+
+
+def _descend_white(
+    optimizer: Quad | Skew, geometry: AbstractGeometry, schedule: LearningRate
+) -> optax.GradientTransformationExtraArgs:
+    scaled = scale_by_whitening(
+        geometry,
+        momentum=optimizer.momentum,
+        max_size_dense=optimizer.max_size_dense,
+        max_skew_dense=optimizer.max_skew_dense,
+        preconditioner_lr=optimizer.preconditioner_lr,
+        preconditioner_init_scale=optimizer.preconditioner_init_scale,
+        noise_scale=optimizer.noise_scale,
+        dtype=optimizer.dtype,
+        seed=optimizer.seed,
+    )
+    length = 0.2 if optimizer.lr_style == "adam" else 1.0
+    return descend(
+        optax.chain(scaled, optax.clip_by_block_rms(1.05), optax.scale(length)),
+        schedule,
+        optimizer.weight_decay,
+        optimizer.mask,
+    )

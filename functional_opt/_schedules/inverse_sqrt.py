@@ -1,0 +1,58 @@
+from typing import final
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .._config import number
+from .._durations import Duration, duration, known_steps, PositiveDuration
+from .._types import Scalar
+from .base import AbstractOptaxSchedule
+
+
+@final
+class InverseSqrt(AbstractOptaxSchedule):
+    """Down with the root of the time, after a linear warmup.
+
+    With $W$ = `warmup_steps`, $T$ = `timescale`, $I$ = `init_value` and $P$ =
+    `peak_value`, the value after $t$ updates is $I + (P - I) t / W$ where $t < W$, and
+    from there $P \\sqrt{T / (T + t - W)}$. With $T = W$ that is $P \\sqrt{W / t}$:
+    section 5.3 of [Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), by its peak.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> schedule = fo.InverseSqrt(peak_value=1.0, warmup_steps=4, timescale=4)
+    >>> [float(schedule(count)) for count in (0, 2, 4, 16, 64)]
+    [0.0, 0.5, 1.0, 0.5, 0.25]
+
+    ```
+
+    **Arguments:**
+
+    - `init_value`: the value at the first update, where there is a warmup. Any finite
+        number, in the unit of the hyperparameter, as `peak_value`.
+    - `peak_value`: the value at the end of the warmup.
+    - `warmup_steps`: how long the warmup takes: updates, or a `Fraction`.
+    - `timescale`: how long after the warmup the value is down to $\\sqrt{1/2}$ of the
+        peak: updates, at least 1, or a `Fraction`.
+    """
+
+    init_value: Scalar = number(0.0)
+    peak_value: Scalar = number()
+    warmup_steps: Duration = duration(0)
+    timescale: PositiveDuration = duration(10_000)
+
+    def phases(self) -> tuple[tuple[str, int | None], ...]:
+        return (("warmup", known_steps(self, "warmup_steps")), ("decay", None))
+
+    def build(self) -> optax.Schedule:
+        warmup_steps = known_steps(self, "warmup_steps")
+        timescale = known_steps(self, "timescale")
+
+        def decay(count: jax.typing.ArrayLike) -> jax.Array:
+            # Before its start it is not used, but must have a value.
+            time = timescale + jnp.maximum(count, 0)
+            return self.peak_value * jnp.sqrt(timescale / time)
+
+        warmup = optax.linear_schedule(self.init_value, self.peak_value, warmup_steps)
+        return optax.join_schedules([warmup, decay], [warmup_steps])

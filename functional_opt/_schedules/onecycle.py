@@ -1,0 +1,146 @@
+"""Up and down once: [Smith and Topin 2018](https://arxiv.org/abs/1708.07120)."""
+
+from typing import Annotated, final
+
+import jax.numpy as jnp
+import optax
+from annotated_types import Interval
+
+from .._config import as_number, check_fields, number, setting
+from .._durations import duration, is_resolved, known_steps, PositiveDuration
+from .._previews import spans_text
+from .._types import Scalar
+from .base import AbstractOptaxSchedule
+
+
+# Optax looks at them in Python.
+Part = Annotated[float, Interval(ge=0, le=1)]
+Factor = Annotated[float, Interval(gt=0)]
+
+
+@final
+class CosineOnecycle(AbstractOptaxSchedule):
+    """Up and down again along half cosines: `optax.cosine_onecycle_schedule`.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> schedule = fo.CosineOnecycle(transition_steps=10, peak_value=1.0)
+    >>> [round(float(schedule(count)), 3) for count in (0, 3, 6, 10)]
+    [0.04, 1.0, 0.611, 0.0]
+
+    ```
+
+    **Arguments:**
+
+    - `transition_steps`: how long all of it takes: updates, at least 1, or a
+        `Fraction`.
+    - `peak_value`: the highest value. Any finite number, in the unit of the
+        hyperparameter.
+    - `pct_start`: the part of `transition_steps` that the rise takes, in [0, 1]. A
+        change of this and of the factors recompiles.
+    - `div_factor`: the peak over the first value; greater than 0.
+    - `final_div_factor`: the first value over the last; greater than 0.
+    """
+
+    transition_steps: PositiveDuration = duration()
+    peak_value: Scalar = number()
+    pct_start: Part = setting(0.3, converter=as_number)
+    div_factor: Factor = setting(25.0, converter=as_number)
+    final_div_factor: Factor = setting(1e4, converter=as_number)
+
+    def __check_init__(self) -> None:
+        check_fields(self)  # Equinox checks the base class later than this one.
+        _check_phases(self)
+
+    def phases(self) -> tuple[tuple[str, int | None], ...]:
+        steps = known_steps(self, "transition_steps")
+        rise = int(self.pct_start * steps)
+        return (("rise", rise), ("fall", steps - rise))
+
+    def build(self) -> optax.Schedule:
+        # Optax's takes one count.
+        return jnp.vectorize(
+            optax.cosine_onecycle_schedule(
+                known_steps(self, "transition_steps"),
+                self.peak_value,
+                pct_start=self.pct_start,
+                div_factor=self.div_factor,
+                final_div_factor=self.final_div_factor,
+            )
+        )
+
+
+@final
+class LinearOnecycle(AbstractOptaxSchedule):
+    """Up, down and out in straight lines: `optax.linear_onecycle_schedule`.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> schedule = fo.LinearOnecycle(transition_steps=20, peak_value=1.0)
+    >>> [round(float(schedule(count)), 3) for count in (0, 6, 17, 20)]
+    [0.04, 1.0, 0.04, 0.0]
+
+    ```
+
+    **Arguments:**
+
+    - `transition_steps`: how long all of it takes: updates, at least 1, or a
+        `Fraction`.
+    - `peak_value`: the highest value. Any finite number, in the unit of the
+        hyperparameter.
+    - `pct_start`: the part of `transition_steps` after which the peak is reached, in
+        [0, 1]. A change of this, of `pct_final` and of the factors recompiles.
+    - `pct_final`: the part after which the first value is reached again; more than
+        `pct_start`.
+    - `div_factor`: the peak over the first value; greater than 0.
+    - `final_div_factor`: the first value over the last; greater than 0.
+    """
+
+    transition_steps: PositiveDuration = duration()
+    peak_value: Scalar = number()
+    pct_start: Part = setting(0.3, converter=as_number)
+    pct_final: Part = setting(0.85, converter=as_number)
+    div_factor: Factor = setting(25.0, converter=as_number)
+    final_div_factor: Factor = setting(1e4, converter=as_number)
+
+    def __check_init__(self) -> None:
+        check_fields(self)  # Equinox checks the base class later than this one.
+        if self.pct_final <= self.pct_start:
+            raise ValueError(
+                "`LinearOnecycle.pct_final` must be greater than "
+                f"`LinearOnecycle.pct_start`, got {self.pct_final} and "
+                f"{self.pct_start}: the fall would end before the rise."
+            )
+        _check_phases(self)
+
+    def phases(self) -> tuple[tuple[str, int | None], ...]:
+        steps = known_steps(self, "transition_steps")
+        rise, fall = int(self.pct_start * steps), int(self.pct_final * steps)
+        return (("rise", rise), ("fall", fall - rise), ("finish", steps - fall))
+
+    def build(self) -> optax.Schedule:
+        # Optax's takes one count.
+        return jnp.vectorize(
+            optax.linear_onecycle_schedule(
+                known_steps(self, "transition_steps"),
+                self.peak_value,
+                pct_start=self.pct_start,
+                pct_final=self.pct_final,
+                div_factor=self.div_factor,
+                final_div_factor=self.final_div_factor,
+            )
+        )
+
+
+def _check_phases(schedule: CosineOnecycle | LinearOnecycle) -> None:
+    """Optax loses a value where two phases end at one update."""
+    if not is_resolved(schedule):
+        return
+    _, *others = schedule.phases()
+    if empty := [name for name, steps in others if not steps]:
+        kind = type(schedule).__name__
+        raise ValueError(
+            f"`{kind}.transition_steps` = {schedule.transition_steps} leaves no update "
+            f"for the {empty[0]}: {spans_text(schedule)}. Take more updates, or other "
+            "parts of them."
+        )

@@ -1,0 +1,160 @@
+"""A factor at each of some boundaries, at once or towards it."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Annotated, Any, final, Literal
+
+import jax.numpy as jnp
+import optax
+from annotated_types import Interval
+
+from .._config import AbstractConfig, as_number, check_fields, number, setting
+from .._durations import duration, is_resolved, known_steps, PositiveDuration
+from .._types import Scalar
+from .base import AbstractOptaxSchedule
+
+
+@final
+class Boundary(AbstractConfig):
+    """When a piecewise schedule changes, and by what factor.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> fo.Boundary(1_000, 0.1)
+    Boundary(step=1000, scale=0.1)
+
+    ```
+
+    **Arguments:**
+
+    - `step`: how many updates are completed by then: at least 1, or a `Fraction`.
+    - `scale`: what the value is multiplied with; at least 0. A change of it recompiles.
+    """
+
+    step: PositiveDuration = duration(kw_only=False)
+    # Optax looks at it in Python.
+    scale: Annotated[float, Interval(ge=0)] = setting(
+        kw_only=False, converter=as_number
+    )
+
+
+Boundaries = tuple[Boundary, ...]
+
+
+def _as_boundaries(value: Any) -> Any:
+    """Makes boundaries of the dictionary that Optax takes."""
+    if isinstance(value, Mapping):
+        return tuple(Boundary(step, scale) for step, scale in sorted(value.items()))
+    return value
+
+
+@final
+class PiecewiseConstant(AbstractOptaxSchedule):
+    """A factor at each boundary: `optax.piecewise_constant_schedule`.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> schedule = fo.PiecewiseConstant(
+    ...     init_value=1.0,
+    ...     boundaries_and_scales=(fo.Boundary(10, 0.5), fo.Boundary(20, 0.5)),
+    ... )
+    >>> [float(schedule(count)) for count in (0, 9, 10, 20)]
+    [1.0, 1.0, 0.5, 0.25]
+
+    ```
+
+    **Arguments:**
+
+    - `init_value`: the value before the first boundary. Any finite number, in the unit
+        of the hyperparameter.
+    - `boundaries_and_scales`: a tuple of `Boundary`, each later than the one before it,
+        or Optax's dictionary of them.
+    """
+
+    init_value: Scalar = number()
+    boundaries_and_scales: Boundaries = setting((), converter=_as_boundaries)
+
+    def __check_init__(self) -> None:
+        check_fields(self)  # Equinox checks the base class later than this one.
+        _check_order(self)
+
+    def phases(self) -> tuple[tuple[str, int | None], ...]:
+        return (*_phases(self.boundaries_and_scales), ("constant", None))
+
+    def build(self) -> optax.Schedule:
+        return optax.piecewise_constant_schedule(
+            self.init_value, _as_dictionary(self.boundaries_and_scales)
+        )
+
+
+@final
+class PiecewiseInterpolate(AbstractOptaxSchedule):
+    """From boundary to boundary: `optax.piecewise_interpolate_schedule`.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> schedule = fo.PiecewiseInterpolate(
+    ...     interpolate_type="linear",
+    ...     init_value=1.0,
+    ...     boundaries_and_scales=(fo.Boundary(10, 0.5), fo.Boundary(20, 0.5)),
+    ... )
+    >>> [float(schedule(count)) for count in (0, 5, 10, 15, 20)]
+    [1.0, 0.75, 0.5, 0.375, 0.25]
+
+    ```
+
+    **Arguments:**
+
+    - `interpolate_type`: "linear", or "cosine": along half a cosine.
+    - `init_value`: the value at the first update. Any finite number, in the unit of the
+        hyperparameter.
+    - `boundaries_and_scales`: a tuple of `Boundary`, each later than the one before it,
+        or Optax's dictionary of them. A boundary's value, which is reached there, is
+        the one before it times its `scale`.
+    """
+
+    interpolate_type: Literal["linear", "cosine"] = setting()
+    init_value: Scalar = number()
+    boundaries_and_scales: Boundaries = setting((), converter=_as_boundaries)
+
+    def __check_init__(self) -> None:
+        check_fields(self)  # Equinox checks the base class later than this one.
+        _check_order(self)
+
+    def phases(self) -> tuple[tuple[str, int | None], ...]:
+        return _phases(self.boundaries_and_scales)
+
+    def build(self) -> optax.Schedule:
+        boundaries = _as_dictionary(self.boundaries_and_scales)
+        # Optax's takes one count.
+        return jnp.vectorize(
+            optax.piecewise_interpolate_schedule(
+                self.interpolate_type, self.init_value, boundaries
+            )
+        )
+
+
+def _as_dictionary(boundaries: Boundaries) -> dict[int, float]:
+    return {known_steps(x, "step"): x.scale for x in boundaries}
+
+
+def _phases(boundaries: Boundaries) -> tuple[tuple[str, int | None], ...]:
+    steps = [0, *_as_dictionary(boundaries)]
+    return tuple(
+        (f"piece {number}", end - start)
+        for number, (start, end) in enumerate(pairwise(steps))
+    )
+
+
+def _check_order(schedule: PiecewiseConstant | PiecewiseInterpolate) -> None:
+    boundaries = schedule.boundaries_and_scales
+    if not is_resolved(boundaries):
+        return
+    steps = [known_steps(x, "step") for x in boundaries]
+    for index, (step, following) in enumerate(pairwise(steps)):
+        if following <= step:
+            place = f"{type(schedule).__name__}.boundaries_and_scales"
+            raise ValueError(
+                f"`{place}[{index + 1}].step` must be greater than "
+                f"`{place}[{index}].step`, got {following} and {step}."
+            )

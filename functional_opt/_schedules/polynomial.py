@@ -1,0 +1,115 @@
+"""From one value to another along a line or a power of it."""
+
+from typing import final
+
+import optax
+
+from .._config import number
+from .._durations import Duration, duration, known_steps, PositiveDuration
+from .._types import NonNegative, Scalar
+from .base import AbstractOptaxSchedule
+
+
+@final
+class Linear(AbstractOptaxSchedule):
+    """From one value to another in a straight line: `optax.linear_schedule`.
+
+    With $W$ = `warmup_steps`, $B$ = `transition_begin`, $T$ = `transition_steps`, $I$ =
+    `init_value` and $E$ = `end_value`, the value after $t$ updates is $I t / W$ where
+    $t < W$, and from there $I + (E - I) \\min(\\max(t - W - B, 0), T) / T$.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> schedule = fo.Linear(init_value=1.0, end_value=0.0, transition_steps=8)
+    >>> [float(schedule(count)) for count in (0, 2, 8, 9)]
+    [1.0, 0.75, 0.0, 0.0]
+
+    ```
+
+    **Arguments:**
+
+    - `init_value`: the value that the transition starts from. Any finite number, in
+        the unit of the hyperparameter, as `end_value`.
+    - `end_value`: the value from the end of the transition on.
+    - `transition_steps`: how long the transition takes: updates, at least 1, or a
+        `Fraction`.
+    - `transition_begin`: how long after the warmup the transition starts.
+    - `warmup_steps`: how long the value rises from 0 to `init_value` before all this.
+        It is no field of Optax's; 0 is Optax's schedule.
+    """
+
+    init_value: Scalar = number()
+    end_value: Scalar = number()
+    transition_steps: PositiveDuration = duration()
+    transition_begin: Duration = duration(0)
+    warmup_steps: Duration = duration(0)
+
+    def phases(self) -> tuple[tuple[str, int | None], ...]:
+        return (
+            ("warmup", known_steps(self, "warmup_steps")),
+            ("constant", known_steps(self, "transition_begin")),
+            ("transition", known_steps(self, "transition_steps")),
+        )
+
+    def build(self) -> optax.Schedule:
+        schedule = optax.linear_schedule(
+            init_value=self.init_value,
+            end_value=self.end_value,
+            transition_steps=known_steps(self, "transition_steps"),
+            transition_begin=known_steps(self, "transition_begin"),
+        )
+        if warmup_steps := known_steps(self, "warmup_steps"):
+            warmup = optax.linear_schedule(0.0, self.init_value, warmup_steps)
+            schedule = optax.join_schedules([warmup, schedule], [warmup_steps])
+        return schedule
+
+
+@final
+class Polynomial(AbstractOptaxSchedule):
+    """From one value to another along a power: `optax.polynomial_schedule`.
+
+    With $B$ = `transition_begin`, $T$ = `transition_steps`, $I$ = `init_value`, $E$ =
+    `end_value` and $p$ = `power`, the value after $t$ updates is
+    $E + (I - E) (1 - \\min(\\max(t - B, 0), T) / T)^p$.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> schedule = fo.Polynomial(
+    ...     init_value=1.0, end_value=0.0, power=2, transition_steps=8
+    ... )
+    >>> [float(schedule(count)) for count in (0, 4, 8, 9)]
+    [1.0, 0.25, 0.0, 0.0]
+
+    ```
+
+    **Arguments:**
+
+    - `init_value`: the value that the transition starts from. Any finite number, in
+        the unit of the hyperparameter, as `end_value`.
+    - `end_value`: the value from the end of the transition on.
+    - `power`: at least 0; above 1 the value changes earlier, below 1 later.
+    - `transition_steps`: how long the transition takes: updates, at least 1, or a
+        `Fraction`.
+    - `transition_begin`: how long after the start the transition starts.
+    """
+
+    init_value: Scalar = number()
+    end_value: Scalar = number()
+    power: NonNegative = number()
+    transition_steps: PositiveDuration = duration()
+    transition_begin: Duration = duration(0)
+
+    def phases(self) -> tuple[tuple[str, int | None], ...]:
+        return (
+            ("constant", known_steps(self, "transition_begin")),
+            ("transition", known_steps(self, "transition_steps")),
+        )
+
+    def build(self) -> optax.Schedule:
+        return optax.polynomial_schedule(
+            init_value=self.init_value,
+            end_value=self.end_value,
+            power=self.power,
+            transition_steps=known_steps(self, "transition_steps"),
+            transition_begin=known_steps(self, "transition_begin"),
+        )

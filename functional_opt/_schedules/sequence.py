@@ -1,0 +1,127 @@
+"""Schedules one after the other."""
+
+from itertools import accumulate
+from typing import final
+
+import optax
+
+from .._base import AbstractSchedule
+from .._config import AbstractConfig, check_fields, part
+from .._durations import duration, is_resolved, known_steps, PositiveDuration
+from .._previews import length, spans_text
+from .base import AbstractOptaxSchedule
+
+
+@final
+class Phase(AbstractConfig):
+    """A schedule that is given a length, to stand in a `Sequence`.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> fo.Phase(fo.Constant(0.1), steps=100).steps
+    100
+
+    ```
+
+    **Arguments:**
+
+    - `schedule`: what is given the length.
+    - `steps`: how long it takes: updates, at least 1, or a `Fraction`. No less than
+        what the schedule itself takes; beyond that its last value stays.
+    """
+
+    schedule: AbstractSchedule = part(kw_only=False)
+    steps: PositiveDuration = duration()
+
+    def __check_init__(self) -> None:
+        check_fields(self)  # Equinox checks the base class later than this one.
+        if not is_resolved(self):
+            return
+        own, steps = length(self.schedule), known_steps(self, "steps")
+        if own is not None and own > steps:
+            raise ValueError(
+                f"`Phase.steps` = {steps} cuts off `{type(self.schedule).__name__}`, "
+                f"which takes {own} updates: {spans_text(self.schedule)}. Shorten it, "
+                "or lengthen the phase."
+            )
+
+
+@final
+class Sequence(AbstractOptaxSchedule):
+    """Schedules one after the other: `optax.join_schedules`.
+
+    Each takes as long as its own phases do, and counts from its own start. The last
+    may be without an end.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> schedule = fo.Sequence((
+    ...     fo.Linear(init_value=0.0, end_value=1.0, transition_steps=2),
+    ...     fo.Phase(fo.Constant(1.0), steps=6),
+    ...     fo.Cosine(peak_value=1.0, decay_steps=4),
+    ... ))
+    >>> [round(float(schedule(count)), 3) for count in (0, 1, 2, 8, 10, 12)]
+    [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]
+
+    ```
+
+    **Arguments:**
+
+    - `schedules`: a tuple of schedules, at least one. What has no length of its own,
+        such as `Constant`, is given one by a `Phase`, but for the last.
+    """
+
+    schedules: tuple[AbstractSchedule | Phase, ...] = part(kw_only=False)
+
+    def __check_init__(self) -> None:
+        check_fields(self)  # Equinox checks the base class later than this one.
+        if not self.schedules:
+            raise ValueError(
+                "`Sequence.schedules` must have at least one schedule, got ()."
+            )
+        if is_resolved(self):
+            self._boundaries()
+
+    def phases(self) -> tuple[tuple[str, int | None], ...]:
+        return tuple(
+            phase
+            for index, schedule in enumerate(self.schedules)
+            for phase in _phases(index, schedule)
+        )
+
+    def build(self) -> optax.Schedule:
+        schedules = [x.schedule if isinstance(x, Phase) else x for x in self.schedules]
+        return optax.join_schedules(schedules, self._boundaries())
+
+    def _boundaries(self) -> list[int]:
+        lengths = [_length(x) for x in self.schedules[:-1]]
+        for index, steps in enumerate(lengths):
+            if steps is None:
+                name = type(self.schedules[index]).__name__
+                raise ValueError(
+                    f"`Sequence.schedules[{index}]` must have an end, got "
+                    f"{self.schedules[index]}. Give it a length: "
+                    f"`Phase({name}(...), steps=...)`."
+                )
+        return [*accumulate(steps or 0 for steps in lengths)]
+
+
+def _length(schedule: AbstractSchedule | Phase) -> int | None:
+    if isinstance(schedule, Phase):
+        return known_steps(schedule, "steps")
+    return length(schedule)
+
+
+def _phases(
+    index: int, schedule: AbstractSchedule | Phase
+) -> list[tuple[str, int | None]]:
+    inner = schedule.schedule if isinstance(schedule, Phase) else schedule
+    steps = _length(schedule)
+    named = [(f"{index} {name}", taken) for name, taken in inner.phases() if taken != 0]
+    if steps is None or not isinstance(schedule, Phase):
+        return named
+    *before, (last, taken) = named
+    known = sum(x or 0 for _, x in before)
+    if taken is None:
+        return [*before, (last, steps - known)]
+    return [*named, (f"{index} constant", steps - known - taken)]

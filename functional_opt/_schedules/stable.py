@@ -1,0 +1,175 @@
+"""A stable run and the decay that ends it, or that branches off it."""
+
+import dataclasses
+from typing import Any, final, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .._base import AbstractSchedule
+from .._config import number, part, setting
+from .._durations import Duration, duration, known_steps, PositiveDuration
+from .._previews import spans
+from .._types import Scalar
+from .base import AbstractOptaxSchedule
+from .cosine import ratio
+
+
+DecayType = Literal["linear", "cosine", "sqrt"]
+
+
+@final
+class WarmupStableDecay(AbstractOptaxSchedule):
+    """Up in a line, constant, and down at the end.
+
+    [WSD](https://arxiv.org/abs/2404.06395) (Hu et al. 2024, section 4.2). The three
+    phases have lengths of their own: `decay_steps` is that of the decay alone. To
+    branch a decay off a run that is still stable, make the stable phase end where the
+    run stands, or put a `Cooldown` around the schedule: the state of the optimizer
+    stays what it is.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> schedule = fo.WarmupStableDecay(
+    ...     peak_value=1.0, warmup_steps=2, stable_steps=6, decay_steps=4
+    ... )
+    >>> [float(schedule(count)) for count in (0, 1, 2, 8, 10, 12)]
+    [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]
+
+    ```
+
+    **Arguments:**
+
+    - `init_value`: the value at the first update, where there is a warmup. Any finite
+        number, in the unit of the hyperparameter, as `peak_value` and `end_value`.
+    - `peak_value`: the value of the stable phase.
+    - `warmup_steps`: how long the warmup takes: updates, or a `Fraction`.
+    - `stable_steps`: how long the stable phase takes. `None` is what warmup and decay
+        leave of the run, which `Recipe.build(total_steps=...)` or `resolve` tell.
+    - `decay_steps`: how long the decay takes: updates, at least 1, or a `Fraction`.
+    - `end_value`: the value from the end of the decay on.
+    - `decay_type`: "linear"; "cosine": half a cosine; or "sqrt": the part of the way
+        that is done is the root of the part of the time, as in [Hägele et al.
+        2024](https://arxiv.org/abs/2405.18392), equation 1.
+    """
+
+    init_value: Scalar = number(0.0)
+    peak_value: Scalar = number()
+    warmup_steps: Duration = duration(0)
+    stable_steps: Duration | None = duration(None)
+    decay_steps: PositiveDuration = duration()
+    end_value: Scalar = number(0.0)
+    decay_type: DecayType = setting("linear")
+
+    def _in_run(self, total_steps: int) -> Any:
+        if self.stable_steps is not None:
+            return self
+        warmup, decay = (known_steps(self, f"{x}_steps") for x in ("warmup", "decay"))
+        if warmup + decay > total_steps:
+            raise ValueError(
+                f"`WarmupStableDecay.warmup_steps` = {warmup} and "
+                f"`WarmupStableDecay.decay_steps` = {decay} overlap in a run of "
+                f"{total_steps} updates. Shorten one."
+            )
+        stable = total_steps - warmup - decay
+        return dataclasses.replace(self, stable_steps=stable)
+
+    def phases(self) -> tuple[tuple[str, int | None], ...]:
+        return tuple(
+            (name, known_steps(self, f"{name}_steps"))
+            for name in ("warmup", "stable", "decay")
+        )
+
+    def build(self) -> optax.Schedule:
+        (_, warmup), (_, stable), (_, decay) = self.phases()
+        assert warmup is not None and stable is not None and decay is not None
+        return optax.join_schedules(
+            [
+                optax.linear_schedule(self.init_value, self.peak_value, warmup),
+                optax.constant_schedule(self.peak_value),
+                _decay(self.decay_type, self.peak_value, self.end_value, decay),
+            ],
+            [warmup, warmup + stable],
+        )
+
+
+@final
+class Cooldown(AbstractOptaxSchedule):
+    """Another schedule, and a decay that branches off it.
+
+    The value is that of `schedule` up to `start_at`, and goes from there to
+    `end_value`. Counts stay those of the whole run, and the state of the optimizer has
+    the same shape with `schedule` and with this: so a run can be taken up from any of
+    its checkpoints and be cooled down.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> stable = fo.WarmupConstant(init_value=0.0, peak_value=1.0, warmup_steps=2)
+    >>> schedule = fo.Cooldown(stable, start_at=8, decay_steps=4)
+    >>> [float(schedule(count)) for count in (0, 2, 8, 10, 12)]
+    [0.0, 1.0, 1.0, 0.5, 0.0]
+
+    ```
+
+    **Arguments:**
+
+    - `schedule`: what is branched off.
+    - `start_at`: how many updates are completed when the decay begins: an int or a
+        `Fraction`. `None` makes the decay end with the run, whose length
+        `Recipe.build(total_steps=...)` or `resolve` tell.
+    - `decay_steps`: how long the decay takes: updates, at least 1, or a `Fraction`.
+    - `end_value`: the value from the end of the decay on. Any finite number, in the
+        unit of the hyperparameter.
+    - `decay_type`: as in `WarmupStableDecay`.
+    """
+
+    schedule: AbstractSchedule = part(kw_only=False)
+    start_at: Duration | None = duration(None)
+    decay_steps: PositiveDuration = duration()
+    end_value: Scalar = number(0.0)
+    decay_type: DecayType = setting("linear")
+
+    def _in_run(self, total_steps: int) -> Any:
+        if self.start_at is not None:
+            return self
+        decay_steps = known_steps(self, "decay_steps")
+        if decay_steps > total_steps:
+            raise ValueError(
+                f"`Cooldown.decay_steps` = {decay_steps} is longer than the run of "
+                f"{total_steps} updates. Shorten it."
+            )
+        return dataclasses.replace(self, start_at=total_steps - decay_steps)
+
+    def phases(self) -> tuple[tuple[str, int | None], ...]:
+        start_at = known_steps(self, "start_at")
+        before = [
+            (name, min(start_at if end is None else end, start_at) - start)
+            for name, start, end in spans(self.schedule)
+            if start < start_at
+        ]
+        held = start_at - sum(steps for _, steps in before)
+        decay_steps = known_steps(self, "decay_steps")
+        return (*before, ("constant", held), ("cooldown", decay_steps))
+
+    def build(self) -> optax.Schedule:
+        start_at = known_steps(self, "start_at")
+        decay_steps = known_steps(self, "decay_steps")
+        start: Any = self.schedule(start_at)
+        decay = _decay(self.decay_type, start, self.end_value, decay_steps)
+        return optax.join_schedules([self.schedule, decay], [start_at])
+
+
+def _decay(
+    decay_type: DecayType, start: Scalar, end: Scalar, steps: int
+) -> optax.Schedule:
+    if decay_type == "linear":
+        return optax.linear_schedule(start, end, steps)
+    if decay_type == "cosine":
+        return optax.cosine_decay_schedule(start, steps, alpha=ratio(end, start))
+
+    def root(count: jax.typing.ArrayLike) -> jax.Array:
+        part = jnp.clip(count, 0, steps) / steps
+        return (start - end) * (1 - jnp.sqrt(part)) + end
+
+    return root

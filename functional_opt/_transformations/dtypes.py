@@ -1,0 +1,67 @@
+"""An optimizer's state in a dtype that is not the parameters'."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import PyTree
+
+
+def widened(
+    inner: optax.GradientTransformation, dtype: np.dtype
+) -> optax.GradientTransformationExtraArgs:
+    """Computes in this dtype for all parameters that are narrower.
+
+    Their state is in this dtype too; the updates are in that of the gradients again.
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def widen(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, dtype)), tree)
+
+    def init(params: Any) -> Any:
+        return inner.init(widen(params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        wide = None if params is None else widen(params)
+        found, state = inner.update(widen(updates), state, wide, **extra_args)
+        return optax.tree.cast_like(found, updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def stored(
+    inner: optax.GradientTransformation, dtype: np.dtype
+) -> optax.GradientTransformationExtraArgs:
+    """Keeps the arrays of the state in this dtype between updates.
+
+    An update computes in the dtypes of the transformation itself. Scalars, such as
+    counts and rates, and what is no float keep their dtypes.
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def store(state: PyTree) -> PyTree:
+        return jax.tree.map(
+            lambda x: x.astype(dtype) if _is_float_array(x) else x, state
+        )
+
+    def init(params: Any) -> Any:
+        return store(inner.init(params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        own = jax.eval_shape(inner.init, updates if params is None else params)
+        state = jax.tree.map(
+            lambda x, shape: x.astype(shape.dtype) if _is_float_array(x) else x,
+            state,
+            own,
+        )
+        updates, state = inner.update(updates, state, params, **extra_args)
+        return updates, store(state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _is_float_array(leaf: Any) -> bool:
+    return jnp.ndim(leaf) > 0 and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)

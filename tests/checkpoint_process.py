@@ -1,0 +1,125 @@
+"""One of several processes with stages of their own, which restore and save together.
+
+    python tests/checkpoint_process.py GIVEN OWN PORT PROCESSES PROCESS
+
+`GIVEN` is a directory with a checkpoint, `OWN` is where new ones go. Every process has
+2 devices. A device is a stage, but for two in the middle, of two processes, over which
+a stage is sharded.
+"""
+
+import functools
+import sys
+
+import functional_opt as fo
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+STEP = 3
+
+
+@functools.cache
+def make_tx():
+    noise = optax.add_noise(0.1, 0.5, key=jax.random.key(7))
+    return optax.chain(optax.clip_by_global_norm(0.5), noise, optax.adam(1e-2))
+
+
+def make_params():
+    keys = jax.random.split(jax.random.key(0), 6)
+    params = {f"layer{i}": jax.random.normal(key, (4, 6)) for i, key in enumerate(keys)}
+    return {**params, "tied": jnp.ones(2)}
+
+
+@jax.jit
+def whole_step(grads, state, params):
+    updates, state = make_tx().update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+
+def train(steps):
+    """Parameters and state after some steps of plain Optax on the whole tree."""
+    params = make_params()
+    state = jax.jit(make_tx().init)(params)
+    for _ in range(steps):
+        grads = jax.tree.map(lambda x: jnp.cos(7 * x), params)
+        params, state = whole_step(grads, state, params)
+    return params, state
+
+
+def in_stages(num_stages):
+    """The first and the last stage have a parameter in common."""
+    stage_of = {f"layer{i}": i * num_stages // 6 for i in range(6)}
+    stage_of |= {"tied": {0, num_stages - 1}}
+    params = make_params()
+    return fo.stage_local(make_tx(), params, fo.partition(params, stage_of))
+
+
+def make_meshes():
+    devices = jax.devices()
+    middle = len(devices) // 2
+    groups = [[device] for device in devices]
+    groups[middle - 1 : middle + 1] = [devices[middle - 1 : middle + 1]]
+    return [Mesh(np.array(group), ("x",)) for group in groups]
+
+
+def place(piece, mesh):
+    """A stage's piece on its mesh, or None if that is of other processes."""
+    owners = {device.process_index for device in mesh.devices.flat}
+    if jax.process_index() not in owners:
+        return None
+    return jax.tree.map(lambda leaf: place_leaf(leaf, mesh), piece)
+
+
+def place_leaf(leaf, mesh):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(place_leaf(jax.random.key_data(leaf), mesh))
+    spec = PartitionSpec("x") if leaf.ndim > 1 else PartitionSpec()
+    sharding, data = NamedSharding(mesh, spec), np.asarray(leaf)
+    return jax.make_array_from_callback(leaf.shape, sharding, data.__getitem__)
+
+
+def place_all(staged, params, state, meshes):
+    pieces = staged.partition.split(params), staged.split_state(state)
+    return tuple(tuple(map(place, tree, meshes)) for tree in pieces)
+
+
+def shards(tree):
+    """The shards that this process has, with their indices, and all shardings."""
+    leaves = jax.tree.leaves(tree)
+    data = [[shard.data for shard in leaf.addressable_shards] for leaf in leaves]
+    indices = [[shard.index for shard in leaf.addressable_shards] for leaf in leaves]
+    return data, (indices, [leaf.sharding for leaf in leaves], jax.tree.structure(tree))
+
+
+def assert_restored(checkpoints, staged, meshes):
+    """The latest checkpoint is of `STEP`, and is what plain Optax gives."""
+    targets = place_all(staged, *train(0), meshes)
+    step, *restored = checkpoints.restore(*targets, staged=staged)
+    found, described = shards(tuple(restored))
+    expected, same = shards(place_all(staged, *train(STEP), meshes))
+    assert step == STEP
+    assert described == same
+    fo.testing.assert_equal(found, expected)
+
+
+def main():
+    given, own, port, processes, process = sys.argv[1:]
+    jax.config.update("jax_num_cpu_devices", 2)
+    jax.distributed.initialize(f"127.0.0.1:{port}", int(processes), int(process))
+    meshes = make_meshes()
+    staged = in_stages(len(meshes))
+    assert_restored(fo.Checkpoints(given), staged, meshes)
+    checkpoints = fo.Checkpoints(own, keep=2)
+    for step in range(STEP + 1):
+        params, states = place_all(staged, *train(step), meshes)
+        checkpoints.save(step, params, states, staged)
+    if jax.process_index() == 0:
+        assert checkpoints.steps == (STEP - 1, STEP)  # does not wait for the others
+    assert_restored(checkpoints, staged, meshes)
+
+
+if __name__ == "__main__":
+    main()

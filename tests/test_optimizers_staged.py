@@ -1,0 +1,105 @@
+"""Every optimizer in stages, with nothing written for it."""
+
+from dataclasses import dataclass
+
+import functional_opt as fo
+import jax
+import jax.numpy as jnp
+import pytest
+
+
+PARAMS = {
+    "embed": {"weight": (5, 4)},
+    "layers": {"weight": (2, 4, 4)},
+    "head": {"scale": (4,), "temperature": ()},
+}
+STAGES = {"embed": 0, "layers": 1, "head": {"scale": 1, "temperature": 0}}
+MATRICES = fo.Where(min_ndim=2)
+
+SCALARS = "XLA compiles the step of a scalar together with what is around it"
+MATMULS = "XLA compiles a small matmul together with what is around it"
+
+
+@dataclass(frozen=True)
+class Case:
+    """An optimizer, and why its stages are not exact."""
+
+    optimizer: fo.AbstractOptimizer
+    close: str = ""
+
+
+CASES = {
+    "adafactor": Case(fo.Adafactor(min_dim_size_to_factor=4, momentum=0.9)),
+    "rmsprop": Case(fo.RMSProp(centered=True, momentum=0.9)),
+    "muon": Case(fo.Muon(ns_steps=2), close=SCALARS),
+    "mars": Case(fo.Mars(weight_decay=0.1)),
+    "mars, bfloat16 momentum": Case(fo.Mars(optimize_1d=True, mu_dtype="bfloat16")),
+    "scion": Case(fo.Scion(momentum=0.1)),
+    "scion, sign": Case(
+        fo.Scion(norm="BiasRMS", unconstrained=True, mu_dtype="bfloat16")
+    ),
+    "kron": Case(fo.Kron()),
+    "kron, every other": Case(
+        fo.Kron(
+            preconditioner_update_probability=0.5,
+            memory_save_mode="one_diag",
+            mu_dtype="bfloat16",
+            precond_dtype="bfloat16",
+        )
+    ),
+    "quad": Case(fo.Quad()),
+    "skew": Case(
+        fo.Skew(max_skew_dense=None, preconditioner_init_scale=0.5), close=MATMULS
+    ),
+    "soap": Case(fo.SOAP(precondition_frequency=2)),
+}
+
+
+def shapes(dtype):
+    return jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, dtype),
+        PARAMS,
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_stages_are_the_whole(name):
+    case = CASES[name]
+    params = shapes("float32")
+    staged = fo.testing.assert_stage_local_equal(
+        case.optimizer.build_decayed(0.1, 0.5, MATRICES),
+        params,
+        fo.partition(params, STAGES),
+        steps=3,
+        grade="close" if case.close else "exact",
+    )
+    assert staged.rounds == 0
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_decay_is_decoupled(name):
+    optimizer = CASES[name].optimizer
+    params = {"weight": jnp.ones((4, 4)), "bias": jnp.full(4, 2.0)}
+    gradients = jax.tree.map(jnp.cos, params)
+
+    def updates(weight_decay):
+        transformation = optimizer.build_decayed(0.1, weight_decay, MATRICES)
+        state = transformation.init(params)
+        return jax.jit(transformation.update)(gradients, state, params)[0]
+
+    plain, decayed = updates(0.0), updates(0.5)
+    fo.testing.assert_equal(decayed["bias"], plain["bias"])
+    taken_off = plain["weight"] - decayed["weight"]
+    fo.testing.assert_equal(taken_off, 0.1 * 0.5 * params["weight"], grade="close")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("name", CASES)
+def test_state_keeps_its_types(name, dtype):
+    """Or else the second step would compile anew."""
+    params = shapes(dtype)
+    transformation = CASES[name].optimizer.build(0.1)
+    state = jax.eval_shape(transformation.init, params)
+    _, after = jax.eval_shape(transformation.update, params, state, params)
+    assert jax.tree.map(str, after) == jax.tree.map(str, state)
