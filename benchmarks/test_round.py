@@ -28,8 +28,8 @@ def test_round(quick, benchmark, record):
     def measure() -> None:
         for _ in range(20 if quick else 200):
             ready.append(timed(exchange, jax.block_until_ready(said(devices, 0))))
-        for _ in range(5 if quick else 40):
-            busy.append(timed(exchange, said(devices, 200)))
+        for _ in range(5 if quick else 20):
+            busy.append(timed(exchange, said(devices, 1000)))
 
     benchmark.pedantic(measure, rounds=1)
     returned, done = (list(times[2:]) for times in zip(*ready, strict=True))
