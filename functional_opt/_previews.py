@@ -64,7 +64,7 @@ def values(schedule: Schedule, counts: Sequence[int] | jax.typing.ArrayLike) -> 
 def describe(schedule: Schedule) -> str:
     begins = {start: name for name, start, _ in reversed(spans(schedule))}
     points = corners(schedule)
-    found = values(schedule, points)
+    found = _without_noise(values(schedule, points))
     rows = [("update", "value", "")]
     rows += [
         (str(count), f"{value:.6g}", begins.get(count, "end"))
@@ -75,6 +75,12 @@ def describe(schedule: Schedule) -> str:
         f"{count:>{widths[0]}}  {value:<{widths[1]}}  {name}".rstrip()
         for count, value, name in rows
     )
+
+
+def _without_noise(found: np.ndarray) -> np.ndarray:
+    """Zero is what rounding leaves of it, beside the largest value."""
+    noise = np.finfo(found.dtype).eps * np.max(np.abs(found))
+    return np.where(np.abs(found) <= noise, 0.0, found)
 
 
 def plot(schedule: Schedule, target: Any, total_steps: int | None) -> None:

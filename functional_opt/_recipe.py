@@ -16,10 +16,10 @@ from ._optimizers import ScheduleFree
 from ._previews import check_fits
 from ._stages.local import stage_local, StageLocal
 from ._stages.partition import only_params, StagePartition
-from ._transforms.averaging import averaged_params, params_ema
-from ._transforms.clipping import clip_by_global_norm, NormState
-from ._transforms.finding import find_all
-from ._transforms.tracking import track, TrackState
+from ._transformations.averaging import averaged_params, params_ema
+from ._transformations.clipping import clip_by_global_norm, NormState
+from ._transformations.finding import find_all
+from ._transformations.tracking import track, TrackState
 from ._types import (
     DecayRate,
     FloatDtype,
@@ -226,6 +226,7 @@ class Recipe(AbstractConfig):
         - `params`: the parameters, or their shapes.
         """
         params = only_params(params)
+        self._check_where(params)
         given = self.optimizer.assign(params, self.weight_decay, self.decay_where)
         return table(params, given)
 
@@ -279,11 +280,14 @@ class Recipe(AbstractConfig):
         """Looks at the decay's rule on the whole tree, before any group is cut out."""
 
         def init(params: PyTree) -> PyTree:
-            if self.decay_where is not None:
-                self.decay_where(params)
+            self._check_where(params)
             return transformation.init(params)
 
         return optax.GradientTransformationExtraArgs(init, transformation.update)
+
+    def _check_where(self, params: PyTree) -> None:
+        if self.decay_where is not None:
+            self.decay_where(params)
 
 
 def _found(state: PyTree, kind: type) -> list[Any]:

@@ -23,7 +23,6 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,6 @@ import torch  # pyright: ignore[reportMissingImports]
 import trajectory_inputs as inputs
 
 
-FOLDER = Path(__file__).parent / "trajectories"
 SOURCES = {
     "MARS/MARS/optimizers": "4831e28eba863a4e69d7e9474ff8e73bc1b410fe",
     "SOAP": "a1e553530fde97d0e6b307d7c82ac6d38b072340",
@@ -147,7 +145,7 @@ def kron_flat_start(params: Any) -> Any:
 
 def _kron() -> Any:
     """Without its slip of writing the noise of the fit into the momentum itself."""
-    module = importlib.import_module("kron_torch.kron")
+    module: Any = importlib.import_module("kron_torch.kron")
     assert importlib.metadata.version("kron-torch") == "0.3.3"
     if not hasattr(module, "fit"):
         module.fit = module._update_precond
@@ -179,7 +177,7 @@ def _quad() -> Any:
     """With the `max` that it looks for in `math`, and a product of a matrix with a row
     as `torch.compile` makes it. Both fail otherwise."""
     torch.Tensor.mv = lambda matrix, row: (matrix * row).sum(1)
-    module = importlib.import_module("quad_torch.quad")
+    module: Any = importlib.import_module("quad_torch.quad")
     assert importlib.metadata.version("quad-torch") == "0.4.5"
     module.math = types.SimpleNamespace(prod=math.prod, max=max)
     return module
@@ -283,5 +281,5 @@ if __name__ == "__main__":
     _in_float64()
     for case in CASES:
         trajectory = record(case)
-        with (FOLDER / f"{case.__name__}.npz").open("wb") as file:
+        with (inputs.TRAJECTORIES / f"{case.__name__}.npz").open("wb") as file:
             np.savez(file, allow_pickle=False, **trajectory)

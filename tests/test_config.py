@@ -18,6 +18,16 @@ CONFIGS = [
     fo.Constant(0.1),
     fo.Linear(init_value=0.1, end_value=0.0, transition_steps=5),
     fo.Cosine(peak_value=0.1, warmup_steps=2, decay_steps=5),
+    fo.Fraction(0.5),
+    fo.Boundary(3, 0.5),
+    fo.PiecewiseConstant(init_value=0.1, boundaries_and_scales=(fo.Boundary(3, 0.5),)),
+    fo.SGDR(cosine_kwargs=(fo.Cosine(peak_value=0.1, decay_steps=5),)),
+    fo.Sequence((fo.Phase(fo.Constant(0.1), steps=fo.Fraction(0.1)), fo.Constant(0.2))),
+    fo.WarmupStableDecay(peak_value=0.1, decay_steps=fo.Fraction(0.2)),
+    fo.Groups(
+        (fo.Group(~fo.Where("norm"), optimizer=fo.Lion(), schedule_scale=0.5),),
+        rest=fo.ScheduleFree(optimizer=fo.SGD()),
+    ),
     fo.Recipe(
         optimizer=fo.AdamW(mask=fo.Where(min_ndim=2)),
         schedule=0.1,

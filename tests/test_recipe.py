@@ -17,8 +17,13 @@ def is_matrix(params):
     return jax.tree.map(lambda x: x.ndim >= 2, params)
 
 
-def trained(transformation, params=PARAMS, steps=4):
-    """The updates, and the parameters and state after a few compiled steps."""
+def moments(state):
+    """What an optimizer keeps of each parameter, in order."""
+    return [leaf for leaf in jax.tree.leaves(state) if jnp.ndim(leaf) > 0]
+
+
+def trained(transformation, params: Any = PARAMS, steps=4):
+    """The parameters, the moments and the updates of a few compiled steps."""
 
     @jax.jit
     def step(params, state):
@@ -30,7 +35,7 @@ def trained(transformation, params=PARAMS, steps=4):
     for _ in range(steps):
         params, state, updates = step(params, state)
         history.append(updates)
-    return params, state, history
+    return params, moments(state), history
 
 
 def whole(accumulate):
@@ -104,7 +109,8 @@ def test_gradients_that_are_not_finite(bad):
     def update(transformation):
         grads = PARAMS | {"b": jnp.array([bad, 1.0])}
         state = transformation.init(PARAMS)
-        return jax.jit(transformation.update)(grads, state, PARAMS)
+        updates, state = jax.jit(transformation.update)(grads, state, PARAMS)
+        return updates, moments(state)
 
     fo.testing.assert_equal(update(whole(1).build()), update(by_hand()))
 
@@ -189,7 +195,7 @@ def test_mask_is_resolved_on_the_parameters():
         (
             dict(decay_where=is_matrix, weight_decay=0.1),
             TypeError,
-            r"^`Recipe.decay_where` must be a Where or None, got <function",
+            r"^`Recipe.decay_where` must be a Where, an AllOf, an AnyOf, a Not or None",
         ),
         (
             dict(decay_where=fo.Where("w")),

@@ -3,7 +3,8 @@
 `record_trajectories` has recorded these, and says from what.
 """
 
-from pathlib import Path
+from collections.abc import Hashable
+from typing import Any
 
 import functional_opt as fo
 import jax
@@ -14,9 +15,6 @@ import pytest
 import trajectory_inputs as inputs
 
 
-FOLDER = Path(__file__).parent / "trajectories"
-
-
 class Anneal(fo.AbstractSchedule):
     """What the recording was given: flat for 5 updates, then falling to 0.2."""
 
@@ -24,8 +22,8 @@ class Anneal(fo.AbstractSchedule):
         return jnp.clip(jnp.exp(-0.3 * (count - 5.0)), 0.2, 1.0)
 
 
-def scion_of_each(unconstrained, **norms):
-    transformations = {
+def scion_of_each(unconstrained, **norms: Any):
+    transformations: dict[Hashable, Any] = {
         name: fo.Scion(unconstrained=unconstrained, **fields).build(0.1)
         for name, fields in norms.items()
     }
@@ -126,7 +124,7 @@ def test_steps_as_the_authors_do(name, monkeypatch):
     monkeypatch.setattr(
         jax.random, "normal", lambda _, shape, *__: jnp.asarray(inputs.stand_in(shape))
     )
-    recorded = np.load(FOLDER / f"{name}.npz")
+    recorded = np.load(inputs.TRAJECTORIES / f"{name}.npz")
     with jax.enable_x64(True):
         transformation = TRANSFORMATIONS[name]
         params = jax.tree.map(jnp.asarray, inputs.params())

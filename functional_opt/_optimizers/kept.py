@@ -7,7 +7,7 @@ from jaxtyping import PyTree
 
 from .._base import AbstractOptimizer
 from .._config import part, setting
-from .._transforms.dtypes import stored, widened
+from .._transformations.dtypes import stored, widened
 from .._types import LearningRate, Scalar, typed
 from .._where import Mask
 
