@@ -3,7 +3,6 @@
 import contextlib
 import os
 import random
-import socket
 import subprocess
 import sys
 import time
@@ -14,17 +13,12 @@ import jax
 import killed_training
 import optax
 from killed_training import EVERY, gradients, make_params, TX
+from ports import free_port
 
 
 KILLS = int(os.environ.get("KILLS", "3"))
 SEED = int(os.environ.get("SEED", "0"))
 STEPS = 16 * KILLS  # more than it gets to before the last kill
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @contextlib.contextmanager
