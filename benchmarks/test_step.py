@@ -9,7 +9,7 @@ the placement of the stages.
 *Limit* is the share of the memory bandwidth: a step reads the gradients for the norm,
 and reads gradients, parameters and two moments, and writes the latter three, 32 bytes a
 parameter. The bandwidth is that of `b = b / 2 + c` over as many numbers as there are
-parameters, on all devices at once, in the same rounds.
+parameters, on all devices of stages at once, in the same rounds.
 """
 
 import functools
@@ -94,7 +94,7 @@ def check(running: dict[str, Mode]) -> None:
 
 def triad(tree: Any) -> Any:
     """Reads two vectors and writes one, in place, on every device its share."""
-    devices = jax.devices()
+    devices = jax.devices()[:STAGES]
     count = size(tree) // len(devices)
 
     @functools.partial(jax.jit, donate_argnums=0)

@@ -467,6 +467,8 @@ def evaluate(closed: ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
         if eqn.primitive.name == "cond":
             index, *operands = map(read, eqn.invars)
             results = evaluate(eqn.params["branches"][int(index)], operands)
+        elif eqn.primitive.name == "jit":
+            results = evaluate(eqn.params["jaxpr"], list(map(read, eqn.invars)))
         else:
             variables = [v for v in eqn.invars if not isinstance(v, Literal)]
             operands = list(dict.fromkeys(variables))

@@ -147,7 +147,7 @@ def kron_flat_start(params: Any) -> Any:
 
 def _kron() -> Any:
     """Without its slip of writing the noise of the fit into the momentum itself."""
-    module = importlib.import_module("kron_torch.kron")
+    module: Any = importlib.import_module("kron_torch.kron")
     assert importlib.metadata.version("kron-torch") == "0.3.3"
     if not hasattr(module, "fit"):
         module.fit = module._update_precond
@@ -179,7 +179,7 @@ def _quad() -> Any:
     """With the `max` that it looks for in `math`, and a product of a matrix with a row
     as `torch.compile` makes it. Both fail otherwise."""
     torch.Tensor.mv = lambda matrix, row: (matrix * row).sum(1)
-    module = importlib.import_module("quad_torch.quad")
+    module: Any = importlib.import_module("quad_torch.quad")
     assert importlib.metadata.version("quad-torch") == "0.4.5"
     module.math = types.SimpleNamespace(prod=math.prod, max=max)
     return module

@@ -266,6 +266,24 @@ def test_pieces_of_a_model_with_what_rides_along(tmp_path):
     assert len(pointers) == 2  # one buffer would be lost to both when one is donated
 
 
+def test_copies_that_have_parted_are_not_saved(tmp_path):
+    staged = stage_layers(make_layers(1))
+    pieces = list(staged.partition.split(make_layers(1)))
+    states = staged.init(tuple(pieces))
+    for where in (lambda m: m["layers"][1].seen, lambda m: m["layers"][1].key):
+        changed = eqx.tree_at(where, pieces[1], where(make_layers(2)))
+        checkpoints = fo.Checkpoints(tmp_path)
+        with pytest.raises(ValueError, match="is not the same on stages 0 and 1"):
+            checkpoints.save(0, (pieces[0], changed, pieces[2]), states, staged)
+    changed = eqx.tree_at(lambda m: m["tied"], pieces[2], jnp.float32([1.0, -0.0]))
+    with pytest.raises(ValueError, match=r"`params\['tied'\]` is not the same"):
+        checkpoints.save(0, (*pieces[:2], changed), states, staged)
+    parted = (*states[:2], jax.tree.map(lambda x: x * 2 + 1, states[2][1:]))
+    with pytest.raises(ValueError, match=r"`state\[1\]\[0\].count` is not the same"):
+        checkpoints.save(0, pieces, (*states[:2], (states[2][0], *parted[2])), staged)
+    assert checkpoints.latest is None
+
+
 def test_shapes_suffice(tmp_path):
     stages = layout(2)
     params, state = stages.start()
@@ -446,6 +464,19 @@ def test_numbers_of_the_model_may_be_left_out(tmp_path):
     assert checkpoints.restore(PARAMS, moments()).params["width"] == 4
 
 
+def test_numbers_of_a_state_must_be_there(tmp_path):
+    checkpoints = fo.Checkpoints(tmp_path)
+    checkpoints.save(1, PARAMS, {"count": 3})
+    assert checkpoints.restore(PARAMS, {"count": 0}).state == {"count": 3}
+    for state, words in [
+        ({"count": 0.0}, r"`state\['count'\]` is 0.0 here, and 3 in the checkpoint"),
+        ({}, r"`state\['count'\]` is 3 in the checkpoint only"),
+        ({"count": 0, "skipped": 1}, r"`state\['skipped'\]` is 1 here, and not in"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            checkpoints.restore(PARAMS, state)
+
+
 def files_of(directory):
     return sorted(path for path in Path(directory).rglob("*") if path.is_file())
 
@@ -525,6 +556,8 @@ def test_what_cannot_be_saved(tmp_path):
         checkpoints.save(0, {"a": jax.ShapeDtypeStruct((), "float32")}, ())
     with pytest.raises(ValueError, match=r"`state\['f'\]` is <.*no checkpoint can"):
         checkpoints.save(0, PARAMS, {"f": object()})
+    with pytest.raises(ValueError, match=r"`params\['a'\]` cannot be written: .*type"):
+        checkpoints.save(0, {"a": np.array(["text"])}, ())
     assert checkpoints.latest is None
 
 

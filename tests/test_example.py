@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import functional_opt as fo
 import jax
 import jax.numpy as jnp
 import numpy as np
+import overlap
 import pipeline_lm
 import pytest
 from jaxtyping import PyTree
@@ -209,3 +211,15 @@ def test_the_command_line_helps():
     )
     for option in ("--stages", "--steps", "--optimizer", "--seed", "--checkpoint"):
         assert option in done.stdout
+
+
+def test_a_schedule_of_its_own_tells_each_message_early(capsys):
+    overlap.main()
+    *order, last = capsys.readouterr().out.splitlines()
+    assert order == [
+        f"{what} of stage {stage}"
+        for stage in reversed(range(overlap.STAGES))
+        for what in ("gradients", "message")
+    ]
+    apart = re.fullmatch(r"after 5 steps (.*) of the largest entry .*", last)
+    assert apart is not None and float(apart[1]) < 1e-5

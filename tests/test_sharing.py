@@ -173,25 +173,22 @@ def test_stages_with_other_hyperparameters_are_not_mixed_up(traces):
     fo.testing.assert_stage_local_equal(tx, params, partition)
     traces.clear()
     run_a_step(tx, params, jax.devices()[:4])
-    assert sum(traces.values()) == 3  # init, and a step for each learning rate
+    assert sum(traces.values()) == 2
 
 
-def test_renumbered_stages_have_renumbered_programs(traces):
+def test_renumbered_stages_have_renumbered_programs():
     params = make_params(4, odd=1)
     for order in (0, 1, 2, 3), (2, 0, 3, 1):
-        traces.clear()
         partition = fo.partition(params, list(order))
         staged = fo.testing.assert_stage_local_equal(
             optax.adam(1e-2), params, partition
         )
-        odd = order.index(order[1])
-        runnables = [
-            program.runner.results(("params", "state")).compiled
+        keys = [
+            program.runner.results(("params", "state")).key
             for program in staged.programs
         ]
-        shared = [runnables[order[stage]] for stage in (0, 2, 3)]
-        assert len(set(map(id, shared))) == 1
-        assert runnables[order[odd]] is not shared[0]
+        one, odd, *others = (keys[stage] for stage in order)
+        assert others == [one, one] and odd != one
 
 
 @pytest.mark.parametrize("wrong", [0, 3])

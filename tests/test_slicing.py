@@ -389,6 +389,24 @@ def test_a_loop_in_a_branch_that_is_not_taken_does_not_run(start, looped):
     same(run(slices, args, 0, [0])[0], expected)
 
 
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_what_such_a_loop_sends_waits_until_it_is_known_which_branch_is_taken(sign):
+    def step(x, y):
+        taken = jnp.sum(x) + jnp.sum(y) > 0
+
+        def loop(x, y):
+            start = jnp.maximum(x, 0.0)
+            grown = jax.lax.while_loop(lambda c: c[-1] < 9.0, lambda c: c * 2, start)
+            return x, y * jnp.sum(grown)
+
+        return jax.lax.cond(taken, loop, lambda x, y: (x, y), x, y)
+
+    args, places = [BIG * sign, OTHER_BIG * sign], [place(0), place(1)]
+    slices = cut(step, args, places, places)
+    assert len(slices.rounds) == 2
+    same(run(slices, args, 1, [1])[0], jax.jit(step)(*args)[1])
+
+
 def test_a_counter_in_a_cond_stays_on_every_stage():
     def step(flag, count, x):
         return jax.lax.cond(

@@ -3,7 +3,9 @@
 `record_trajectories` has recorded these, and says from what.
 """
 
+from collections.abc import Hashable
 from pathlib import Path
+from typing import Any
 
 import functional_opt as fo
 import jax
@@ -24,8 +26,8 @@ class Anneal(fo.AbstractSchedule):
         return jnp.clip(jnp.exp(-0.3 * (count - 5.0)), 0.2, 1.0)
 
 
-def scion_of_each(unconstrained, **norms):
-    transformations = {
+def scion_of_each(unconstrained, **norms: Any):
+    transformations: dict[Hashable, Any] = {
         name: fo.Scion(unconstrained=unconstrained, **fields).build(0.1)
         for name, fields in norms.items()
     }

@@ -109,10 +109,11 @@ class Checkpoints:
         """
         training = Training.of(params, state, staged)
         self._check_new(step)
-        storage, by_stage = _storage(), training.written
+        storage = _storage()
+        saved = storage.Save(training.written, training.copies)
         handler = storage.LeavesHandler(training.paths, training.required)
         with self._manager(handler, create=True) as manager:
-            manager.save(step, args=storage.Save(by_stage))
+            manager.save(step, args=saved)
 
     @typed
     def restore(

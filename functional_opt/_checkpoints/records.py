@@ -33,24 +33,22 @@ def is_array(record: Record | None) -> bool:
     return record is not None and "dtype" in record
 
 
-def to_bytes(records: Mapping[str, Record]) -> bytes:
-    """Records as JSON that shows whether it is whole."""
-    content = {"leaves": records, "sha256": _digest(records)}
-    return json.dumps(content, indent=1).encode()
+def to_bytes(content: Mapping[str, Any]) -> bytes:
+    """JSON that shows whether it is whole."""
+    return json.dumps({**content, "sha256": _digest(content)}, indent=1).encode()
 
 
-def from_bytes(text: bytes) -> dict[str, Record]:
-    """Reads records. `ValueError` if they are not as `to_bytes` wrote them."""
+def from_bytes(text: bytes) -> dict[str, Any]:
+    """Reads it. `ValueError` if it is not as `to_bytes` wrote it."""
     content = json.loads(text)
-    if not isinstance(content, dict) or set(content) != {"leaves", "sha256"}:
-        raise ValueError("it is no list of leaves")
-    if content["sha256"] != _digest(content["leaves"]):
+    expected = content.pop("sha256", None) if isinstance(content, dict) else None
+    if expected is None or expected != _digest(content):
         raise ValueError("its checksum does not fit")
-    return content["leaves"]
+    return content
 
 
-def _digest(records: Mapping[str, Record]) -> str:
-    return hashlib.sha256(json.dumps(records).encode()).hexdigest()
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def difference_text(
@@ -69,10 +67,10 @@ def difference_text(
     - `saved`: the records of the checkpoint.
     """
     known = set(paths)
-    extra = [path for path in saved if path not in known and _is_kept(path, saved)]
+    extra = [p for p, theirs in saved.items() if p not in known and _counts(p, theirs)]
     for path in paths:
         mine, theirs = here.get(path), saved.get(path)
-        if theirs is None and (path in required or is_array(mine)):
+        if theirs is None and (path in required or _counts(path, mine)):
             other = f", which has `{extra[0]}` instead" if extra else ""
             return f"`{path}` is {_text(mine)} here, and not in the checkpoint{other}"
         if theirs is not None and path in here and not _fits(path, mine, theirs):
@@ -84,13 +82,9 @@ def difference_text(
     return None
 
 
-def is_restored(path: str, record: Record) -> bool:
-    """Whether a leaf is the checkpoint's: numbers of the model are its own."""
-    return is_array(record) or path.startswith("state")
-
-
-def _is_kept(path: str, saved: Mapping[str, Record]) -> bool:
-    return is_restored(path, saved[path])
+def _counts(path: str, record: Record | None) -> bool:
+    """Whether a leaf must be on both sides. Numbers of a model may be left out."""
+    return is_array(record) or (record is not None and path.startswith("state"))
 
 
 def _fits(path: str, mine: Record | None, theirs: Record) -> bool:
@@ -98,7 +92,7 @@ def _fits(path: str, mine: Record | None, theirs: Record) -> bool:
         return False
     if is_array(mine):
         return (mine["dtype"], mine["shape"]) == (theirs["dtype"], theirs["shape"])
-    if is_restored(path, theirs):
+    if _counts(path, theirs):
         return type(mine["value"]) is type(theirs["value"])
     return repr(mine["value"]) == repr(theirs["value"])
 

@@ -4,33 +4,18 @@ Every process writes the shards that it has, and says in a file of its own what 
 wrote. Orbax renames the directory once all of them are done.
 """
 
-import asyncio
-from collections.abc import Collection, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
-import tensorstore
 from etils import epath
-from jax.sharding import Sharding
-from orbax.checkpoint import serialization
 
+from .arrays import digest, read_leaves, write_leaves
 from .errors import DamagedError, DifferentError
-from .records import (
-    difference_text,
-    from_bytes,
-    is_array,
-    is_key,
-    Record,
-    record_of,
-    to_bytes,
-)
+from .records import difference_text, from_bytes, Record, to_bytes
 
 
 MANIFEST = "leaves.json"
@@ -51,26 +36,32 @@ class LeavesHandler(ocp.CheckpointHandler):
 
     def save(self, directory: epath.Path, args: "Save") -> None:
         """Writes what this process has, a stage at a time."""
-        records = {}
-        for leaves in args.by_stage:
-            records.update(_run(_write_all(directory, leaves)))
+        records: dict[str, Record] = {}
+        for leaves in args.written:
+            records.update(write_leaves(directory, leaves))
+        copies = [
+            (path, stage, found)
+            for stage, leaves in enumerate(args.copies)
+            for path, leaf in leaves.items()
+            if (found := digest(leaf)) is not None
+        ]
         own = directory / f"{jax.process_index()}.{MANIFEST}"
-        own.write_bytes(to_bytes(records))
+        own.write_bytes(to_bytes({"leaves": records, "copies": copies}))
 
     def finalize(self, directory: epath.Path) -> None:
         """Makes one list of what all processes wrote. The first of them is to do it."""
-        found: dict[str, Record] = {}
         parts = [p for p in directory.iterdir() if p.name.endswith(f".{MANIFEST}")]
-        for part in parts:
-            found.update(from_bytes(part.read_bytes()))
+        contents = [from_bytes(part.read_bytes()) for part in parts]
+        found = {k: v for content in contents for k, v in content["leaves"].items()}
         for path in self._paths:
             if path in self._required and path not in found:
                 raise ValueError(
                     f"No process has given `{path}`, so there is no checkpoint. Give "
                     "`save` the pieces of all stages that the process owns."
                 )
+        _check_copies(tuple(c) for content in contents for c in content["copies"])
         records = {path: found[path] for path in self._paths if path in found}
-        (directory / MANIFEST).write_bytes(to_bytes(records))
+        (directory / MANIFEST).write_bytes(to_bytes({"leaves": records}))
         for part in parts:
             part.unlink()
 
@@ -80,15 +71,16 @@ class LeavesHandler(ocp.CheckpointHandler):
         different = difference_text(self._paths, self._required, args.records, records)
         if different is not None:
             raise DifferentError(different)
-        return [_run(_read_all(directory, held, records)) for held in args.by_stage]
+        return [read_leaves(directory, held, records) for held in args.by_stage]
 
 
 @ocp.args.register_with_handler(LeavesHandler, for_save=True)
 @dataclass
 class Save(ocp.args.CheckpointArgs):
-    """For each stage the leaves to write, by path."""
+    """For each stage, by path, the leaves to write, and those that others have too."""
 
-    by_stage: Sequence[Mapping[str, Any]]
+    written: Sequence[Mapping[str, Any]]
+    copies: Sequence[Mapping[str, Any]]
 
 
 @ocp.args.register_with_handler(LeavesHandler, for_restore=True)
@@ -117,133 +109,24 @@ def open_manager(
 
 def _records(directory: epath.Path) -> dict[str, Record]:
     try:
-        return from_bytes((directory / MANIFEST).read_bytes())
+        return from_bytes((directory / MANIFEST).read_bytes())["leaves"]
     except (OSError, ValueError) as error:
         raise DamagedError(f"`{MANIFEST}` cannot be read: {error}") from error
 
 
-async def _write_all(
-    directory: epath.Path, leaves: Mapping[str, Any]
-) -> dict[str, Record]:
-    written = [_write(directory, path, leaf) for path, leaf in leaves.items()]
-    return dict(zip(leaves, await _all(written), strict=True))
+def _check_copies(copies: Iterable[tuple[str, int, str]]) -> None:
+    """What several stages hold is stored once, so that it must be the same on each.
 
+    **Arguments:**
 
-async def _write(directory: epath.Path, path: str, leaf: Any) -> Record:
-    record = record_of(leaf)
-    assert record is not None
-    if not is_array(record):
-        return record
-    if is_key(leaf):
-        record["impl"] = str(jax.random.key_impl(leaf))
-        leaf = jax.random.key_data(leaf)
-    if not isinstance(leaf, jax.Array):
-        leaf = np.asarray(leaf)
-        store = await tensorstore.open(_spec(directory, path, leaf, leaf.shape))
-        await store.write(leaf)
-        return record
-    shard_shape = leaf.sharding.shard_shape(leaf.shape)
-    processes = {device.process_index for device in leaf.sharding.device_set}
-    await serialization.async_serialize(
-        leaf,
-        _spec(directory, path, leaf, shard_shape),
-        primary_host=min(processes),
-        use_replica_parallel=False,
-    )
-    return record
-
-
-async def _read_all(
-    directory: epath.Path,
-    leaves: Sequence[tuple[str, Any]],
-    records: Mapping[str, Record],
-) -> list[Any]:
-    read = [_read(directory, path, leaf, records.get(path)) for path, leaf in leaves]
-    return await _all(read)
-
-
-async def _all(work: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """All results, or the first error, once nothing is under way any more."""
-    results = await asyncio.gather(*work, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return results
-
-
-async def _read(
-    directory: epath.Path, path: str, leaf: Any, record: Record | None
-) -> Any:
-    if record is None:
-        return leaf
-    if not is_array(record):
-        return record["value"]
-    try:
-        array = await _read_array(directory, path, leaf, record)
-    # Orbax and TensorStore have no class of their own for what they cannot read.
-    except Exception as error:
-        cause = str(error.__cause__ or error).splitlines()[0]
-        raise DamagedError(f"`{path}` cannot be read: {cause}") from error
-    if is_key(leaf):
-        return jax.random.wrap_key_data(jnp.asarray(array), impl=record["impl"])
-    if isinstance(leaf, np.generic):
-        return array[()]
-    return array if isinstance(leaf, np.ndarray) else jnp.asarray(array)
-
-
-async def _read_array(
-    directory: epath.Path, path: str, leaf: Any, record: Record
-) -> jax.Array | np.ndarray:
-    """An array with the leaf's sharding, or on the host if that has none."""
-    spec = _stored(directory, path)
-    shape = None if is_key(leaf) else tuple(record["shape"])
-    sharding = _sharding_of(leaf)
-    if sharding is not None:
-        array, _ = await serialization.async_deserialize(sharding, spec, shape)
-        return array
-    store = await tensorstore.open(spec, open=True, shape=shape)
-    return await store.read()
-
-
-def _sharding_of(leaf: Any) -> Sharding | None:
-    """Where a leaf has to be. None if JAX may move it: it may be on any device."""
-    if isinstance(leaf, jax.Array):
-        return leaf.sharding if leaf.committed else None
-    return getattr(leaf, "sharding", None)
-
-
-def _stored(directory: epath.Path, path: str) -> dict[str, Any]:
-    name = quote(path, safe="[]'., ")
-    return {
-        "driver": "zarr3",
-        "kvstore": {"driver": "file", "path": f"{directory / name}/"},
-        # A file that got lost must not be read as zeros.
-        "store_data_equal_to_fill_value": True,
-        "fill_missing_data_reads": False,
-    }
-
-
-def _spec(
-    directory: epath.Path, path: str, leaf: Any, shard_shape: Sequence[int]
-) -> dict[str, Any]:
-    chunk_shape = [max(size, 1) for size in shard_shape]
-    little_endian = {"name": "bytes", "configuration": {"endian": "little"}}
-    return {
-        **_stored(directory, path),
-        "create": True,
-        "dtype": leaf.dtype.name,
-        "metadata": {
-            "shape": list(leaf.shape),
-            "chunk_grid": {
-                "name": "regular",
-                "configuration": {"chunk_shape": chunk_shape},
-            },
-            "codecs": [little_endian, {"name": "crc32c"}],
-        },
-    }
-
-
-def _run(work: Coroutine[Any, Any, Any]) -> Any:
-    """Runs a coroutine, also within an event loop such as that of a notebook."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, work).result()
+    - `copies`: the path, the stage and the digest of each copy.
+    """
+    first: dict[str, tuple[int, str]] = {}
+    for path, stage, found in sorted(copies):
+        other, expected = first.setdefault(path, (stage, found))
+        if found != expected:
+            raise ValueError(
+                f"`{path}` is not the same on stages {other} and {stage}, so there is "
+                "no checkpoint, which would have it once. Of what several stages hold, "
+                "only what `step` returns may change."
+            )

@@ -9,15 +9,16 @@ import jax
 from jaxtyping import PyTree
 
 from .._stages.local import StageLocal
+from .._stages.placing import Place
 from .._stages.trees import check_stages, Cut, Pieces
 from .records import is_array, Record, record_of
 
 
 class Held(NamedTuple):
-    """A leaf of a piece: its path in the whole tree, and the stage that writes it."""
+    """A leaf of a piece: its path in the whole tree, and the stages that hold it."""
 
     path: str
-    writer: int
+    place: Place
     leaf: Any
 
 
@@ -70,7 +71,7 @@ class Tree:
             return []
         leaves = self.cut.flatten(self.name, stage, piece)
         return [
-            Held(self.paths[i], min(self.cut.places[i]), leaf)
+            Held(self.paths[i], self.cut.places[i], leaf)
             for i, leaf in zip(self.cut.held[stage], leaves, strict=True)
         ]
 
@@ -122,12 +123,24 @@ class Training:
         stages = range(self.trees[0].cut.num_stages)
         return [[h for tree in self.trees for h in tree.held(s)] for s in stages]
 
+    @functools.cached_property
+    def saved(self) -> list[list[Held]]:
+        """Those of these leaves that a checkpoint holds."""
+        return [list(filter(_is_saved, held)) for held in self.by_stage]
+
     @property
     def written(self) -> list[dict[str, Any]]:
-        """For each stage the leaves that it writes, by path."""
+        """For each stage the leaves that it writes, as the lowest that holds them."""
         return [
-            {h.path: h.leaf for h in held if h.writer == stage and _is_saved(h)}
-            for stage, held in enumerate(self.by_stage)
+            {h.path: h.leaf for h in held if min(h.place) == stage}
+            for stage, held in enumerate(self.saved)
+        ]
+
+    @property
+    def copies(self) -> list[dict[str, Any]]:
+        """For each stage the leaves that others hold too."""
+        return [
+            {h.path: h.leaf for h in held if len(h.place) > 1} for held in self.saved
         ]
 
     @property

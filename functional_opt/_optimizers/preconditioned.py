@@ -121,7 +121,7 @@ class Kron(AbstractDecayedOptimizer):
     >>> import jax, jax.numpy as jnp
     >>> optimizer = fo.Kron(weight_decay=0.1, mask=fo.Where(min_ndim=2))
     >>> state = optimizer.build(3e-4).init({"w": jnp.ones((4, 3)), "b": jnp.ones(4)})
-    >>> jax.tree.map(jnp.shape, state[0].factors)
+    >>> jax.tree.map(jnp.shape, state[0][0].factors)
     {'b': ((4,),), 'w': ((4, 4), (3, 3))}
 
     ```

@@ -44,7 +44,7 @@ class Quad(AbstractDecayedOptimizer):
     >>> import jax, jax.numpy as jnp
     >>> transformation = fo.Quad(max_size_dense=4).build(1e-3)
     >>> state = transformation.init({"w": jnp.ones((4, 5)), "b": jnp.ones(4)})
-    >>> jax.tree.map(jnp.shape, state[0].factors)
+    >>> jax.tree.map(jnp.shape, state[0][0].factors)
     {'b': ((4,),), 'w': ((4, 4), (5,))}
 
     ```

@@ -1,48 +1,56 @@
 """A function of trees that are cut over stages, as one program a stage and round."""
 
+import functools
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr
-from jaxtyping import Array, UInt32
 
 from .canonical import Canonical
-from .jaxprs import shape_of
+from .jaxprs import shape_of, used
 from .packing import Packing
-from .slicing import Program, slice_jaxpr, Slices
+from .slicing import Message, Program, slice_jaxpr, Slices
 from .trees import Cut
 
 
 Leaves = Sequence[Any]
-# For each round so far, for each stage the vector that it sent, or None if it had
-# nothing to say.
-Gathered = Sequence[Sequence[Any]]
+# For each round so far, for each stage the vector that it sent.
+Gathered = Sequence[Any]
+# The vectors of one round, of those stages alone that send something in it: a list of
+# them, or a matrix with a row for each.
+Table = Any
+# Leaves of arguments, by name and index, that some leaf is to be sharded like: of those
+# that its stage has, the first.
+Likes = Sequence[tuple[str, int]]
 
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """A program as a function of its inputs and of packed vectors of messages.
+    """A program as a function of its inputs and of tables of packed messages.
 
     **Attributes:**
 
     - `program`: the program itself.
-    - `packings`: how each of the vectors is packed.
+    - `vectors`: for each vector that it reads, the table and the row in it.
+    - `packings`: how each of these is packed.
     - `received`: for each message that the program reads, the vector and the position
         in it.
     """
 
     program: Program
+    vectors: tuple[tuple[int, int], ...]
     packings: tuple[Packing, ...]
     received: tuple[tuple[int, int], ...]
 
-    def __call__(
-        self, leaves: Leaves, vectors: Sequence[UInt32[Array, " _"]]
-    ) -> list[Any]:
+    def __call__(self, leaves: Leaves, tables: Sequence[Table]) -> list[Any]:
         for number, text in self.misfits(leaves):
             raise ValueError(f"Input {number} {text}.")
-        values = [p.unpack(v) for p, v in zip(self.packings, vectors, strict=True)]
+        values = [
+            packing.unpack(tables[table][row])
+            for packing, (table, row) in zip(self.packings, self.vectors, strict=True)
+        ]
         return self.program(leaves, [values[v][k] for v, k in self.received])
 
     def misfits(self, leaves: Leaves) -> Iterator[tuple[int, str]]:
@@ -60,37 +68,30 @@ class Body:
     def key(self, canonical: Canonical) -> Hashable:
         """The same for bodies that compute the same."""
         number = canonical.closed_jaxpr(self.program.closed)
-        return number, self.packings, self.received
+        return number, self.vectors, self.packings, self.received
 
 
 @dataclass(frozen=True, eq=False)
 class StageFunction:
-    """A body, and where a stage's inputs and the vectors for it are found.
+    """A body, and where a stage's inputs and the tables for it are found.
 
     **Attributes:**
 
     - `body`: what is computed.
     - `leaves`: for each input of it, the argument and the position among the stage's
         leaves of it.
-    - `labels`: how errors call each input.
-    - `vectors`: the round and the sender of each vector that it reads.
+    - `rounds`: the round of each table that it reads.
     """
 
     body: Body
     leaves: tuple[tuple[str, int], ...]
-    labels: tuple[str, ...]
-    vectors: tuple[tuple[int, int], ...]
+    rounds: tuple[int, ...]
 
     def read(self, arguments: Mapping[str, Leaves]) -> list[Any]:
         return [arguments[name][position] for name, position in self.leaves]
 
-    def receive(self, gathered: Gathered) -> list[Any]:
-        return [gathered[round][sender] for round, sender in self.vectors]
-
-    def check(self, arguments: Mapping[str, Leaves]) -> None:
-        """Refuses leaves of another shape or dtype, by their names."""
-        for number, text in self.body.misfits(self.read(arguments)):
-            raise ValueError(f"{self.labels[number]} {text}.")
+    def receive(self, tables: Sequence[Table]) -> list[Table]:
+        return [tables[round] for round in self.rounds]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,13 +99,15 @@ class StagedFunction:
     """The programs of a function whose arguments and results are cut over stages.
 
     `arguments` and `results` have the names, for errors, and the order of the
-    function's flat inputs and results. `purpose` says why anything travels, where that
-    is not for a line of the function to say.
+    function's flat inputs and results. `likes` has an entry for each leaf of each
+    result. `purpose` says why anything travels, where that is not for a line of the
+    function to say.
     """
 
     slices: Slices
     arguments: dict[str, Cut]
     results: dict[str, Cut]
+    likes: dict[str, Sequence[Likes]]
     purpose: str | None = None
 
     @classmethod
@@ -113,6 +116,7 @@ class StagedFunction:
         closed: ClosedJaxpr,
         arguments: dict[str, Cut],
         results: dict[str, Cut],
+        likes: dict[str, Sequence[Likes]],
         partial: Collection[int] = (),
         purpose: str | None = None,
     ) -> "StagedFunction":
@@ -120,7 +124,7 @@ class StagedFunction:
         result_places = [place for cut in results.values() for place in cut.places]
         num_stages = next(iter(arguments.values())).num_stages
         slices = slice_jaxpr(closed, input_places, result_places, num_stages, partial)
-        return cls(slices, arguments, results, purpose)
+        return cls(slices, arguments, results, likes, purpose)
 
     @property
     def num_stages(self) -> int:
@@ -136,10 +140,63 @@ class StagedFunction:
         avals = self.slices.source.in_avals[first:]
         return [avals[i] for i in self.arguments[name].held[stage]]
 
+    def label(self, name: str, stage: int, position: int) -> str:
+        """How errors call a stage's leaf of an argument."""
+        cut = self.arguments[name]
+        return f"`{cut.paths[cut.held[stage][position]]}` of `{name}[{stage}]`"
+
+    @functools.cached_property
+    def senders(self) -> tuple[tuple[int, ...], ...]:
+        """For each round the stages that send something in it."""
+        return tuple(
+            tuple(sorted({message.sender for message in messages}))
+            for messages in self.slices.rounds
+        )
+
+    @functools.cached_property
+    def readers(self) -> tuple[frozenset[int], ...]:
+        """For each round the stages that may read something of it from another."""
+        results = self.slices.placed.results
+        places = [place for cut in self.results.values() for place in cut.places]
+        readers: list[set[int]] = [set() for _ in self.slices.rounds]
+        for stage, equations in enumerate(self.slices.equations):
+            wanted = [
+                result
+                for result, place in zip(results, places, strict=True)
+                if stage in place
+            ]
+            read = used(equations, wanted)
+            for round, messages in enumerate(self.slices.rounds):
+                if any(m.var in read and m.sender != stage for m in messages):
+                    readers[round].add(stage)
+        return tuple(map(frozenset, readers))
+
     def packing(self, stage: int, round: int) -> Packing:
         """How the vector is packed that the stage sends in the round."""
-        sent = self.slices.sent(stage, round)
-        return Packing(tuple(shape_of(message.var) for message in sent))
+        return self._packings[stage, round]
+
+    @functools.cached_property
+    def _packings(self) -> dict[tuple[int, int], Packing]:
+        return {
+            (stage, round): Packing(
+                tuple(shape_of(m.var) for m in self.slices.sent(stage, round))
+            )
+            for round in range(self.num_rounds)
+            for stage in range(self.num_stages)
+        }
+
+    @functools.cached_property
+    def num_words(self) -> tuple[int, ...]:
+        """For each round the length of all vectors that are sent in it."""
+        return tuple(
+            max(self.packing(stage, round).num_words for stage in senders)
+            for round, senders in enumerate(self.senders)
+        )
+
+    def tables(self, gathered: Gathered) -> list[Table]:
+        """Of each round only what is not empty."""
+        rounds = zip(gathered, self.senders, strict=False)
+        return [[vectors[sender] for sender in senders] for vectors, senders in rounds]
 
     def message(self, stage: int, round: int) -> StageFunction:
         """Computes what the stage sends in the round, before it is packed."""
@@ -152,6 +209,18 @@ class StagedFunction:
         indices = [first[name] + i for name in names for i in held[name]]
         return self._of_stage(stage, self.slices.result_program(stage, indices))
 
+    def likes_of(self, stage: int, name: str) -> list[tuple[str, int] | None]:
+        """For each of the stage's leaves of a result the leaf that it is like."""
+        position = {
+            (argument, i): (argument, k)
+            for argument, cut in self.arguments.items()
+            for k, i in enumerate(cut.held[stage])
+        }
+        return [
+            next((position[x] for x in self.likes[name][i] if x in position), None)
+            for i in self.results[name].held[stage]
+        ]
+
     def _of_stage(self, stage: int, program: Program) -> StageFunction:
         first = _offsets(self.arguments)
         place = {
@@ -160,23 +229,31 @@ class StagedFunction:
             for position, i in enumerate(cut.held[stage])
         }
         leaves = tuple(place[i] for i in program.inputs)
-        vectors = tuple(dict.fromkeys((m.round, m.sender) for m in program.received))
-        senders = {vector: k for k, vector in enumerate(vectors)}
-        packings = tuple(self.packing(sender, round) for round, sender in vectors)
-        received = tuple(
-            (senders[message.round, message.sender], self.slices.position[message])
-            for message in program.received
+        reading = _Reading()
+        received = tuple(map(reading.find, program.received))
+        vectors = tuple(
+            (reading.rounds[round], self.senders[round].index(sender))
+            for round, sender in reading.vectors
         )
-        labels = tuple(
-            f"`{self._path(name, stage, position)}` of `{name}[{stage}]`"
-            for name, position in leaves
+        packings = tuple(self.packing(s, round) for round, s in reading.vectors)
+        positions = tuple(self.slices.position[m] for m in program.received)
+        body = Body(
+            program, vectors, packings, tuple(zip(received, positions, strict=True))
         )
-        body = Body(program, packings, received)
-        return StageFunction(body, leaves, labels, vectors)
+        return StageFunction(body, leaves, tuple(reading.rounds))
 
-    def _path(self, name: str, stage: int, position: int) -> str:
-        cut = self.arguments[name]
-        return cut.paths[cut.held[stage][position]]
+
+@dataclass(frozen=True)
+class _Reading:
+    """Numbers the rounds, and the vectors in them, in the order of their first use."""
+
+    rounds: dict[int, int] = field(default_factory=dict)
+    vectors: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def find(self, message: Message) -> int:
+        self.rounds.setdefault(message.round, len(self.rounds))
+        vector = message.round, message.sender
+        return self.vectors.setdefault(vector, len(self.vectors))
 
 
 def _offsets(cuts: Mapping[str, Cut]) -> dict[str, int]:

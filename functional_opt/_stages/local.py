@@ -1,6 +1,7 @@
 """An Optax transformation as one program a stage."""
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +11,29 @@ from jax.sharding import Mesh, Sharding
 from jaxtyping import PyTree
 
 from .._types import typed
-from .exchange import on_mesh, place, placement_of
+from .axis import StageAxis
+from .exchange import (
+    devices_text,
+    group_by_devices,
+    on_mesh,
+    place,
+    placement_of,
+)
 from .explain import table
 from .extra import cut_extra_args, values_of
 from .functions import Leaves, StagedFunction
 from .ownership import owners_by_init, owners_by_use, owners_by_word
 from .partition import is_param, StagePartition
+from .processes import (
+    check_pieces_here,
+    check_same_plan,
+    cut_parts,
+    function_parts,
+    local_stages,
+    placement_parts,
+)
 from .program import StageProgram
-from .runners import Runners
+from .running import Arguments, Placements, placements_of, Runners
 from .tied import TiedGradients
 from .tracing import check_transformation, shapes_of_params, trace_update
 from .trees import check_stages, Cut, Pieces
@@ -47,7 +63,8 @@ def stage_local(
     - `params`: the tree that was partitioned. Shapes and dtypes suffice.
     - `partition`: which stages own which parameter.
     - `meshes`: for each stage its device, or the mesh its parameters are sharded on.
-        If left out, a stage is where the parameters given to `step` are.
+        If left out, a stage is where the parameters given to `step` are. Many processes
+        need it, the same in each of them: a process has the stages on its devices.
     - `donate`: whether `step` may reuse the memory of the parameters and the state
         that it is given, which are lost then.
     - `grads`: gradients, or their shapes and dtypes, where these are not those of the
@@ -93,14 +110,33 @@ def stage_local(
         )
     owners = owners_by_word(state_stage_of, state, owners)
     state_cut = Cut.of(state, owners, num_stages, "the state of this transformation")
+    like_params = [[("params", i)] for i in range(len(cut.paths))]
+    like_state = [[("state", i)] for i in range(len(state_cut.paths))]
     step = StagedFunction.of(
         update,
         {"grads": cut, "state": state_cut, "params": cut, "extra_args": extra},
         {"updates": cut, "params": cut, "state": state_cut},
+        {"updates": like_params, "params": like_params, "state": like_state},
     )
     init = StagedFunction.of(
-        jax.make_jaxpr(tx.init)(shapes), {"params": cut}, {"state": state_cut}
+        jax.make_jaxpr(tx.init)(shapes),
+        {"params": cut},
+        {"state": state_cut},
+        {"state": _params_of_state(shapes, state)},
     )
+    placements = None if meshes is None else _placements(meshes, num_stages)
+    here = None if placements is None else local_stages(placements)
+    if placements is not None and jax.process_count() > 1:
+        check_same_plan(
+            {
+                "the number of stages": [str(num_stages)],
+                "`meshes`": placement_parts(placements),
+                "`params` and their partition": cut_parts(cut, jax.tree.leaves(shapes)),
+                "the state": cut_parts(state_cut, jax.tree.leaves(state)),
+                "`tx`": function_parts(update),
+                "`donate`": [str(donate)],
+            }
+        )
     runners = Runners.of(step, {"params", "state"} if donate else ())
     tied = TiedGradients.of(cut, given)
     return StageLocal(
@@ -109,11 +145,12 @@ def stage_local(
             StageProgram(partition, state_cut, extra, tied, runner)
             for runner in runners.stages
         ),
+        here or frozenset(range(num_stages)),
         Runners.of(init),
         runners,
         tied,
         state_cut,
-        None if meshes is None else _placements(meshes, num_stages),
+        placements,
     )
 
 
@@ -128,10 +165,13 @@ class StageLocal:
 
     - `partition`: which stages own which parameter.
     - `programs`: for each stage its `StageProgram`.
+    - `local_stages`: the stages that have a device in this process: all of them, if
+        there is only one.
     """
 
     partition: StagePartition
     programs: tuple[StageProgram, ...]
+    local_stages: frozenset[int]
     _init: Runners
     _step: Runners
     _tied: TiedGradients | None
@@ -150,17 +190,15 @@ class StageLocal:
 
         - `params_by_stage`: each stage's parameters.
         """
-        check_stages("params_by_stage", params_by_stage, self.partition.num_stages)
-        arguments = [
-            {"params": self.partition.take("params", stage, piece)[0]}
+        self._check("params_by_stage", params_by_stage)
+        arguments: list[Arguments] = [
+            None
+            if piece is None
+            else {"params": self.partition.take("params", stage, piece)[0]}
             for stage, piece in enumerate(params_by_stage)
         ]
-        placements = self._placements_of(arguments)
-        results = self._init.run(("state",), arguments, placements)
-        states = [state for (state,) in results]
-        if self._placements is not None:
-            states = jax.device_put(states, list(self._placements))
-        return self._state_pieces(states)
+        runners = self._init.at(self._placements_of(arguments))
+        return self._state_pieces(runners.run(("state",), arguments), 0)
 
     def step(
         self,
@@ -178,7 +216,11 @@ class StageLocal:
             summed over its owners, in their order.
         - `states`: as `init` or the last step returned them.
         - `params_by_stage`: each stage's parameters.
-        - `extra_args`: the extra arguments that `stage_local` was told of.
+        - `extra_args`: the extra arguments that `stage_local` was told of. Those of a
+            stage of another process may be left out.
+
+        In many processes the pieces of other processes' stages are None, here and in
+        what is returned.
 
         **Returns:** the new parameters and the new states.
 
@@ -188,8 +230,11 @@ class StageLocal:
             grads_by_stage, states, params_by_stage, extra_args
         )
         results = self._update(("params", "state"), arguments)
-        params = tuple(put(new) for put, (new, _) in zip(puts, results, strict=True))
-        return params, self._state_pieces([state for _, state in results])
+        params = tuple(
+            None if put is None or result is None else put(result[0])
+            for put, result in zip(puts, results, strict=True)
+        )
+        return params, self._state_pieces(results, 1)
 
     def update(
         self,
@@ -206,13 +251,30 @@ class StageLocal:
         arguments, _ = self._take(grads_by_stage, states, params_by_stage, extra_args)
         results = self._update(("updates", "state"), arguments)
         updates = tuple(
-            self.partition.params.unflatten(stage, leaves)
-            for stage, (leaves, _) in enumerate(results)
+            None
+            if result is None
+            else self.partition.params.unflatten(stage, result[0])
+            for stage, result in enumerate(results)
         )
-        return updates, self._state_pieces([state for _, state in results])
+        return updates, self._state_pieces(results, 1)
+
+    def over_axis(self, axis_name: Hashable) -> StageAxis:
+        """The step of uniform stages inside `jax.shard_map`, one for each slice.
+
+        **Arguments:**
+
+        - `axis_name`: of a mesh axis that has as many slices as there are stages.
+
+        **Raises:** `ValueError` if the stages' leaves differ in shape or dtype, or if a
+        parameter is tied.
+        """
+        return StageAxis(self.programs, axis_name)
 
     def merge_state(self, states: Pieces) -> PyTree:
-        """The very state that `tx.update` would have made of the whole tree."""
+        """The very state that `tx.update` would have made of the whole tree.
+
+        One process has all of it only if all stages are on its devices.
+        """
         check_stages("states", states, self.partition.num_stages)
         return self._state.merge(
             [self._state.flatten("states", s, piece) for s, piece in enumerate(states)]
@@ -223,7 +285,12 @@ class StageLocal:
         """Cuts a whole state, so that one checkpoint fits any number of stages."""
         pieces = self._state.split(self._state.flatten_whole("state", state))
         if self._placements is not None:
-            return jax.device_put(pieces, self._placements)
+            return tuple(
+                place(piece, placement) if stage in self.local_stages else None
+                for stage, (piece, placement) in enumerate(
+                    zip(pieces, self._placements, strict=True)
+                )
+            )
         # What several stages hold must not be one buffer: donation would give it away.
         return pieces[:1] + jax.tree.map(jnp.copy, pieces[1:])
 
@@ -231,23 +298,49 @@ class StageLocal:
         sums = [] if self._tied is None else [self._tied.runners.function]
         return table(self._step.function, sums)
 
+    def _check(self, name: str, pieces: Pieces) -> None:
+        num_stages = self.partition.num_stages
+        check_stages(name, pieces, num_stages)
+        check_pieces_here(name, pieces, self.local_stages, num_stages)
+
+    @functools.cached_property
+    def _args_elsewhere(self) -> dict[str, PyTree]:
+        """What stands for the extra arguments that only other processes have."""
+        cut = self.programs[0].extra_args
+        places = jax.tree.unflatten(cut.structure, cut.places)
+        return {
+            name: places_of_arg
+            for name, places_of_arg in places.items()
+            if all(map(self.local_stages.isdisjoint, jax.tree.leaves(places_of_arg)))
+        }
+
     def _place_extra_args(
         self, params_by_stage: Pieces, extra_args: Mapping[str, Any]
     ) -> list[PyTree]:
         """Each stage's extra arguments, on its own devices."""
         cut = self.programs[0].extra_args
-        pieces = cut.split(cut.flatten_whole("extra_args", extra_args))
+        given = {**extra_args, **self._args_elsewhere}
+        pieces = cut.split(cut.flatten_whole("extra_args", given))
+        if not cut.paths:
+            return list(pieces)
         placements = self._placements or [
             placement_of(next(filter(is_param, jax.tree.leaves(piece)), None))
             for piece in params_by_stage
         ]
         return [
-            place(piece, placement)
-            for piece, placement in zip(pieces, placements, strict=True)
+            place(piece, placement) if stage in self.local_stages else None
+            for stage, (piece, placement) in enumerate(
+                zip(pieces, placements, strict=True)
+            )
         ]
 
-    def _state_pieces(self, states: Sequence[Leaves]) -> tuple[PyTree, ...]:
-        return tuple(map(self._state.unflatten, range(len(states)), states))
+    def _state_pieces(
+        self, results: Sequence[Sequence[Leaves] | None], number: int
+    ) -> tuple[PyTree, ...]:
+        return tuple(
+            None if result is None else self._state.unflatten(stage, result[number])
+            for stage, result in enumerate(results)
+        )
 
     def _take(
         self,
@@ -255,43 +348,45 @@ class StageLocal:
         states: Pieces,
         params_by_stage: Pieces,
         extra_args: Mapping[str, Any],
-    ) -> tuple[list[dict[str, Leaves]], list[Callable[[Leaves], PyTree]]]:
-        num_stages = self.partition.num_stages
-        check_stages("grads_by_stage", grads_by_stage, num_stages)
-        check_stages("states", states, num_stages)
-        check_stages("params_by_stage", params_by_stage, num_stages)
+    ) -> tuple[list[Arguments], list[Callable[[Leaves], PyTree] | None]]:
+        self._check("grads_by_stage", grads_by_stage)
+        self._check("states", states)
+        self._check("params_by_stage", params_by_stage)
         extra = self._place_extra_args(params_by_stage, values_of(extra_args))
-        taken = [
-            program.take(*pieces)
-            for program, *pieces in zip(
-                self.programs,
-                grads_by_stage,
-                states,
-                params_by_stage,
-                extra,
-                strict=True,
+        arguments: list[Arguments] = [None] * len(self.programs)
+        puts: list[Callable[[Leaves], PyTree] | None] = [None] * len(self.programs)
+        for stage in sorted(self.local_stages):
+            arguments[stage], puts[stage] = self.programs[stage].take(
+                grads_by_stage[stage],
+                states[stage],
+                params_by_stage[stage],
+                extra[stage],
             )
-        ]
-        return [arguments for arguments, _ in taken], [put for _, put in taken]
+        return arguments, puts
 
     def _update(
-        self, names: tuple[str, ...], arguments: Sequence[Mapping[str, Leaves]]
-    ) -> list[tuple[list[Any], ...]]:
+        self, names: tuple[str, ...], arguments: list[Arguments]
+    ) -> list[tuple[Leaves, ...] | None]:
         """Sums tied gradients first, and then computes the named results."""
         placements = self._placements_of(arguments)
         if self._tied is not None:
             arguments = self._tied.sum(arguments, placements)
-        return self._step.run(names, arguments, placements)
+        return self._step.at(placements).run(names, arguments)
 
-    def _placements_of(
-        self, arguments: Sequence[Mapping[str, Leaves]]
-    ) -> Sequence[Sharding | None]:
-        return self._placements or tuple(map(_placement, arguments))
-
-
-def _placement(arguments: Mapping[str, Leaves]) -> Sharding | None:
-    leaves = (leaf for leaves in arguments.values() for leaf in leaves)
-    return placement_of(next(leaves, None))
+    def _placements_of(self, arguments: Sequence[Arguments]) -> Placements:
+        found = placements_of(arguments)
+        if self._placements is None:
+            return found
+        for stage, (wanted, given) in enumerate(
+            zip(self._placements, found, strict=True)
+        ):
+            if given is not None and given.device_set != wanted.device_set:
+                raise ValueError(
+                    f"`meshes` has stage {stage} on {devices_text(wanted.device_set)}, "
+                    f"but what it is given is on {devices_text(given.device_set)}. Use "
+                    "`jax.device_put`."
+                )
+        return self._placements
 
 
 def _placements(
@@ -302,4 +397,20 @@ def _placements(
             f"`meshes` must have one mesh or device for each of the {num_stages} "
             f"stages, got {len(meshes)}."
         )
-    return tuple(map(on_mesh, meshes))
+    placements = tuple(map(on_mesh, meshes))
+    group_by_devices(placements)
+    return placements
+
+
+def _params_of_state(params: PyTree, state: PyTree) -> list[list[tuple[str, int]]]:
+    """For each leaf of a state the parameter of its name and shape, if there is one."""
+    named = {
+        path: (i, leaf.shape)
+        for i, (path, leaf) in enumerate(jax.tree.leaves_with_path(params))
+    }
+    likes = []
+    for path, leaf in jax.tree.leaves_with_path(state):
+        ends = (path[start:] for start in range(len(path) + 1))
+        found = [named[end] for end in ends if end in named]
+        likes.append([("params", i) for i, shape in found if shape == leaf.shape])
+    return likes

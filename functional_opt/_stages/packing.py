@@ -28,19 +28,28 @@ class Packing:
         return groups
 
     @property
-    def nbytes(self) -> int:
-        """The size of the packed vector."""
-        return _WORD * sum(
+    def num_words(self) -> int:
+        """The length of the packed vector."""
+        return sum(
             _num_words(sum(self.shapes[i].size for i in members), dtype)
             for dtype, members in self._groups.items()
         )
 
-    def pack(self, values: Sequence[Array]) -> UInt32[Array, " words"]:
+    @property
+    def nbytes(self) -> int:
+        """The size of the packed vector."""
+        return _WORD * self.num_words
+
+    def pack(
+        self, values: Sequence[Array], num_words: int | None = None
+    ) -> UInt32[Array, " words"]:
+        """The packed vector, filled up with zeros to `num_words`."""
         words = [
             _to_words(jnp.concatenate([jnp.ravel(values[i]) for i in members]))
             for members in self._groups.values()
         ]
-        return jnp.concatenate([jnp.zeros((0,), jnp.uint32), *words])
+        filling = max(0, (num_words or 0) - self.num_words)
+        return jnp.concatenate([*words, jnp.zeros((filling,), jnp.uint32)])
 
     def unpack(self, words: UInt32[Array, " words"]) -> list[Array]:
         values: dict[int, Array] = {}

@@ -100,10 +100,11 @@ class StagePartition:
         self, name: str, stage: int, piece: PyTree
     ) -> tuple[list[Any], Callable[[Sequence[Any]], PyTree]]:
         """The parameters of a stage's piece, and how to make a piece of new ones."""
-        form = self._form_of_piece(stage, piece)
-        leaves = form.flatten(name, stage, piece)
-        if form is self.params:
-            return leaves, functools.partial(form.unflatten, stage)
+        leaves, structure = jax.tree.flatten(piece)
+        if structure == self.params.structures[stage]:
+            return leaves, functools.partial(self.params.unflatten, stage)
+        if structure != self.model.structures[stage]:
+            self._form_of_piece(stage, piece).flatten(name, stage, piece)
         positions = self._positions[stage]
 
         def put(params: Sequence[Any]) -> PyTree:

@@ -19,7 +19,8 @@ class StageProgram:
 
     `grads`, `state` and `params` are the stage's pieces of these trees. `gathered` has
     for each round so far the vectors that the stages sent in it, by stage: on each of
-    them what `message` returned there.
+    them what `message` returned there. These are of one length: a matrix with a row for
+    each stage, as `jax.lax.all_gather` makes it, will do.
     """
 
     partition: StagePartition
@@ -91,7 +92,7 @@ class StageProgram:
         names: tuple[str, ...],
         arguments: dict[str, Leaves],
         gathered: Gathered,
-    ) -> tuple[list[Any], ...]:
+    ) -> tuple[Leaves, ...]:
         arguments, gathered = self._sum_tied(arguments, gathered)
         return self.runner.compute(names, arguments, gathered)
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Sharding
 from jaxtyping import PyTree
 
 from .functions import Leaves, StagedFunction
 from .placing import Place
-from .runners import Runners
+from .running import Arguments, Placements, Runners
 from .trees import Cut
 
 
@@ -45,16 +44,17 @@ class TiedGradients:
         return cls(Runners.of(function), positions)
 
     def sum(
-        self,
-        arguments: Sequence[Mapping[str, Leaves]],
-        placements: Sequence[Sharding | None],
-    ) -> list[dict[str, Leaves]]:
+        self, arguments: Sequence[Arguments], placements: Placements
+    ) -> list[Arguments]:
         """The arguments of all stages, with sums in place of summands."""
-        summands = [self.summands(s, given) for s, given in enumerate(arguments)]
-        sums = self.runners.run(("grads",), summands, placements)
-        return [
-            self.replace(stage, given, sums[stage][0])
+        summands = [
+            None if given is None else self.summands(stage, given)
             for stage, given in enumerate(arguments)
+        ]
+        results = self.runners.at(placements).run(("grads",), summands)
+        return [
+            None if given is None or result is None else self.replace(s, given, *result)
+            for s, (given, result) in enumerate(zip(arguments, results, strict=True))
         ]
 
     def summands(
@@ -89,10 +89,15 @@ def _sums(params: Cut, leaves: Leaves, tied: Sequence[int]) -> StagedFunction:
         return whole.named([params.paths[i] for i in indices])
 
     summands = cut([i for i, _ in given], [frozenset({owner}) for _, owner in given])
+    likes = tuple(
+        tuple(("grads", k) for k, (summand, _) in enumerate(given) if summand == i)
+        for i in tied
+    )
     return StagedFunction.of(
         jax.make_jaxpr(add)([leaves[i] for i, _ in given]),
         {"grads": summands},
         {"grads": cut(tied, [params.places[i] for i in tied])},
+        {"grads": likes},
         partial=range(len(given)),
         purpose="the sums of the gradients of tied parameters",
     )

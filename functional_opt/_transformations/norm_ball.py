@@ -48,9 +48,9 @@ def minimize_over_ball(
                 point = _col_norm(matrix, normalized is True)
             case "RowNorm":
                 point = _row_norm(matrix, normalized is not False)
-            case "Sign":
+            case _:
                 point = _sign(matrix, normalized is not False)
-        return scale * (_transposed(name, point) if transpose else point)
+        return (_transposed(name, point) if transpose else point) * scale
 
     def update(updates: PyTree, params: PyTree | None) -> PyTree:
         del params

@@ -116,7 +116,7 @@ def scale_by_whitening(
         return tuple(moved), tuple(changes)
 
     def update_leaf(
-        count: Array,
+        count: Any,
         update: Array,
         mean: Array,
         key: Array,

@@ -1,0 +1,71 @@
+"""A round of exchange.
+
+Each of 8 stages, on a device of its own as far as there are so many, says 40 float32
+and hears those of all others. *Until it returns* is the host's time, also for *values
+that are still computed*, by products of matrices: the host does not wait for them.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from functional_opt._stages.exchange import gather, on_mesh
+from timing import milliseconds
+from trees import put
+
+
+STAGES, WORDS = 8, 40
+
+
+def test_round(quick, benchmark, record):
+    devices = [jax.devices()[s % len(jax.devices())] for s in range(STAGES)]
+    exchange = exchange_between(devices)
+    ready: list[tuple[float, float]] = []
+    busy: list[tuple[float, float]] = []
+
+    def measure() -> None:
+        for _ in range(20 if quick else 200):
+            ready.append(timed(exchange, jax.block_until_ready(said(devices, 0))))
+        for _ in range(5 if quick else 40):
+            busy.append(timed(exchange, said(devices, 200)))
+
+    benchmark.pedantic(measure, rounds=1)
+    returned, done = (list(times[2:]) for times in zip(*ready, strict=True))
+    returned_busy, computed = (list(times[2:]) for times in zip(*busy, strict=True))
+    rows = [
+        ("all of it", done, "<= 0.45"),
+        ("until it returns", returned, ""),
+        ("until it returns, values that are still computed", returned_busy, ""),
+        ("all of that", computed, ""),
+    ]
+    for what, seconds, aim in rows:
+        record("Times", round=what, ms=milliseconds(seconds), aim=aim)
+
+
+def exchange_between(devices: Sequence[jax.Device]) -> Callable[[list[Any]], Any]:
+    placements = list(map(on_mesh, devices))
+    everyone = [set(range(STAGES))] * STAGES
+    return lambda messages: gather(messages, placements, everyone)
+
+
+def timed(exchange: Callable[[list[Any]], Any], messages: list[Any]) -> Any:
+    """The seconds until the exchange returns, and until it is done."""
+    start = time.perf_counter()
+    received = exchange(messages)
+    returned = time.perf_counter() - start
+    jax.block_until_ready(received)
+    return returned, time.perf_counter() - start
+
+
+@jax.jit
+def words(matrix: Any, products: Any) -> Any:
+    product = jax.lax.fori_loop(0, products, lambda _, x: jnp.tanh(x @ matrix), matrix)
+    return jnp.resize(jax.lax.bitcast_convert_type(product, jnp.uint32), (WORDS,))
+
+
+def said(devices: Sequence[jax.Device], products: int) -> list[Any]:
+    """A new vector of each device, which follows from so many products of matrices."""
+    matrix = jnp.full((128, 128), 0.01)
+    return [words(put(matrix, device), products) for device in devices]

@@ -1,0 +1,123 @@
+"""The step of stages of one form, one for each slice of a named axis."""
+
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from .program import StageProgram
+from .trees import Pieces
+
+
+@dataclass(frozen=True, eq=False)
+class StageAxis:
+    """Stages of one form, as slices of a named axis. Made by `StageLocal.over_axis`.
+
+    `step` is for the inside of `jax.shard_map` with `check_vma=False`. Trees are those
+    of stage 0, with the leaves of whichever stage a slice is.
+    """
+
+    programs: tuple[StageProgram, ...]
+    axis_name: Hashable
+
+    def __post_init__(self) -> None:
+        forms = [_form(program) for program in self.programs]
+        for stage, form in enumerate(forms):
+            if form != forms[0]:
+                raise ValueError(
+                    f"Stage {stage} has leaves of other shapes or dtypes than stage 0. "
+                    "The slices of an axis must be of one form: use `StageLocal.step`."
+                )
+        if self.programs[0].tied is not None:
+            raise ValueError(
+                "A parameter of several stages has no place in a slice of an axis that "
+                "the others do not have: use `StageLocal.step`."
+            )
+
+    def stack(self, pieces: Pieces) -> PyTree:
+        """The pieces of all stages as one tree, with an axis of stages in front."""
+        leaves = zip(*map(jax.tree.leaves, pieces), strict=True)
+        stacked = [np.stack([np.asarray(leaf) for leaf in each]) for each in leaves]
+        return jax.tree.unflatten(jax.tree.structure(pieces[0]), stacked)
+
+    def step(
+        self, grads: PyTree, state: PyTree, params: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        """The slice's new parameters and state: what `StageLocal.step` gives them."""
+        trees = grads, state, params
+        gathered: list[Any] = []
+        for round in range(self.programs[0].rounds):
+            runners = [program.runner.messages[round] for program in self.programs]
+            keys = [None if runner is None else runner.key for runner in runners]
+            say = functools.partial(self._say, round, gathered)
+            message = self._on_its_stage(say, keys, trees)
+            gathered.append(jax.lax.all_gather(message, self.axis_name))
+        results = ("params", "state")
+        keys = [program.runner.results(results).key for program in self.programs]
+        return self._on_its_stage(
+            functools.partial(self._finish, gathered), keys, trees
+        )
+
+    def _say(
+        self, round: int, gathered: Sequence[Any], program: StageProgram, *trees: PyTree
+    ) -> Array:
+        message = program.message(round, *trees, gathered)
+        missing = program.runner.function.num_words[round] - len(message)
+        return jnp.pad(message, (0, missing))
+
+    def _finish(
+        self, gathered: Sequence[Any], program: StageProgram, *trees: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        params, state = program.step(*trees, gathered)
+        first = self.programs[0]
+        return (
+            _like(first.partition.params.structures[0], params),
+            _like(first.state.structures[0], state),
+        )
+
+    def _on_its_stage(
+        self,
+        function: Callable[..., Any],
+        keys: Sequence[Hashable],
+        trees: tuple[PyTree, PyTree, PyTree],
+    ) -> Any:
+        """Runs the function of the stage that a slice is; `keys` says which differ."""
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        first = {numbers[key]: keys.index(key) for key in numbers}
+
+        def run(stage: int, trees: tuple[PyTree, PyTree, PyTree]) -> Any:
+            program, (grads, state, params) = self.programs[stage], trees
+            of_params = program.partition.params.structures[stage]
+            of_state = program.state.structures[stage]
+            return function(
+                program,
+                _like(of_params, grads),
+                _like(of_state, state),
+                _like(of_params, params),
+            )
+
+        branches = [functools.partial(run, first[number]) for number in sorted(first)]
+        if len(branches) == 1:
+            return branches[0](trees)
+        number = jnp.array([numbers[key] for key in keys])
+        index = jax.lax.axis_index(self.axis_name)
+        return jax.lax.switch(number[index], branches, trees)
+
+
+def _form(program: StageProgram) -> list[tuple[Any, Any]]:
+    function = program.runner.function
+    avals = [
+        aval
+        for name in ("params", "state")
+        for aval in function.avals(name, program.stage)
+    ]
+    return [(aval.shape, aval.dtype) for aval in avals]
+
+
+def _like(structure: jax.tree_util.PyTreeDef, tree: PyTree) -> PyTree:
+    return jax.tree.unflatten(structure, jax.tree.leaves(tree))

@@ -1,0 +1,220 @@
+"""One of several processes that train together; run by `test_processes.py`.
+
+python tests/process_worker.py TASK INDEX COUNT DEVICES PORT
+"""
+
+import os
+import signal
+import sys
+from typing import Any
+
+import functional_opt as fo
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from functional_opt._stages import running
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+CLIPPED = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(1e-2))
+COPIES = PartitionSpec()
+HEARTBEAT = 10  # seconds
+
+
+def main(task, index, count, devices, port):
+    jax.config.update("jax_num_cpu_devices", int(devices))
+    jax.distributed.initialize(
+        f"localhost:{port}",
+        int(count),
+        int(index),
+        heartbeat_timeout_seconds=HEARTBEAT,
+    )
+    TASKS[task]()
+
+
+def make_params(num_stages):
+    keys = iter(jax.random.split(jax.random.key(0), 2 * num_stages))
+    return [
+        {
+            "weight": jax.random.normal(next(keys), (8, 6)),
+            "bias": jax.random.normal(next(keys), (6,)),
+        }
+        for _ in range(num_stages)
+    ]
+
+
+def mesh_of(*devices):
+    return Mesh(np.array(devices), ("data",))
+
+
+def put(tree, mesh, spec):
+    """A host's arrays on a mesh, of which this process may have a part."""
+
+    def put_leaf(leaf):
+        sharding = NamedSharding(mesh, spec if leaf.ndim > 1 else PartitionSpec())
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda i: leaf[i])
+
+    return jax.tree.map(put_leaf, jax.tree.map(np.asarray, tree))
+
+
+def gradients(tree):
+    return jax.tree.map(lambda leaf: jnp.sin(3 * leaf), tree)
+
+
+def whole_training(tx, params, steps):
+    """The whole tree on one device of this process."""
+
+    @jax.jit
+    def step(grads, state, params):
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = jax.jit(tx.init)(params)
+    gradients_of = jax.jit(gradients)
+    for _ in range(steps):
+        params, state = step(gradients_of(params), state, params)
+    return params, state
+
+
+def check(tx, params, partition, meshes, spec=COPIES, grade: Any = "exact"):
+    """Trains staged and whole, and compares what is on this process."""
+    staged = fo.stage_local(tx, params, partition, meshes=meshes, donate=True)
+    pieces = tuple(
+        put(piece, mesh, spec) if stage in staged.local_stages else None
+        for stage, (piece, mesh) in enumerate(
+            zip(partition.split(params), meshes, strict=True)
+        )
+    )
+    states = staged.init(pieces)
+    gradients_of = jax.jit(gradients)
+    with jax.transfer_guard("disallow"):
+        for _ in range(3):
+            grads = tuple(
+                None if piece is None else gradients_of(piece) for piece in pieces
+            )
+            pieces, states = staged.step(grads, states, pieces)
+    whole, state = whole_training(tx, params, 3)
+    expected = partition.split(whole), staged.split_state(state)
+    for stage in range(len(meshes)):
+        found = pieces[stage], states[stage]
+        if stage not in staged.local_stages:
+            assert found == (None, None)
+            continue
+        wanted = [*map(local, jax.tree.leaves([piece[stage] for piece in expected]))]
+        shards = [leaf.addressable_shards[0] for leaf in jax.tree.leaves(found)]
+        fo.testing.assert_equal(
+            [np.asarray(shard.data) for shard in shards],
+            [leaf[s.index] for leaf, s in zip(wanted, shards, strict=True)],
+            grade,
+        )
+    return staged
+
+
+def local(array):
+    """An array that is whole on this process's first device of it."""
+    return np.asarray(array.addressable_shards[0].data)
+
+
+def training():
+    """One stage a device, two stages a device, and stages on several processes."""
+    compiled = []
+    compile_each = running.compile_each
+
+    def counting(calls):
+        calls = list(calls)
+        compiled.extend(call.runner.stage for call in calls)
+        compile_each(calls)
+
+    running.compile_each = counting
+    meshes = [mesh_of(device) for device in jax.devices()]
+    num_stages = len(meshes)
+    params = make_params(num_stages)
+    partition = fo.partition(params, list(range(num_stages)))
+    staged = check(CLIPPED, params, partition, meshes)
+    assert set(compiled) == staged.local_stages, compiled
+
+    twice = make_params(2 * num_stages)
+    partition = fo.partition(twice, list(range(2 * num_stages)))
+    check(CLIPPED, twice, partition, meshes * 2)
+    spanning()
+    print("done", flush=True)
+
+
+def spanning():
+    """Stages whose meshes have devices of several processes."""
+    devices = jax.devices()
+    if jax.local_device_count() == 1:
+        meshes = [mesh_of(*devices)] * 2
+    else:
+        first, last = devices[0], devices[-1]
+        meshes = [mesh_of(first), mesh_of(*devices[1:-1]), mesh_of(last)]
+    params = make_params(len(meshes))
+    partition = fo.partition(params, list(range(len(meshes))))
+    check(CLIPPED, params, partition, meshes)
+    rows = PartitionSpec(None, "data")
+    staged = check(optax.adam(1e-2), params, partition, meshes, rows)
+    assert staged.rounds == 0
+    check(CLIPPED, params, partition, meshes, rows, grade="close")
+
+
+def mistakes():
+    """Every process is told what is wrong, and none waits for another."""
+    devices = jax.devices()
+    params = make_params(2)
+    partition = fo.partition(params, [0, 1])
+    meshes = [devices[0], devices[-1]]
+    index = jax.process_index()
+
+    def refused(text, function, *args, **kwargs):
+        try:
+            function(*args, **kwargs)
+        except ValueError as error:
+            assert text in str(error), error
+        else:
+            raise AssertionError(f"nothing said {text}")
+
+    tx = optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1 + index))
+    text = "these differ: `tx` (process 1 differs from process 0)"
+    refused(text, fo.stage_local, tx, params, partition, meshes=meshes)
+    other = fo.partition(params, [index, 1 - index])
+    text = "these differ: `params` and their partition"
+    refused(text, fo.stage_local, optax.sgd(0.1), params, other, meshes=meshes)
+    text = "these differ: `meshes`"
+    backwards = meshes[:: 1 - 2 * index]
+    refused(text, fo.stage_local, CLIPPED, params, partition, meshes=backwards)
+    text = "No stage is on a device of process 1"
+    alone = [devices[0]] * 2
+    refused(text, fo.stage_local, CLIPPED, params, partition, meshes=alone)
+
+    staged = fo.stage_local(CLIPPED, params, partition, meshes=meshes)
+    pieces = partition.split(params)
+    refused(f"`params_by_stage[{1 - index}]` must be None", staged.init, pieces)
+    none = [None, None]
+    refused(f"`params_by_stage[{index}]` is None", staged.init, none)
+    print("done", flush=True)
+
+
+def death():
+    """The last process dies before the third exchange."""
+    devices = jax.devices()
+    params = make_params(len(devices))
+    partition = fo.partition(params, list(range(len(devices))))
+    staged = fo.stage_local(CLIPPED, params, partition, meshes=devices)
+    pieces = tuple(
+        jax.device_put(piece, devices[stage]) if stage in staged.local_stages else None
+        for stage, piece in enumerate(partition.split(params))
+    )
+    states = staged.init(pieces)
+    for step in range(5):
+        if step == 2 and jax.process_index() == jax.process_count() - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        grads = jax.tree.map(jnp.sin, pieces)
+        pieces, states = jax.block_until_ready(staged.step(grads, states, pieces))
+        print(f"step {step}", flush=True)
+
+
+TASKS = {"training": training, "mistakes": mistakes, "death": death}
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,333 @@
+"""Stages on devices and meshes of their own: what moves, what waits, what is copied."""
+
+import contextlib
+import functools
+from collections import Counter
+
+import functional_opt as fo
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from functional_opt._stages import running
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+CLIPPED = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(1e-2))
+SPREAD = (0, 1, 2, 3)
+SHARED = (0, 1, 0, 1)
+TOGETHER = (2, 2, 2, 2)
+
+
+def make_params(num_stages=4, width=8):
+    keys = iter(jax.random.split(jax.random.key(0), 2 * num_stages))
+    return [
+        {
+            "weight": jax.random.normal(next(keys), (width, width)),
+            "bias": jax.random.normal(next(keys), (width,)),
+        }
+        for _ in range(num_stages)
+    ]
+
+
+class Training:
+    """Stages that are ready for a step."""
+
+    def __init__(self, devices, tx=CLIPPED, donate=True):
+        self.params = make_params(len(devices))
+        self.partition = fo.partition(self.params, list(range(len(devices))))
+        self.staged = fo.stage_local(tx, self.params, self.partition, donate=donate)
+        pieces = self.partition.split(self.params)
+        places = tuple(jax.devices()[number] for number in devices)
+        self.pieces = jax.device_put(pieces, places, may_alias=False)
+        self.gradients = [jax.jit(lambda tree: jax.tree.map(jnp.sin, tree))] * 4
+        self.states = self.staged.init(self.pieces)
+
+    def grads(self):
+        return tuple(f(x) for f, x in zip(self.gradients, self.pieces, strict=True))
+
+    def step(self):
+        self.pieces, self.states = self.staged.step(
+            self.grads(), self.states, self.pieces
+        )
+
+
+@contextlib.contextmanager
+def reads_of_values(monkeypatch):
+    """Every time an array's value is brought to the host."""
+    array, reads = type(jnp.zeros(())), []
+
+    def watch(owner, name, wrap):
+        original = getattr(owner, name)
+        monkeypatch.setattr(owner, name, wrap(original, name))
+
+    def counted(original, name):
+        @functools.wraps(original)
+        def read(*args, **kwargs):
+            reads.append(name)
+            return original(*args, **kwargs)
+
+        return read
+
+    def counted_property(original, name):
+        return property(counted(original.fget, name))
+
+    with monkeypatch.context():
+        for name in ("__array__", "__float__", "__int__", "__bool__", "tolist"):
+            watch(array, name, counted)
+        watch(array, "_value", counted_property)
+        watch(jax, "device_get", counted)
+        watch(np, "asarray", counted)
+        yield reads
+
+
+def test_the_counter_of_reads_counts(monkeypatch):
+    with reads_of_values(monkeypatch) as reads:
+        for read in (float, bool, np.asarray, jax.device_get):
+            before = len(reads)
+            read(jnp.sin(1.0))
+            assert len(reads) > before
+
+
+@pytest.mark.parametrize("devices", [SPREAD, SHARED, TOGETHER])
+def test_nothing_is_fetched_to_the_host(devices, monkeypatch):
+    training = Training(devices)
+    training.step()
+    with reads_of_values(monkeypatch) as reads, jax.transfer_guard("disallow"):
+        for _ in range(3):
+            training.step()
+    assert reads == []
+
+
+@pytest.mark.parametrize("devices", [SPREAD, SHARED, TOGETHER])
+def test_the_first_step_needs_no_host_either(devices):
+    training = Training(devices)
+    with jax.transfer_guard("disallow"):
+        training.step()
+
+
+def test_a_step_returns_before_its_work_is_done():
+    @jax.jit
+    def slow(tree, length):
+        work = jnp.eye(64)
+        work = jax.lax.fori_loop(
+            0, length, lambda i, x: x + 1e-3 * jnp.sin(x) @ x, work
+        )
+        return jax.tree.map(lambda leaf: leaf + 0 * work.sum(), tree)
+
+    training = Training(SPREAD)
+    training.step()
+    slow(training.pieces[-1], 1)
+    early = []
+    # The first lengths may be over before a busy machine has started all programs.
+    for length in [2**power for power in range(10, 18)]:
+        last = slow(training.pieces[-1], length)
+        grads = (*training.grads()[:-1], last)
+        new, states = training.staged.step(grads, training.states, training.pieces)
+        early.append(not any(x.is_ready() for x in jax.tree.leaves((new, last))))
+        training.pieces, training.states = jax.block_until_ready((new, states))
+        if early[-1]:
+            break
+    assert early[-1]
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """The text of each program that is compiled for the stages."""
+    texts = []
+
+    def compile_each(calls):
+        texts.extend(call.lower().compile().as_text() for call in calls)
+
+    monkeypatch.setattr(running, "compile_each", compile_each)
+    return texts
+
+
+@pytest.mark.parametrize("devices", [SPREAD, SHARED, TOGETHER])
+def test_no_program_copies(devices, compiled):
+    training = Training(devices)
+    compiled.clear()
+    training.step()
+    messages = {(stage == 0, device) for stage, device in enumerate(devices)}
+    assert len(compiled) == len(messages) + len({*devices})
+    for text in compiled:
+        assert " copy(" not in text and " copy-start(" not in text
+    assert sum("input_output_alias={" in text for text in compiled) == len({*devices})
+
+
+def pointers(tree):
+    return [
+        shard.data.unsafe_buffer_pointer()
+        for leaf in jax.tree.leaves(tree)
+        for shard in leaf.addressable_shards
+    ]
+
+
+@pytest.mark.parametrize("devices", [SPREAD, SHARED, TOGETHER])
+def test_parameters_and_state_stay_where_they_are_in_memory(devices):
+    training = Training(devices)
+    before = pointers((training.pieces, training.states))
+    for _ in range(2):
+        training.step()
+    assert pointers((training.pieces, training.states)) == before
+
+
+@pytest.fixture
+def dispatches(monkeypatch):
+    """Counts the calls of compiled programs, and of everything that moves arrays."""
+    counted = Counter()
+    jit = jax.jit
+
+    class Counting:
+        def __init__(self, *args, **kwargs):
+            self.compiled = jit(*args, **kwargs)
+
+        def __call__(self, *args):
+            counted["programs"] += 1
+            return self.compiled(*args)
+
+        def __getattr__(self, name):
+            return getattr(self.compiled, name)
+
+    def put(*args, **kwargs):
+        counted["transfers"] += 1
+        return device_put(*args, **kwargs)
+
+    device_put = jax.device_put
+    monkeypatch.setattr(jax, "jit", Counting)
+    monkeypatch.setattr(jax, "device_put", put)
+    return counted
+
+
+@pytest.mark.parametrize("devices", [SPREAD, SHARED, TOGETHER])
+@pytest.mark.parametrize("tx", [optax.adam(1e-2), CLIPPED], ids=["adam", "clipped"])
+def test_a_step_runs_few_programs_and_moves_nothing(devices, tx, dispatches):
+    training = Training(devices, tx)
+    training.step()
+    grads = training.grads()
+    dispatches.clear()
+    training.staged.step(grads, training.states, training.pieces)
+    stages, rounds = len(devices), training.staged.rounds
+    exchanges = rounds if len({*devices}) > 1 else 0
+    assert dispatches == {"programs": stages * (rounds + 1) + exchanges}
+
+
+ROWS, COLUMNS = PartitionSpec("data"), PartitionSpec(None, "data")
+
+
+def shard(pieces, meshes, spec):
+    def sharding(leaf, mesh):
+        return NamedSharding(mesh, spec if leaf.ndim > 1 else PartitionSpec())
+
+    return tuple(
+        jax.device_put(piece, jax.tree.map(lambda x, m=mesh: sharding(x, m), piece))
+        for piece, mesh in zip(pieces, meshes, strict=True)
+    )
+
+
+def mesh_of(*numbers):
+    return Mesh(np.array(jax.devices())[list(numbers)], ("data",))
+
+
+MESHES = {
+    "apart": [mesh_of(0, 1), mesh_of(2, 3), mesh_of(4, 5), mesh_of(6, 7)],
+    "of two sizes": [mesh_of(0, 1, 2, 3), mesh_of(4), mesh_of(5, 6), mesh_of(7)],
+    "shared": [mesh_of(0, 1), mesh_of(2, 3), mesh_of(0, 1), mesh_of(2, 3)],
+}
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["found", "given"])
+@pytest.mark.parametrize("spec", [ROWS, COLUMNS], ids=["rows", "columns"])
+@pytest.mark.parametrize("name", MESHES)
+def test_stages_on_meshes_keep_the_sharding_of_each_leaf(name, spec, given):
+    params, meshes = make_params(), MESHES[name]
+    partition = fo.partition(params, list(range(4)))
+    staged = fo.stage_local(
+        CLIPPED, params, partition, meshes=meshes if given else None
+    )
+    pieces = shard(partition.split(params), meshes, spec)
+    with jax.transfer_guard("disallow"):
+        states = staged.init(pieces)
+    for piece, state in zip(pieces, states, strict=True):
+        adam = state[1][0]
+        wanted = [leaf.sharding for leaf in jax.tree.leaves(piece)]
+        for tree in (adam.mu, adam.nu):
+            assert [leaf.sharding for leaf in jax.tree.leaves(tree)] == wanted
+    before = [leaf.sharding for leaf in jax.tree.leaves((pieces, states))]
+    state = jax.jit(CLIPPED.init)(params)
+    for _ in range(2):
+        grads = jax.tree.map(jnp.sin, pieces)
+        updates, _ = staged.update(grads, states, pieces)
+        wanted = [leaf.sharding for leaf in jax.tree.leaves(pieces)]
+        assert [leaf.sharding for leaf in jax.tree.leaves(updates)] == wanted
+        pieces, states = staged.step(grads, states, pieces)
+        assert [leaf.sharding for leaf in jax.tree.leaves((pieces, states))] == before
+        params, state = whole_step(jax.tree.map(jnp.sin, params), state, params)
+    found = partition.merge(pieces), staged.merge_state(states)
+    fo.testing.assert_equal(found, (params, state), grade="close")
+
+
+@jax.jit
+def whole_step(grads, state, params):
+    updates, state = CLIPPED.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+
+def test_a_shard_is_updated_in_place():
+    params, meshes = make_params(), MESHES["apart"]
+    partition = fo.partition(params, list(range(4)))
+    staged = fo.stage_local(CLIPPED, params, partition, donate=True)
+    pieces = shard(partition.split(params), meshes, ROWS)
+    states = staged.init(pieces)
+    before = pointers((pieces, states))
+    for _ in range(2):
+        grads = jax.tree.map(jnp.sin, pieces)
+        pieces, states = staged.step(grads, states, pieces)
+    assert pointers((pieces, states)) == before
+
+
+def test_a_stage_that_owns_nothing_has_its_counters_on_its_device():
+    params = make_params(2)
+    partition = fo.partition(params, [0, 2], num_stages=3)
+    devices = tuple(jax.devices()[3:6])
+    staged = fo.stage_local(CLIPPED, params, partition, meshes=devices)
+    pieces = jax.device_put(partition.split(params), devices)
+    states = staged.init(pieces)
+    pieces, states = staged.step(pieces, states, pieces)
+    assert all(x.devices() == {devices[1]} for x in jax.tree.leaves(states[1]))
+    assert int(states[1][1][0].count) == 1
+
+
+def test_meshes_that_overlap_in_part():
+    params = make_params(2)
+    partition = fo.partition(params, [0, 1])
+    with pytest.raises(ValueError, match=r"stages 0, 1 share .* but not all"):
+        fo.stage_local(
+            CLIPPED, params, partition, meshes=[mesh_of(0, 1), mesh_of(1, 2)]
+        )
+
+
+def test_parameters_on_other_devices_than_the_meshes():
+    params, devices = make_params(2), jax.devices()
+    partition = fo.partition(params, [0, 1])
+    staged = fo.stage_local(CLIPPED, params, partition, meshes=devices[:2])
+    pieces = jax.device_put(partition.split(params), tuple(devices[1:3]))
+    with pytest.raises(ValueError, match=r"`meshes` has stage 0 on .*0, but .* on .*1"):
+        staged.init(pieces)
+
+
+@pytest.mark.parametrize("tx", [optax.adam(1e-2), CLIPPED], ids=["adam", "clipped"])
+@pytest.mark.parametrize("moved", ["grads", "states"])
+def test_parameters_on_other_devices_than_the_rest(moved, tx):
+    training = Training(SPREAD, tx)
+    trees = {"grads": training.grads(), "states": training.states}
+    stage = list(trees[moved])
+    stage[2] = jax.device_put(stage[2], jax.devices()[7])
+    trees[moved] = tuple(stage)
+    name = "grads" if moved == "grads" else "state"
+    with pytest.raises(
+        ValueError,
+        match=rf"of `{name}\[2\]` is on .*7, but .*of `params\[2\]` is on .*2",
+    ):
+        training.staged.step(trees["grads"], trees["states"], training.pieces)
