@@ -16,7 +16,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 
-# What the benchmarks compare with. Of the packages that it asks for, in versions that
+# What we compare ourselves with. Of the packages that it asks for, in versions that
 # no others bear, it imports the few in the group "bench".
 PEER = "eformer==0.0.101"
 
@@ -105,6 +105,15 @@ def bench(session: nox.Session) -> None:
     page = [] if session.posargs else [f"--page={ROOT / 'docs' / 'benchmarks.md'}"]
     results = f"--benchmark-json={ROOT / 'out' / 'benchmarks.json'}"
     session.run("pytest", "benchmarks", results, *page, *session.posargs)
+
+
+@nox.session
+def peer(session: nox.Session) -> None:
+    """Compares optimizers and schedules with eformer's, and makes the page of it."""
+    session.install("-e", ".", *groups("tests", "bench"))
+    session.install("--no-deps", PEER)
+    session.run("python", "tests/peer_table.py")
+    session.run("pytest", "tests/test_peer.py", *session.posargs)
 
 
 @nox.session
