@@ -241,7 +241,7 @@ class Recipe(AbstractConfig):
     def _build_optimizer(self) -> optax.GradientTransformation:
         optimizer = self.optimizer
         if self.state_dtype is not None:
-            optimizer = optimizer.with_state_dtype(self.state_dtype)
+            optimizer = optimizer.with_state_dtype(jnp.dtype(self.state_dtype))
         if self.weight_decay is None:
             return optimizer.build(self.schedule)
         return optimizer.build_decayed(
