@@ -119,7 +119,7 @@ class Recipe(AbstractConfig):
                 f"{self.decay_where} and None. Say how much is to decay there; the "
                 "optimizer's own weight decay goes by the optimizer's own mask."
             )
-        if self.ema_decay is not None and isinstance(self.optimizer, ScheduleFree):
+        if self.ema_decay is not None and find_all(self.optimizer, ScheduleFree):
             raise ValueError(
                 f"`Recipe.ema_decay` = {self.ema_decay} and `ScheduleFree` both "
                 "average the parameters. Leave one out."

@@ -134,6 +134,9 @@ def test_schedule_free():
         ValueError, match=r"`Recipe.ema_decay` = 0\.5 and `ScheduleFree`"
     ):
         recipe(optimizer=fo.ScheduleFree(optimizer=fo.SGD()), ema_decay=0.5)
+    inside = fo.Groups((), rest=fo.ScheduleFree(optimizer=fo.SGD()))
+    with pytest.raises(ValueError, match=r"`Recipe.ema_decay` = 0\.5 and `Sched"):
+        recipe(optimizer=inside, ema_decay=0.5)
 
 
 def test_schedule_free_beside_others():
