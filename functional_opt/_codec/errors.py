@@ -24,7 +24,8 @@ class ConfigError(ValueError):
     optimizer.name: 'adamwx' is no Optimizer; did you mean 'adamw'? known: adamw
     schedule: required key of Recipe is missing
     clip_nrm: unknown key of Recipe; did you mean 'clip_norm'? known: optimizer, \
-schedule, clip_norm, weight_decay, decay_where, accumulate
+schedule, clip_norm, weight_decay, decay_where, accumulate, skip_nonfinite, \
+ema_decay, state_dtype, track_norm
 
     ```
 
