@@ -108,6 +108,14 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Feeds the decoder a million documents that are nearly right; or as many as said."""
+    session.install("-e", ".")
+    count, *seed = session.posargs or ["1000000"]
+    session.run("python", "-W", "ignore", "tests/fuzz_codec.py", count, *seed)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Checks style and layout of the code."""
     session.install(*groups("lint"))

@@ -35,10 +35,18 @@ def choice_of(bases: tuple[type, ...], kinds: tuple[type, ...]) -> Choice:
     found = [kind for kind in kinds if issubclass(kind, bases)]
     options = {cls.__name__.lower(): cls for cls in (*made, *found)}
     return Choice(
-        title=" or ".join(map(title_of, bases)),
+        title=_title(bases),
         options=MappingProxyType(options),
         default=made[0] if made == list(bases) != [] else None,
     )
+
+
+def _title(bases: tuple[type, ...]) -> str:
+    """What classes are called together: by their abstract base if they share one."""
+    for shared in _abstract_bases(bases[0]) if len(bases) > 1 else ():
+        if all(issubclass(base, shared) for base in bases):
+            return title_of(shared)
+    return " or ".join(map(title_of, bases))
 
 
 def bases_of(annotation: Any) -> tuple[type, ...]:
@@ -64,7 +72,16 @@ def why_not(name: Any, choice: Choice, kinds: tuple[type, ...]) -> str:
 
 
 def _sort_of(cls: type) -> str:
-    """What a class is, in the words of its abstract base."""
-    bases = (base for base in cls.__mro__[1:] if inspect.isabstract(base))
-    title = title_of(next(bases, cls))
+    """What a class is, in the words of its most abstract base."""
+    *_, base = (cls, *_abstract_bases(cls))
+    title = title_of(base)
     return f"{'an' if title[0] in 'AEIOU' else 'a'} {title}"
+
+
+def _abstract_bases(cls: type) -> list[type]:
+    """The abstract classes of ours that a class is one of, the nearest first."""
+    return [
+        base
+        for base in cls.__mro__
+        if inspect.isabstract(base) and base.__name__.startswith("Abstract")
+    ]
