@@ -109,7 +109,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Feeds the decoder a million documents that are nearly right; or as many as said."""
+    """Feeds the decoder a million documents that are nearly right."""
     session.install("-e", ".")
     count, *seed = session.posargs or ["1000000"]
     session.run("python", "-W", "ignore", "tests/fuzz_codec.py", count, *seed)

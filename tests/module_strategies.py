@@ -35,7 +35,7 @@ ARRAY_DTYPES = (None, "bfloat16", "float16", "float32")
 
 
 @st.composite
-def modules(draw, cls: type, kinds: tuple[type, ...], depth: int = 2) -> Any:
+def modules(draw, cls: Any, kinds: tuple[type, ...], depth: int = 2) -> Any:
     """A module of a class; of any of `kinds` below an abstract class."""
     if inspect.isabstract(cls):
         cls = draw(st.sampled_from([kind for kind in kinds if issubclass(kind, cls)]))

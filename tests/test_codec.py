@@ -15,7 +15,7 @@ from functional_opt._codec import wires
 from functional_opt._codec.choices import root_choice
 from functional_opt._codec.fields import arms_of, is_module
 from functional_opt._codec.files import parse, write
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from jaxtyping import Array, Float
 from module_strategies import kinds_of_the_library, modules
 from typing_extensions import is_typeddict
