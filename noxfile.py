@@ -16,7 +16,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 
-# What the benchmarks compare with. Of the packages that it asks for, in versions that
+# What we compare ourselves with. Of the packages that it asks for, in versions that
 # no others bear, it imports the few in the group "bench".
 PEER = "eformer==0.0.101"
 
@@ -113,6 +113,15 @@ def fuzz(session: nox.Session) -> None:
     session.install("-e", ".")
     count, *seed = session.posargs or ["1000000"]
     session.run("python", "-W", "ignore", "tests/fuzz_codec.py", count, *seed)
+
+
+@nox.session
+def peer(session: nox.Session) -> None:
+    """Compares optimizers and schedules with eformer's, and makes the page of it."""
+    session.install("-e", ".", *groups("tests", "bench"))
+    session.install("--no-deps", PEER)
+    session.run("python", "tests/peer_table.py")
+    session.run("pytest", "tests/test_peer.py", *session.posargs)
 
 
 @nox.session

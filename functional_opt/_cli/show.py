@@ -12,6 +12,7 @@ import functional_opt as fo
 
 from .._codec.errors import ConfigError, place_text
 from .._codec.fields import fields_of, is_module
+from .._registry import name_of
 from .shapes import read_model
 
 
@@ -118,7 +119,7 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def field_rows(module: Any) -> list[tuple[str, str, str]]:
     """The place, value and default of each field, and of those inside it."""
-    name = type(module).__name__.lower()
+    name = name_of(type(module))
     rows = [] if isinstance(module, fo.Recipe) else [("name", name, "")]
     return [*rows, *_rows(module, ())]
 
@@ -157,4 +158,4 @@ def value_text(value: Any) -> str:
             return f"{value.item()} ({value.dtype.name} array)"
         case str():
             return repr(value)
-    return type(value).__name__.lower() if is_module(type(value)) else repr(value)
+    return name_of(type(value)) if is_module(type(value)) else repr(value)

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from .._recipe import Recipe
+from .._registry import name_of
 from .errors import shown, suggestion
 from .fields import arms_of, is_module, title_of
 
@@ -22,7 +23,7 @@ class Choice(NamedTuple):
 
     def name_of(self, cls: type) -> str | None:
         """The name that a table of this class carries here, if it needs one."""
-        return None if cls is self.default else cls.__name__.lower()
+        return None if cls is self.default else name_of(cls)
 
 
 def choice_of(bases: tuple[type, ...], kinds: tuple[type, ...]) -> Choice:
@@ -33,7 +34,7 @@ def choice_of(bases: tuple[type, ...], kinds: tuple[type, ...]) -> Choice:
     """
     made = [base for base in bases if not inspect.isabstract(base)]
     found = [kind for kind in kinds if issubclass(kind, bases)]
-    options = {cls.__name__.lower(): cls for cls in (*made, *found)}
+    options = {name_of(cls): cls for cls in (*made, *found)}
     return Choice(
         title=_title(bases),
         options=MappingProxyType(options),
@@ -59,13 +60,13 @@ def root_choice(kinds: tuple[type, ...], kind: type | None) -> Choice:
     """The classes of a whole document; `None` is a recipe, or what its name says."""
     if kind is not None:
         return choice_of((kind,), kinds)
-    options = {cls.__name__.lower(): cls for cls in (Recipe, *kinds)}
+    options = {name_of(cls): cls for cls in (Recipe, *kinds)}
     return Choice("Recipe", MappingProxyType(options), Recipe)
 
 
 def why_not(name: Any, choice: Choice, kinds: tuple[type, ...]) -> str:
     """Why no table here may have this name."""
-    others = (kind for kind in kinds if kind.__name__.lower() == name)
+    others = (kind for kind in kinds if name_of(kind) == name)
     other = next((f" but {_sort_of(kind)}" for kind in others), "")
     near = suggestion(name, choice.options)
     return f"{shown(name)} is no {choice.title}{other}; {near}"

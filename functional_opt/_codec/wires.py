@@ -29,6 +29,7 @@ from pydantic import (
     WrapValidator,
 )
 
+from .._registry import name_of
 from .choices import bases_of, Choice, choice_of, root_choice, why_not
 from .encode import plain_default
 from .errors import shown
@@ -107,7 +108,7 @@ class Wires:
         return self.tables[cls, is_default]
 
     def _keys_of(self, cls: type, is_default: bool) -> Any:
-        name = Literal[cls.__name__.lower()]  # pyright: ignore[reportInvalidTypeForm]
+        name = Literal[name_of(cls)]  # pyright: ignore[reportInvalidTypeForm]
         keys = {"name": NotRequired[name] if is_default else name}
         for field in fields_of(cls):
             wire = self._of_field(field)
