@@ -118,6 +118,14 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Feeds the decoder a million documents that are nearly right."""
+    session.install("-e", ".")
+    count, *seed = session.posargs or ["1000000"]
+    session.run("python", "-W", "ignore", "tests/fuzz_codec.py", count, *seed)
+
+
+@nox.session
 def peer(session: nox.Session) -> None:
     """Compares optimizers and schedules with eformer's, and makes the page of it."""
     session.install("-e", ".", *groups("tests", "bench"))
