@@ -17,6 +17,9 @@ if DEVICES not in (flags := os.environ.get("XLA_FLAGS", "")):
 
 REPORT = pytest.StashKey[Report]()
 
+SECTIONS = [f"test_{name}" for name in ("step", "memory", "round", "host")]
+SECTIONS += ["test_compilation", "test_derivation"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -29,14 +32,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[REPORT] = Report()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    items.sort(key=lambda item: SECTIONS.index(item.path.stem))
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     report, page = config.stash[REPORT], config.getoption("--page")
+    quick = bool(config.getoption("--quick"))
     if report.sections:
         terminalreporter.write_line(report.tables())
     if page is not None:
-        page.write_text(report.page())
+        page.write_text(report.page(quick))
 
 
 @pytest.fixture
@@ -47,8 +55,11 @@ def quick(pytestconfig: pytest.Config) -> bool:
 @pytest.fixture
 def record(request: pytest.FixtureRequest, benchmark: Any) -> Callable[..., None]:
     """Adds a row to a table below the text of the module, and to the JSON file."""
+    quick = request.config.getoption("--quick")
 
     def add(table: str, **cells: Any) -> None:
+        if quick:
+            cells.pop("aim", None)
         request.config.stash[REPORT].add(request.module.__doc__, table, cells)
         benchmark.extra_info.setdefault(table, []).append(cells)
 

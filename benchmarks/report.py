@@ -15,13 +15,18 @@ START = """\
 
 `nox -s bench` makes this page, and `out/benchmarks.json` with all that it measured.
 `nox -s bench -- --quick` tries it on small sizes and writes no page;
-`nox -s bench -- -k exchange` measures what has that in its name.
+`nox -s bench -- -k step` measures what has that in its name.
 
 What is compared runs in one process, in an order that is random in each round. Times
 are medians, each of work that is done: arrays are waited for. Brackets hold the middle
 half.
 
 {machine}
+"""
+
+QUICK = """\
+These are of `--quick`: of small sizes and few rounds, which say that all of it runs,
+and little of speed.
 """
 
 Row = Mapping[str, Any]
@@ -36,8 +41,9 @@ class Report:
     def add(self, section: str, table: str, cells: Row) -> None:
         self.sections.setdefault(section, {}).setdefault(table, []).append(cells)
 
-    def page(self) -> str:
-        return "\n".join([START.format(machine=machine()), self.tables()])
+    def page(self, quick: bool) -> str:
+        start = START.format(machine=machine())
+        return "\n".join([start, *([QUICK] if quick else []), self.tables()])
 
     def tables(self) -> str:
         parts = []

@@ -1,8 +1,8 @@
 """Memory.
 
 The most memory of a step above what is there between steps, in units of the parameters'
-size, at 71 M parameters: the resident memory on CPU, what the devices allocate
-elsewhere. A process for each.
+size, of 8 stages of 40 matrices of width 384: the resident memory on CPU, and what the
+devices allocate elsewhere. A process for each.
 """
 
 import pytest
@@ -10,11 +10,10 @@ from modes import modes, STAGED
 from worker import measure, STAGES
 
 
-def of_jax(mode):
-    return not mode.startswith("torch")
+OF_JAX = [name for name in modes() if not name.startswith("torch")]
 
 
-@pytest.mark.parametrize("mode", filter(of_jax, modes()))
+@pytest.mark.parametrize("mode", OF_JAX)
 def test_memory(mode, quick, benchmark, record):
     width, num_leaves = (64, 64) if quick else (384, 320)
     above = []

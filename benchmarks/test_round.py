@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from functional_opt._stages.exchange import gather, on_mesh
+from functional_opt._stages.exchange import Exchange, on_mesh
 from timing import milliseconds
 from trees import put
 
@@ -28,8 +28,8 @@ def test_round(quick, benchmark, record):
     def measure() -> None:
         for _ in range(20 if quick else 200):
             ready.append(timed(exchange, jax.block_until_ready(said(devices, 0))))
-        for _ in range(5 if quick else 40):
-            busy.append(timed(exchange, said(devices, 200)))
+        for _ in range(5 if quick else 20):
+            busy.append(timed(exchange, said(devices, 1000)))
 
     benchmark.pedantic(measure, rounds=1)
     returned, done = (list(times[2:]) for times in zip(*ready, strict=True))
@@ -45,9 +45,8 @@ def test_round(quick, benchmark, record):
 
 
 def exchange_between(devices: Sequence[jax.Device]) -> Callable[[list[Any]], Any]:
-    placements = list(map(on_mesh, devices))
-    everyone = [set(range(STAGES))] * STAGES
-    return lambda messages: gather(messages, placements, everyone)
+    placements = tuple(map(on_mesh, devices))
+    return Exchange(tuple(range(STAGES)), WORDS, placements)
 
 
 def timed(exchange: Callable[[list[Any]], Any], messages: list[Any]) -> Any:

@@ -115,6 +115,8 @@ class Muon(AbstractOptimizer):
     def __check_init__(self) -> None:
         check_fields(self)  # Equinox checks the base class later than this one.
         triples = self.ns_coeffs
+        if not triples:
+            raise ValueError("`Muon.ns_coeffs` must have at least one triple, got ().")
         if isinstance(triples[0], tuple) and len(triples) > self.ns_steps:
             raise ValueError(
                 f"`Muon.ns_steps` must be at least the number of triples in "
