@@ -118,6 +118,14 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Feeds the decoder a million documents that are nearly right."""
+    session.install("-e", ".")
+    count, *seed = session.posargs or ["1000000"]
+    session.run("python", "-W", "ignore", "tests/fuzz_codec.py", count, *seed)
+
+
+@nox.session
 def peer(session: nox.Session) -> None:
     """Compares optimizers and schedules with eformer's, and makes the page of it."""
     session.install("-e", ".", *groups("tests", "bench"))
@@ -159,8 +167,9 @@ def wheel(session: nox.Session) -> None:
 
 
 def run_tests(session: nox.Session, profile: str) -> None:
-    """Runs pytest with a profile of Hypothesis."""
-    session.run("pytest", *session.posargs, env={"HYPOTHESIS_PROFILE": profile})
+    """Runs pytest on all cores, with a profile of Hypothesis."""
+    env = {"HYPOTHESIS_PROFILE": profile}
+    session.run("pytest", "--numprocesses=auto", *session.posargs, env=env)
 
 
 def session_python(session: nox.Session) -> str:

@@ -6,6 +6,7 @@ the end the parameters are held against those of the same training with the opti
 on the whole tree.
 
     python examples/pipeline_lm.py --stages 4 --optimizer adamw
+    python examples/pipeline_lm.py --recipe examples/recipe.toml
 
 With `--checkpoint DIR` it saves as it goes, and goes on from what is saved there, in
 any number of stages. Both trainings then start from the same checkpoint.
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 import functional_opt as fo
 import jax
 import numpy as np
+from jaxtyping import Float
 from lm.comparison import checksum, difference
 from lm.display import Display, progress_bar
 from lm.model import Model, number_of_parameters, Sizes
@@ -37,9 +39,15 @@ from lm.training import bits, Progress, Run, train, Updates, WholeTree
 
 
 REGISTRY = fo.Registry.of(fo.AdamW, fo.Adam, fo.Lion, fo.SGD)
+KNOWN_TO_FILES = REGISTRY | fo.Registry.of(
+    fo.Muon, fo.Groups, fo.Constant, fo.Cosine, fo.Linear, fo.WarmupStableDecay
+)
 
 SIZES = Sizes(width=128, blocks=4, heads=4, length=64)
 MICROBATCHES, SEQUENCES = 4, 4
+
+
+Rates = Float[np.ndarray, " steps"]
 
 
 class Suited(NamedTuple):
@@ -68,11 +76,10 @@ class Job:
         self.partition = fo.partition(self.model, self.model.stage_of)
         self._pieces = self.partition.split(self.model)
         self.pipeline = Pipeline(self._pieces, devices)
-        schedule = make_schedule(options.optimizer, options.steps)
-        self.recipe = make_recipe(options.optimizer, schedule)
+        self.recipe = recipe_of(options)
         directory = options.checkpoint
         self._checkpoints = None if directory is None else fo.Checkpoints(directory, 3)
-        self.rates = np.asarray(schedule(np.arange(options.steps)))
+        self.rates = rates_of(self.recipe, options.steps)
 
     def start(self, staged: fo.StageLocal) -> Progress:
         """The start, or as far as the last checkpoint has come."""
@@ -150,7 +157,7 @@ def train_alone(job: Job) -> int:
         at_once = job.run(whole, job.on_one_device(start, staged), display=display)
     apart = difference(job.whole_model(by_stage), job.whole_model(at_once))
     story = Story(
-        title=f"{options.optimizer} on {options.stages} pipeline stages",
+        title=f"{name_of(job.recipe)} on {options.stages} pipeline stages",
         staged=by_stage.losses,
         whole=at_once.losses,
         rates=job.rates,
@@ -203,6 +210,28 @@ def report(story: Story) -> str:
     )
 
 
+def recipe_of(options: argparse.Namespace) -> fo.Recipe:
+    """That of the file, if there is one, or else of the optimizer by its name."""
+    if options.recipe is None:
+        schedule = make_schedule(options.optimizer, options.steps)
+        return make_recipe(options.optimizer, schedule)
+    updates = max(options.steps // options.recipe.accumulate, 1)
+    return options.recipe.resolve(updates)
+
+
+def rates_of(recipe: fo.Recipe, steps: int) -> Rates:
+    """The learning rate at each step."""
+    schedule = recipe.schedule
+    if not isinstance(schedule, fo.AbstractSchedule):
+        schedule = fo.Constant(schedule)
+    return np.asarray(schedule(np.arange(steps) // recipe.accumulate))
+
+
+def name_of(recipe: fo.Recipe) -> str:
+    """The optimizer's name, as a file would say it."""
+    return type(recipe.optimizer).__name__.lower()
+
+
 def make_schedule(optimizer: str, steps: int) -> fo.Cosine:
     """A learning rate for the optimizer of that name, over the whole training."""
     peak_value = SUITED[optimizer].peak_value
@@ -241,6 +270,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="how many stages, and devices",
     )
     parser.add_argument("--optimizer", choices=sorted(REGISTRY), default="adamw")
+    parser.add_argument(
+        "--recipe",
+        type=_recipe,
+        metavar="FILE",
+        help="a recipe in TOML, YAML or JSON, in place of the optimizer's own",
+    )
     parser.add_argument("--steps", type=_positive, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -254,6 +289,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add_arguments(parser)
     return parser.parse_args(arguments)
+
+
+def _recipe(path: str) -> fo.Recipe:
+    try:
+        return KNOWN_TO_FILES.load(path, fo.Recipe)
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _positive(text: str) -> int:

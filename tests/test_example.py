@@ -201,6 +201,23 @@ def test_the_job_goes_on_from_a_checkpoint_in_other_stages(
     assert printed.count("goes on from step 2") == 1
 
 
+def test_the_job_by_a_recipe_in_a_file(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(pipeline_lm, "SIZES", SIZES)
+    recipe = Path(pipeline_lm.__file__).with_name("recipe.toml")
+    arguments = ["--steps=10", "--stages=2", f"--output={tmp_path}"]
+    options = pipeline_lm.parse([*arguments, f"--recipe={recipe}"])
+    rates = pipeline_lm.rates_of(pipeline_lm.recipe_of(options), 10)
+    assert rates[1:7] == pytest.approx(4e-3) and rates[9] < 2e-3
+    assert pipeline_lm.main([*arguments, f"--recipe={recipe}"]) == 0
+    assert "validation loss" in capsys.readouterr().out
+
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text(recipe.read_text() + "beta1 = 1\n")
+    with pytest.raises(SystemExit):
+        pipeline_lm.parse([f"--recipe={wrong}"])
+    assert "schedule.beta1: unknown key of WarmupStable" in capsys.readouterr().err
+
+
 def run_example(*options):
     done = subprocess.run(
         [sys.executable, Path(pipeline_lm.__file__), *options],
@@ -223,7 +240,16 @@ def test_two_processes_end_with_the_parameters_of_one(tmp_path, capsys):
 
 def test_the_command_line_helps():
     text = run_example("--help")
-    for option in ("--stages", "--steps", "--optimizer", "--processes", "--output"):
+    for option in (
+        "--stages",
+        "--steps",
+        "--optimizer",
+        "--recipe",
+        "--seed",
+        "--checkpoint",
+        "--processes",
+        "--output",
+    ):
         assert option in text
 
 
