@@ -16,7 +16,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 
-# What the benchmarks compare with. Of the packages that it asks for, in versions that
+# What we compare ourselves with. Of the packages that it asks for, in versions that
 # no others bear, it imports the few in the group "bench".
 PEER = "eformer==0.0.101"
 
@@ -90,6 +90,16 @@ def killed(session: nox.Session) -> None:
 
 
 @nox.session
+def processes(session: nox.Session) -> None:
+    """Trains in 2 and in 4 processes, and holds them against the whole tree."""
+    session.install("-e", ".", *groups("tests"))
+    session.run(
+        *("pytest", "tests/test_processes.py", *session.posargs),
+        env={"FUNCTIONAL_OPT_PROCESSES": "more"},
+    )
+
+
+@nox.session
 def table(session: nox.Session) -> None:
     """Makes the pages of the docs about transformations of Optax and of others."""
     session.install("-e", ".", *groups("third-party"))
@@ -105,6 +115,23 @@ def bench(session: nox.Session) -> None:
     page = [] if session.posargs else [f"--page={ROOT / 'docs' / 'benchmarks.md'}"]
     results = f"--benchmark-json={ROOT / 'out' / 'benchmarks.json'}"
     session.run("pytest", "benchmarks", results, *page, *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Feeds the decoder a million documents that are nearly right."""
+    session.install("-e", ".")
+    count, *seed = session.posargs or ["1000000"]
+    session.run("python", "-W", "ignore", "tests/fuzz_codec.py", count, *seed)
+
+
+@nox.session
+def peer(session: nox.Session) -> None:
+    """Compares optimizers and schedules with eformer's, and makes the page of it."""
+    session.install("-e", ".", *groups("tests", "bench"))
+    session.install("--no-deps", PEER)
+    session.run("python", "tests/peer_table.py")
+    session.run("pytest", "tests/test_peer.py", *session.posargs)
 
 
 @nox.session

@@ -23,7 +23,6 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,6 @@ import torch  # pyright: ignore[reportMissingImports]
 import trajectory_inputs as inputs
 
 
-FOLDER = Path(__file__).parent / "trajectories"
 SOURCES = {
     "MARS/MARS/optimizers": "4831e28eba863a4e69d7e9474ff8e73bc1b410fe",
     "SOAP": "a1e553530fde97d0e6b307d7c82ac6d38b072340",
@@ -283,5 +281,5 @@ if __name__ == "__main__":
     _in_float64()
     for case in CASES:
         trajectory = record(case)
-        with (FOLDER / f"{case.__name__}.npz").open("wb") as file:
+        with (inputs.TRAJECTORIES / f"{case.__name__}.npz").open("wb") as file:
             np.savez(file, allow_pickle=False, **trajectory)

@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Hashable
-from pathlib import Path
 from typing import Any
 
 import functional_opt as fo
@@ -14,9 +13,6 @@ import numpy as np
 import optax
 import pytest
 import trajectory_inputs as inputs
-
-
-FOLDER = Path(__file__).parent / "trajectories"
 
 
 class Anneal(fo.AbstractSchedule):
@@ -128,7 +124,7 @@ def test_steps_as_the_authors_do(name, monkeypatch):
     monkeypatch.setattr(
         jax.random, "normal", lambda _, shape, *__: jnp.asarray(inputs.stand_in(shape))
     )
-    recorded = np.load(FOLDER / f"{name}.npz")
+    recorded = np.load(inputs.TRAJECTORIES / f"{name}.npz")
     with jax.enable_x64(True):
         transformation = TRANSFORMATIONS[name]
         params = jax.tree.map(jnp.asarray, inputs.params())

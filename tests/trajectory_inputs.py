@@ -1,8 +1,11 @@
 """What the recorded trajectories start from: the same for the authors and for us."""
 
+from pathlib import Path
+
 import numpy as np
 
 
+TRAJECTORIES = Path(__file__).parent / "trajectories"
 STEPS = 20
 
 # No axis of up to 6 is longer than the others' product: no covariance of it has a null
