@@ -167,8 +167,9 @@ def wheel(session: nox.Session) -> None:
 
 
 def run_tests(session: nox.Session, profile: str) -> None:
-    """Runs pytest with a profile of Hypothesis."""
-    session.run("pytest", *session.posargs, env={"HYPOTHESIS_PROFILE": profile})
+    """Runs pytest on all cores, with a profile of Hypothesis."""
+    env = {"HYPOTHESIS_PROFILE": profile}
+    session.run("pytest", "--numprocesses=auto", *session.posargs, env=env)
 
 
 def session_python(session: nox.Session) -> str:
