@@ -15,7 +15,7 @@ from mutations import Mutations
 
 # What texts have that are about the shape of a document, not about its values.
 OF_SHAPE = re.compile(
-    r"^(expected |unknown key of |required key of |only Python can )| is no "
+    r"^(expected |unknown key of |required |only Python can )| is no "
 )
 
 
