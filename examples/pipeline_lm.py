@@ -10,9 +10,14 @@ on the whole tree.
 
 With `--checkpoint DIR` it saves as it goes, and goes on from what is saved there, in
 any number of stages. Both trainings then start from the same checkpoint.
+
+With `--processes N` the stages are in N processes on this machine; with `--distributed`
+in those that a cluster has started. These train by stage only, since none of them has
+the whole tree. Checksums tell that the parameters are those of a single process.
 """
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,11 +28,12 @@ import functional_opt as fo
 import jax
 import numpy as np
 from jaxtyping import Float
-from lm.comparison import difference
+from lm.comparison import checksum, difference
 from lm.display import Display, progress_bar
 from lm.model import Model, number_of_parameters, Sizes
 from lm.picture import draw, Story
 from lm.pipeline import Device, Pipeline, stage_devices
+from lm.processes import add_arguments, join, launch
 from lm.text import every_byte, hold_out, load, random_batches, unigram_bits
 from lm.training import bits, Progress, Run, train, Updates, WholeTree
 
@@ -63,7 +69,7 @@ class Job:
     """A training, ready to be run with one optimizer or another."""
 
     def __init__(self, options: argparse.Namespace, devices: Sequence[Device]):
-        self._options = options
+        self.options = options
         self._train_text, held_out = hold_out(load())
         self._validation = every_byte(held_out, SEQUENCES, SIZES.length)
         self.model = Model(SIZES, options.stages, key=jax.random.key(options.seed))
@@ -93,7 +99,7 @@ class Job:
         """Saves now and then, if there is a directory for it."""
 
         def save(progress: Progress) -> None:
-            if self._checkpoints and progress.step % self._options.save_every == 0:
+            if self._checkpoints and progress.step % self.options.save_every == 0:
                 self._checkpoints.save(*progress, staged)
 
         return save
@@ -103,8 +109,8 @@ class Job:
         batches = random_batches(
             self._train_text,
             (MICROBATCHES, SEQUENCES, SIZES.length),
-            self._options.steps,
-            self._options.seed,
+            self.options.steps,
+            self.options.seed,
         )
         return train(optimizer, start, self.pipeline, batches, **options)
 
@@ -113,8 +119,9 @@ class Job:
         return self.partition.merge(run.pieces)
 
     def validate(self, run: Run) -> float:
-        """Bits per byte of the text held out."""
-        return bits(self.pipeline.loss(run.pieces, self._validation))
+        """Bits per byte of the text held out; NaN where the losses are not told."""
+        loss = self.pipeline.loss(run.pieces, self._validation)
+        return math.nan if loss is None else bits(loss)
 
     def byte_frequencies(self) -> float:
         """What a model that knows only these would need for the same bytes."""
@@ -123,11 +130,21 @@ class Job:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the job. Not 0 if the two trainings ended further apart than promised."""
-    started = time.perf_counter()
     options = parse(arguments)
+    if options.processes > 1:
+        given = sys.argv[1:] if arguments is None else arguments
+        return launch(Path(__file__), given, options.processes)
+    join(options)
     job = Job(options, stage_devices(options.stages))
-    print(f"{number_of_parameters(job.model):,} parameters on {job.pipeline}")
-    print("the loss is in bits per byte\n")
+    if job.pipeline.has_loss:
+        print(f"{number_of_parameters(job.model):,} parameters on {job.pipeline}")
+        print("the loss is in bits per byte\n")
+    return train_alone(job) if jax.process_count() == 1 else train_together(job)
+
+
+def train_alone(job: Job) -> int:
+    """Trains by stage and on the whole tree, and compares."""
+    started, options = time.perf_counter(), job.options
     staged = job.recipe.build_mpmd(job.model, job.partition)
     whole = WholeTree(job.recipe.build(), job.partition, job.pipeline)
     start = job.start(staged)
@@ -148,10 +165,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         unigram=job.byte_frequencies(),
         verdict=str(apart),
     )
-    print(f"\n{staged}\n\n{report(story)}")
+    print(f"\n{staged}\n\n{report(story)}\n{checksums(by_stage)}")
     print(f"took               {time.perf_counter() - started:.0f} s")
     print(draw(story, options.output / "pipeline_lm.png"))
     return 0 if apart.within_bound else 1
+
+
+def train_together(job: Job) -> int:
+    """Trains by stage, as one of many processes; no process has the whole tree."""
+    meshes = job.pipeline.devices
+    staged = job.recipe.build_mpmd(job.model, job.partition, meshes=meshes)
+    start = job.start(staged)
+    with progress_bar(job.pipeline.has_loss) as progress:
+        display = Display(progress, "by stage", job.rates)
+        run = job.run(staged, start, display=display, save=job.saver(staged))
+    validation = job.validate(run)
+    print(checksums(run), flush=True)
+    if job.pipeline.has_loss:
+        print(f"\n{staged}\n")
+        print(f"last loss          {run.losses[-1]:.3f}")
+        print(f"validation loss    {validation:.3f} bits per byte", flush=True)
+    return 0
+
+
+def checksums(run: Run) -> str:
+    """A line for each stage of this process: equal bits have equal lines."""
+    return "\n".join(
+        f"stage {stage}            parameters {checksum(piece)}"
+        for stage, piece in enumerate(run.pieces)
+        if piece is not None
+    )
 
 
 def report(story: Story) -> str:
@@ -244,6 +287,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, default=Path("out"), help="where the picture goes"
     )
+    add_arguments(parser)
     return parser.parse_args(arguments)
 
 

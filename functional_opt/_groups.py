@@ -85,7 +85,7 @@ class Group(AbstractConfig):
     """
 
     where: Selection = setting(kw_only=False)
-    optimizer: AbstractOptimizer = part()
+    optimizer: AbstractOptimizer = part(kw_only=False)
     schedule_scale: NonNegative = number(1.0)
     weight_decay: NonNegative | None = number(None)
 

@@ -119,7 +119,7 @@ class Recipe(AbstractConfig):
                 f"{self.decay_where} and None. Say how much is to decay there; the "
                 "optimizer's own weight decay goes by the optimizer's own mask."
             )
-        if self.ema_decay is not None and isinstance(self.optimizer, ScheduleFree):
+        if self.ema_decay is not None and find_all(self.optimizer, ScheduleFree):
             raise ValueError(
                 f"`Recipe.ema_decay` = {self.ema_decay} and `ScheduleFree` both "
                 "average the parameters. Leave one out."
@@ -241,7 +241,7 @@ class Recipe(AbstractConfig):
     def _build_optimizer(self) -> optax.GradientTransformation:
         optimizer = self.optimizer
         if self.state_dtype is not None:
-            optimizer = optimizer.with_state_dtype(self.state_dtype)
+            optimizer = optimizer.with_state_dtype(jnp.dtype(self.state_dtype))
         if self.weight_decay is None:
             return optimizer.build(self.schedule)
         return optimizer.build_decayed(

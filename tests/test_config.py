@@ -138,7 +138,8 @@ def test_arrays_stay():
             fo.AdamW,
             dict(mask=3),
             TypeError,
-            r"^`AdamW.mask` must be a Where, a Callable or None, got 3\.$",
+            r"^`AdamW.mask` must be a Where, an AllOf, an AnyOf, a Not, a Callable or "
+            r"None, got 3\.$",
         ),
         (
             fo.AdamW,

@@ -156,6 +156,7 @@ def test_stages():
 
 
 def test_is_a_value():
+    assert fo.Group(EMBED, fo.Adam()) == fo.Group(EMBED, optimizer=fo.Adam())
     assert grouped() == grouped() and hash(grouped()) == hash(grouped())
     assert grouped() != fo.Groups(grouped().groups)
     assert fo.Registry.of(fo.Groups, fo.Group)["groups"] is fo.Groups

@@ -6,20 +6,12 @@ import jax.numpy as jnp
 import optax
 import pytest
 from hypothesis import given, settings, strategies as st
+from recipe_runs import is_matrix, moments
 
 
 PARAMS = {"w": jnp.array([[1.0, -2.0], [3.0, 0.5]]), "b": jnp.array([0.1, -0.3])}
 SCHEDULE = fo.Cosine(peak_value=0.1, warmup_steps=2, decay_steps=6)
 THEIR_SCHEDULE = optax.warmup_cosine_decay_schedule(0.0, 0.1, 2, 6)
-
-
-def is_matrix(params):
-    return jax.tree.map(lambda x: x.ndim >= 2, params)
-
-
-def moments(state):
-    """What an optimizer keeps of each parameter, in order."""
-    return [leaf for leaf in jax.tree.leaves(state) if jnp.ndim(leaf) > 0]
 
 
 def trained(transformation, params: Any = PARAMS, steps=4):
