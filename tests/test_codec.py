@@ -424,6 +424,12 @@ def test_mistakes(data, place, text):
             "whole",
             "expected a valid integer or a table for Pair, got 'x'",
         ),
+        (
+            "whole",
+            0.5,
+            "whole",
+            "expected a valid integer or a table for Pair, got 0.5",
+        ),
         ("whole", {"first": "x"}, "whole.first", "expected a valid number, got 'x'"),
         (
             "word",

@@ -115,7 +115,7 @@ def _sorts_of(value: Any) -> tuple[str, ...]:
         case int():
             return ("integer", "number")
         case float():
-            return ("number", "integer")
+            return ("number", "integer") if value.is_integer() else ("number",)
         case str():
             return ("text",)
         case list() | tuple():
