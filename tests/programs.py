@@ -112,7 +112,8 @@ def number(x: Any) -> Any:
 
 def tame(x: Any) -> Any:
     """The remainder, which is exact; zeros are positive, whatever their history."""
-    return jax.lax.rem(x, jnp.asarray(MODULUS, x.dtype)) + jnp.asarray(0, x.dtype)
+    x = jax.lax.rem(x, jnp.asarray(MODULUS, x.dtype))
+    return jnp.where(x == 0, jnp.abs(x), x)  # Not `x + 0`, which XLA takes for `x`.
 
 
 def fit(x: Any, like: Any) -> Any:

@@ -18,7 +18,7 @@ from functional_opt._stages.packing import Packing
 from functional_opt._stages.placing import LARGEST_MESSAGE
 from functional_opt._stages.slicing import slice_jaxpr, Slices
 from functional_opt.testing import assert_equal, Grade
-from hypothesis import given, Phase, settings, strategies as st
+from hypothesis import example, given, Phase, settings, strategies as st
 from jax.extend.core import jaxpr_as_fun
 from programs import (
     evaluate,
@@ -99,6 +99,15 @@ def check(
 
 
 @settings(max_examples=MANY)
+@example(
+    Program(
+        2,
+        (("scalar", place(0)), *[("scalar", place(0, 1))] * 2, ("flag", place(1))),
+        (("loop that mixes", (0, 3, 0)),),
+        ((1, place(0, 1)),),
+    ),
+    1,
+)
 @given(programs(), st.integers(0, 9))
 def test_a_slice_gives_what_the_whole_gives(program, seed):
     check(program, seed, evaluate)
