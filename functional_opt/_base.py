@@ -160,17 +160,6 @@ class AbstractOptimizer(AbstractConfig):
         """
         return assigned(self, params, weight_decay, mask)
 
-    def with_state_dtype(self, dtype: np.dtype) -> "AbstractOptimizer":
-        """The same optimizer with its moments kept in this dtype.
-
-        Where a field of the optimizer says the dtype of a moment, such as `mu_dtype`,
-        this is what changes; otherwise all arrays of its state are kept so. Parameters
-        of a narrower dtype are updated in this one.
-        """
-        from ._optimizers.kept import kept_in
-
-        return kept_in(self, dtype)
-
     def frozen(self) -> Mask | None:
         """From the parameters to a tree of bools: which never change. None are none."""
         return None

@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 from ._base import AbstractOptimizer, scaled
 from ._config import AbstractConfig, number, part, setting
 from ._explain import Assigned, is_assigned
+from ._optimizers.kept import with_state_dtype
 from ._paths import path_text
 from ._types import LearningRate, NonNegative, Scalar, typed
 from ._where import check_finds, has_holes, Mask, Selection, Where
@@ -56,10 +57,6 @@ class Frozen(AbstractOptimizer):
     ) -> PyTree:
         del weight_decay, mask
         return jax.tree.map(lambda _: Assigned("Frozen", 0.0, 0.0), params)
-
-    def with_state_dtype(self, dtype: np.dtype) -> AbstractOptimizer:
-        del dtype
-        return self
 
     def frozen(self) -> Mask | None:
         return lambda params: jax.tree.map(lambda _: True, params)
@@ -154,14 +151,6 @@ class Groups(AbstractOptimizer):
             )
 
         return self._by_group(params, assign, is_leaf=is_assigned)
-
-    def with_state_dtype(self, dtype: np.dtype) -> AbstractOptimizer:
-        groups = tuple(
-            dataclasses.replace(x, optimizer=x.optimizer.with_state_dtype(dtype))
-            for x in self.groups
-        )
-        rest = None if self.rest is None else self.rest.with_state_dtype(dtype)
-        return Groups(groups, rest=rest)
 
     def frozen(self) -> Mask | None:
         if all(x.optimizer.frozen() is None for x in self._members().values()):
@@ -262,3 +251,19 @@ def _unfound_text(paths: list[str]) -> str:
         f"No group finds {shown}{more}, and `Groups.rest` is None. Say what makes "
         "their steps: `rest=...`; `Frozen()` makes none."
     )
+
+
+@with_state_dtype.register
+def _(optimizer: Frozen, dtype: np.dtype) -> AbstractOptimizer:
+    del dtype
+    return optimizer
+
+
+@with_state_dtype.register
+def _(optimizer: Groups, dtype: np.dtype) -> AbstractOptimizer:
+    groups = tuple(
+        dataclasses.replace(x, optimizer=with_state_dtype(x.optimizer, dtype))
+        for x in optimizer.groups
+    )
+    rest = None if optimizer.rest is None else with_state_dtype(optimizer.rest, dtype)
+    return Groups(groups, rest=rest)

@@ -13,6 +13,7 @@ from ._config import AbstractConfig, as_dtype, check_fields, number, part, setti
 from ._durations import known_steps, resolved, unresolved
 from ._explain import table
 from ._optimizers import ScheduleFree
+from ._optimizers.kept import with_state_dtype
 from ._previews import check_fits
 from ._stages.local import stage_local, StageLocal
 from ._stages.partition import only_params, StagePartition
@@ -241,7 +242,8 @@ class Recipe(AbstractConfig):
     def _build_optimizer(self) -> optax.GradientTransformation:
         optimizer = self.optimizer
         if self.state_dtype is not None:
-            optimizer = optimizer.with_state_dtype(jnp.dtype(self.state_dtype))
+            dtype = jnp.dtype(self.state_dtype)
+            optimizer = with_state_dtype(optimizer, dtype)
         if self.weight_decay is None:
             return optimizer.build(self.schedule)
         return optimizer.build_decayed(

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 from typing import Any, final
 
 import numpy as np
@@ -56,8 +57,16 @@ class Kept(AbstractOptimizer):
         return stored(tx, self.dtype) if self.is_stored else tx
 
 
-def kept_in(optimizer: AbstractOptimizer, dtype: np.dtype) -> AbstractOptimizer:
-    """The optimizer with its moments in a dtype, by its own fields if it has some."""
+@functools.singledispatch
+def with_state_dtype(
+    optimizer: AbstractOptimizer, dtype: np.dtype
+) -> AbstractOptimizer:
+    """The same optimizer with its moments kept in a dtype.
+
+    Where a field of the optimizer says the dtype of a moment, such as `mu_dtype`, this
+    is what changes; otherwise all arrays of its state are kept so. Parameters of a
+    narrower dtype are updated in this one.
+    """
     names = {field.name for field in dataclasses.fields(optimizer)}
     own = names & {"mu_dtype", "accumulator_dtype", "dtype_momentum"}
     changed = dataclasses.replace(optimizer, **dict.fromkeys(own, dtype))

@@ -10,7 +10,7 @@ from .._base import AbstractOptimizer
 from .._config import as_dtype, number, part, setting
 from .._types import FloatDtype, LearningRate, NonNegative, Scalar, typed
 from .._where import Mask
-from .kept import Kept
+from .kept import Kept, with_state_dtype
 
 
 @final
@@ -67,12 +67,6 @@ class ScheduleFree(AbstractOptimizer):
     ) -> PyTree:
         return self.optimizer.assign(params, weight_decay, mask)
 
-    def with_state_dtype(self, dtype: np.dtype) -> AbstractOptimizer:
-        # The iterates are parameters, no moments: to be kept narrower is bad for them.
-        inner = self.optimizer.with_state_dtype(dtype)
-        changed = dataclasses.replace(self, optimizer=inner)
-        return Kept(optimizer=changed, dtype=dtype, is_stored=False)
-
     def _around(
         self, inner: optax.GradientTransformation, schedule: LearningRate
     ) -> optax.GradientTransformationExtraArgs:
@@ -83,3 +77,11 @@ class ScheduleFree(AbstractOptimizer):
             weight_lr_power=self.weight_lr_power,
             state_dtype=self.state_dtype,
         )
+
+
+@with_state_dtype.register
+def _(optimizer: ScheduleFree, dtype: np.dtype) -> AbstractOptimizer:
+    # The iterates are parameters, no moments: to be kept narrower is bad for them.
+    inner = with_state_dtype(optimizer.optimizer, dtype)
+    changed = dataclasses.replace(optimizer, optimizer=inner)
+    return Kept(optimizer=changed, dtype=dtype, is_stored=False)
