@@ -90,6 +90,16 @@ def killed(session: nox.Session) -> None:
 
 
 @nox.session
+def processes(session: nox.Session) -> None:
+    """Trains in 2 and in 4 processes, and holds them against the whole tree."""
+    session.install("-e", ".", *groups("tests"))
+    session.run(
+        *("pytest", "tests/test_processes.py", *session.posargs),
+        env={"FUNCTIONAL_OPT_PROCESSES": "more"},
+    )
+
+
+@nox.session
 def table(session: nox.Session) -> None:
     """Makes the pages of the docs about transformations of Optax and of others."""
     session.install("-e", ".", *groups("third-party"))
@@ -105,6 +115,14 @@ def bench(session: nox.Session) -> None:
     page = [] if session.posargs else [f"--page={ROOT / 'docs' / 'benchmarks.md'}"]
     results = f"--benchmark-json={ROOT / 'out' / 'benchmarks.json'}"
     session.run("pytest", "benchmarks", results, *page, *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Feeds the decoder a million documents that are nearly right."""
+    session.install("-e", ".")
+    count, *seed = session.posargs or ["1000000"]
+    session.run("python", "-W", "ignore", "tests/fuzz_codec.py", count, *seed)
 
 
 @nox.session
@@ -149,8 +167,9 @@ def wheel(session: nox.Session) -> None:
 
 
 def run_tests(session: nox.Session, profile: str) -> None:
-    """Runs pytest with a profile of Hypothesis."""
-    session.run("pytest", *session.posargs, env={"HYPOTHESIS_PROFILE": profile})
+    """Runs pytest on all cores, with a profile of Hypothesis."""
+    env = {"HYPOTHESIS_PROFILE": profile}
+    session.run("pytest", "--numprocesses=auto", *session.posargs, env=env)
 
 
 def session_python(session: nox.Session) -> str:

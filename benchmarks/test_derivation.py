@@ -3,7 +3,9 @@
 `stage_local` traces the whole update, as `jax.jit` does too, and cuts it. *Trace* is
 the time of `jax.make_jaxpr` of the update alone, *stage_local* includes another trace,
 and *slice* is the time to make each program of each stage of it, before JAX compiles
-any. The update is that of AdamW with a clip by the global norm.
+any. The update is that of AdamW with a clip by the global norm. All of it is Python's
+work on one core, and the times are that core's. The aim is 15 s for 2,000 leaves in 32
+stages, and as much a leaf for fewer.
 """
 
 import statistics
@@ -41,13 +43,13 @@ def measure(
     owners, tx, seconds = partition(params), transformation(), []
 
     def derive() -> None:
-        start = time.perf_counter()
+        start = time.process_time()
         trace(tx, params)
-        traced = time.perf_counter()
+        traced = time.process_time()
         staged = fo.stage_local(tx, params, owners)
-        derived = time.perf_counter()
+        derived = time.process_time()
         slice_all(staged)
-        sliced = time.perf_counter()
+        sliced = time.process_time()
         seconds.append((traced - start, derived - traced, sliced - derived))
 
     benchmark.pedantic(derive, rounds=1 if quick else 3)

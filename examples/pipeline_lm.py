@@ -6,12 +6,18 @@ the end the parameters are held against those of the same training with the opti
 on the whole tree.
 
     python examples/pipeline_lm.py --stages 4 --optimizer adamw
+    python examples/pipeline_lm.py --recipe examples/recipe.toml
 
 With `--checkpoint DIR` it saves as it goes, and goes on from what is saved there, in
 any number of stages. Both trainings then start from the same checkpoint.
+
+With `--processes N` the stages are in N processes on this machine; with `--distributed`
+in those that a cluster has started. These train by stage only, since none of them has
+the whole tree. Checksums tell that the parameters are those of a single process.
 """
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,19 +27,27 @@ from typing import Any, NamedTuple
 import functional_opt as fo
 import jax
 import numpy as np
-from lm.comparison import difference
+from jaxtyping import Float
+from lm.comparison import checksum, difference
 from lm.display import Display, progress_bar
 from lm.model import Model, number_of_parameters, Sizes
 from lm.picture import draw, Story
 from lm.pipeline import Device, Pipeline, stage_devices
+from lm.processes import add_arguments, join, launch
 from lm.text import every_byte, hold_out, load, random_batches, unigram_bits
 from lm.training import bits, Progress, Run, train, Updates, WholeTree
 
 
 REGISTRY = fo.Registry.of(fo.AdamW, fo.Adam, fo.Lion, fo.SGD)
+KNOWN_TO_FILES = REGISTRY | fo.Registry.of(
+    fo.Muon, fo.Groups, fo.Constant, fo.Cosine, fo.Linear, fo.WarmupStableDecay
+)
 
 SIZES = Sizes(width=128, blocks=4, heads=4, length=64)
 MICROBATCHES, SEQUENCES = 4, 4
+
+
+Rates = Float[np.ndarray, " steps"]
 
 
 class Suited(NamedTuple):
@@ -55,18 +69,17 @@ class Job:
     """A training, ready to be run with one optimizer or another."""
 
     def __init__(self, options: argparse.Namespace, devices: Sequence[Device]):
-        self._options = options
+        self.options = options
         self._train_text, held_out = hold_out(load())
         self._validation = every_byte(held_out, SEQUENCES, SIZES.length)
         self.model = Model(SIZES, options.stages, key=jax.random.key(options.seed))
         self.partition = fo.partition(self.model, self.model.stage_of)
         self._pieces = self.partition.split(self.model)
         self.pipeline = Pipeline(self._pieces, devices)
-        schedule = make_schedule(options.optimizer, options.steps)
-        self.recipe = make_recipe(options.optimizer, schedule)
+        self.recipe = recipe_of(options)
         directory = options.checkpoint
         self._checkpoints = None if directory is None else fo.Checkpoints(directory, 3)
-        self.rates = np.asarray(schedule(np.arange(options.steps)))
+        self.rates = rates_of(self.recipe, options.steps)
 
     def start(self, staged: fo.StageLocal) -> Progress:
         """The start, or as far as the last checkpoint has come."""
@@ -86,7 +99,7 @@ class Job:
         """Saves now and then, if there is a directory for it."""
 
         def save(progress: Progress) -> None:
-            if self._checkpoints and progress.step % self._options.save_every == 0:
+            if self._checkpoints and progress.step % self.options.save_every == 0:
                 self._checkpoints.save(*progress, staged)
 
         return save
@@ -96,8 +109,8 @@ class Job:
         batches = random_batches(
             self._train_text,
             (MICROBATCHES, SEQUENCES, SIZES.length),
-            self._options.steps,
-            self._options.seed,
+            self.options.steps,
+            self.options.seed,
         )
         return train(optimizer, start, self.pipeline, batches, **options)
 
@@ -106,8 +119,9 @@ class Job:
         return self.partition.merge(run.pieces)
 
     def validate(self, run: Run) -> float:
-        """Bits per byte of the text held out."""
-        return bits(self.pipeline.loss(run.pieces, self._validation))
+        """Bits per byte of the text held out; NaN where the losses are not told."""
+        loss = self.pipeline.loss(run.pieces, self._validation)
+        return math.nan if loss is None else bits(loss)
 
     def byte_frequencies(self) -> float:
         """What a model that knows only these would need for the same bytes."""
@@ -116,11 +130,21 @@ class Job:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the job. Not 0 if the two trainings ended further apart than promised."""
-    started = time.perf_counter()
     options = parse(arguments)
+    if options.processes > 1:
+        given = sys.argv[1:] if arguments is None else arguments
+        return launch(Path(__file__), given, options.processes)
+    join(options)
     job = Job(options, stage_devices(options.stages))
-    print(f"{number_of_parameters(job.model):,} parameters on {job.pipeline}")
-    print("the loss is in bits per byte\n")
+    if job.pipeline.has_loss:
+        print(f"{number_of_parameters(job.model):,} parameters on {job.pipeline}")
+        print("the loss is in bits per byte\n")
+    return train_alone(job) if jax.process_count() == 1 else train_together(job)
+
+
+def train_alone(job: Job) -> int:
+    """Trains by stage and on the whole tree, and compares."""
+    started, options = time.perf_counter(), job.options
     staged = job.recipe.build_mpmd(job.model, job.partition)
     whole = WholeTree(job.recipe.build(), job.partition, job.pipeline)
     start = job.start(staged)
@@ -133,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         at_once = job.run(whole, job.on_one_device(start, staged), display=display)
     apart = difference(job.whole_model(by_stage), job.whole_model(at_once))
     story = Story(
-        title=f"{options.optimizer} on {options.stages} pipeline stages",
+        title=f"{name_of(job.recipe)} on {options.stages} pipeline stages",
         staged=by_stage.losses,
         whole=at_once.losses,
         rates=job.rates,
@@ -141,10 +165,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         unigram=job.byte_frequencies(),
         verdict=str(apart),
     )
-    print(f"\n{staged}\n\n{report(story)}")
+    print(f"\n{staged}\n\n{report(story)}\n{checksums(by_stage)}")
     print(f"took               {time.perf_counter() - started:.0f} s")
     print(draw(story, options.output / "pipeline_lm.png"))
     return 0 if apart.within_bound else 1
+
+
+def train_together(job: Job) -> int:
+    """Trains by stage, as one of many processes; no process has the whole tree."""
+    meshes = job.pipeline.devices
+    staged = job.recipe.build_mpmd(job.model, job.partition, meshes=meshes)
+    start = job.start(staged)
+    with progress_bar(job.pipeline.has_loss) as progress:
+        display = Display(progress, "by stage", job.rates)
+        run = job.run(staged, start, display=display, save=job.saver(staged))
+    validation = job.validate(run)
+    print(checksums(run), flush=True)
+    if job.pipeline.has_loss:
+        print(f"\n{staged}\n")
+        print(f"last loss          {run.losses[-1]:.3f}")
+        print(f"validation loss    {validation:.3f} bits per byte", flush=True)
+    return 0
+
+
+def checksums(run: Run) -> str:
+    """A line for each stage of this process: equal bits have equal lines."""
+    return "\n".join(
+        f"stage {stage}            parameters {checksum(piece)}"
+        for stage, piece in enumerate(run.pieces)
+        if piece is not None
+    )
 
 
 def report(story: Story) -> str:
@@ -158,6 +208,28 @@ def report(story: Story) -> str:
             f"byte frequencies   {story.unigram:.3f} bits per byte",
         ]
     )
+
+
+def recipe_of(options: argparse.Namespace) -> fo.Recipe:
+    """That of the file, if there is one, or else of the optimizer by its name."""
+    if options.recipe is None:
+        schedule = make_schedule(options.optimizer, options.steps)
+        return make_recipe(options.optimizer, schedule)
+    updates = max(options.steps // options.recipe.accumulate, 1)
+    return options.recipe.resolve(updates)
+
+
+def rates_of(recipe: fo.Recipe, steps: int) -> Rates:
+    """The learning rate at each step."""
+    schedule = recipe.schedule
+    if not isinstance(schedule, fo.AbstractSchedule):
+        schedule = fo.Constant(schedule)
+    return np.asarray(schedule(np.arange(steps) // recipe.accumulate))
+
+
+def name_of(recipe: fo.Recipe) -> str:
+    """The optimizer's name, as a file would say it."""
+    return type(recipe.optimizer).__name__.lower()
 
 
 def make_schedule(optimizer: str, steps: int) -> fo.Cosine:
@@ -198,6 +270,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="how many stages, and devices",
     )
     parser.add_argument("--optimizer", choices=sorted(REGISTRY), default="adamw")
+    parser.add_argument(
+        "--recipe",
+        type=_recipe,
+        metavar="FILE",
+        help="a recipe in TOML, YAML or JSON, in place of the optimizer's own",
+    )
     parser.add_argument("--steps", type=_positive, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -209,7 +287,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, default=Path("out"), help="where the picture goes"
     )
+    add_arguments(parser)
     return parser.parse_args(arguments)
+
+
+def _recipe(path: str) -> fo.Recipe:
+    try:
+        return KNOWN_TO_FILES.load(path, fo.Recipe)
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _positive(text: str) -> int:

@@ -38,7 +38,7 @@ class Registry(Mapping[str, type]):
         known: dict[str, type] = {}
         for kind in self.kinds:
             _check_kind(kind)
-            if (name := _name(kind)) in known:
+            if (name := name_of(kind)) in known:
                 raise ValueError(
                     f"`Registry` has the name {name!r} twice: "
                     f"{_place(known[name])} and {_place(kind)}. Leave one out, or "
@@ -59,7 +59,7 @@ class Registry(Mapping[str, type]):
 
     def __getitem__(self, name: str) -> type[AbstractConfig]:
         for kind in self.kinds:
-            if _name(kind) == name:
+            if name_of(kind) == name:
                 return kind
         near = difflib.get_close_matches(str(name).lower(), self)
         meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
@@ -68,7 +68,7 @@ class Registry(Mapping[str, type]):
         )
 
     def __iter__(self) -> Iterator[str]:
-        return map(_name, self.kinds)
+        return map(name_of, self.kinds)
 
     def __len__(self) -> int:
         return len(self.kinds)
@@ -182,7 +182,8 @@ class Registry(Mapping[str, type]):
         return f"Registry.of({', '.join(kind.__name__ for kind in self.kinds)})"
 
 
-def _name(kind: type) -> str:
+def name_of(kind: type) -> str:
+    """What a class is called in registries and in files."""
     return kind.__name__.lower()
 
 

@@ -49,12 +49,14 @@ def train(steps):
     return params, state
 
 
-def in_stages(num_stages):
+def in_stages(meshes):
     """The first and the last stage have a parameter in common."""
+    num_stages = len(meshes)
     stage_of = {f"layer{i}": i * num_stages // 6 for i in range(6)}
     stage_of |= {"tied": {0, num_stages - 1}}
     params = make_params()
-    return fo.stage_local(make_tx(), params, fo.partition(params, stage_of))
+    partition = fo.partition(params, stage_of, num_stages=num_stages)
+    return fo.stage_local(make_tx(), params, partition, meshes=meshes)
 
 
 def make_meshes():
@@ -110,7 +112,7 @@ def main():
     jax.config.update("jax_num_cpu_devices", 2)
     jax.distributed.initialize(f"127.0.0.1:{port}", int(processes), int(process))
     meshes = make_meshes()
-    staged = in_stages(len(meshes))
+    staged = in_stages(meshes)
     assert_restored(fo.Checkpoints(given), staged, meshes)
     checkpoints = fo.Checkpoints(own, keep=2)
     for step in range(STEP + 1):

@@ -1,8 +1,9 @@
 """A training in stages that saves as it goes, and goes on from what it saved.
 
-    python tests/killed_training.py DIRECTORY STEPS
+    python tests/killed_training.py DIRECTORY STEPS PORT PROCESSES PROCESS
 
-It prints the step that it starts from, and then each step that is saved.
+Each process has 2 stages. It prints the step that it starts from, and then each step
+that is saved.
 """
 
 import sys
@@ -14,11 +15,12 @@ import optax
 
 
 EVERY = 2  # steps from save to save
+LAYERS = 4
 TX = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(1e-2, b2=0.95))
 
 
 def make_params():
-    keys = jax.random.split(jax.random.key(0), 4)
+    keys = jax.random.split(jax.random.key(0), LAYERS)
     return {f"layer{i}": jax.random.normal(key, (32, 32)) for i, key in enumerate(keys)}
 
 
@@ -26,17 +28,21 @@ def gradients(params, step):
     return jax.tree.map(lambda x: jnp.cos(step + 7 * x), params)
 
 
-def train(directory, steps):
-    jax.config.update("jax_num_cpu_devices", 2)
+def start(devices):
+    """Each stage on a device; None for those of other processes."""
     params = make_params()
-    stages = dict.fromkeys(["layer0", "layer1"], 0) | dict.fromkeys(
-        ["layer2", "layer3"], 1
-    )
+    stages = {name: i * len(devices) // LAYERS for i, name in enumerate(params)}
     partition = fo.partition(params, stages)
-    devices = jax.devices()
     staged = fo.stage_local(TX, params, partition, meshes=devices, donate=True)
-    pieces = jax.device_put(partition.split(params), tuple(devices))
-    states = staged.init(pieces)
+    pieces = tuple(
+        jax.device_put(piece, device) if device in jax.local_devices() else None
+        for piece, device in zip(partition.split(params), devices, strict=True)
+    )
+    return staged, pieces, staged.init(pieces)
+
+
+def train(directory, steps):
+    staged, pieces, states = start(jax.devices())
     checkpoints = fo.Checkpoints(directory, keep=2)
     step = 0
     if checkpoints.latest is not None:
@@ -52,4 +58,8 @@ def train(directory, steps):
 
 
 if __name__ == "__main__":
-    train(sys.argv[1], int(sys.argv[2]))
+    directory, steps, port, processes, process = sys.argv[1:]
+    jax.config.update("jax_num_cpu_devices", 2)
+    if int(processes) > 1:
+        jax.distributed.initialize(f"127.0.0.1:{port}", int(processes), int(process))
+    train(directory, int(steps))

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import re
+from collections.abc import Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints, Literal, Union
 
@@ -29,25 +30,27 @@ WORDS = (
     "- a",
 )
 DTYPES = ("bfloat16", "float16", "float32", "float8_e4m3fn", "int8", "bool")
+NUMBERS = (0.0, -0.0, 0.5, 0.75, 1.0, 1.5, 2.0**-14, 2.0**-24)  # Whole in any dtype.
 ARRAY_DTYPES = (None, "bfloat16", "float16", "float32")
 
 
 @st.composite
-def modules(draw, cls: type, kinds: tuple[type, ...], depth: int = 3) -> Any:
+def modules(draw, cls: Any, kinds: tuple[type, ...], depth: int = 2) -> Any:
     """A module of a class; of any of `kinds` below an abstract class."""
     if inspect.isabstract(cls):
         cls = draw(st.sampled_from([kind for kind in kinds if issubclass(kind, cls)]))
     hints = get_type_hints(cls, include_extras=True)
-    fields = {}
-    for field in dataclasses.fields(cls):
-        has_default = field.default is not dataclasses.MISSING
-        if has_default and (depth == 0 or draw(st.integers(0, 3)) == 0):
+    for _ in range(5):
+        fields = {
+            name: draw(values(annotation, kinds, depth))
+            for name, annotation in hints.items()
+            if not hasattr(cls, name) or (depth > 0 and draw(st.integers(0, 3)))
+        }
+        try:
+            return cls(**fields)
+        except ValueError:  # What a class checks of its fields together.
             continue
-        fields[field.name] = draw(values(hints[field.name], kinds, depth))
-    try:
-        return cls(**fields)
-    except ValueError:  # What a class checks of its fields together.
-        assume(False)
+    assume(False)
 
 
 def values(
@@ -64,16 +67,30 @@ def values(
         return st.sampled_from(arguments)
     if origin is tuple:
         return tuples(arguments, kinds, depth)
-    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
-        return modules(annotation, kinds, depth - 1) if depth else st.nothing()
+    if origin is Sequence:
+        return tuples((*arguments, ...), kinds, depth)
+    if dataclasses.is_dataclass(annotation) or hasattr(annotation, "_fields"):
+        is_deepest = depth <= 0 and has_parts(annotation)
+        return st.nothing() if is_deepest else modules(annotation, kinds, depth - 1)
     if getattr(annotation, "dim_str", None) == "":
         return arrays(limits)
     return plain(annotation, limits)
 
 
+def has_parts(annotation: Any) -> bool:
+    """Whether modules may be inside what this annotation allows."""
+    inner = get_args(annotation)
+    if dataclasses.is_dataclass(annotation):
+        inner = get_type_hints(annotation, include_extras=True).values()
+    return any(dataclasses.is_dataclass(x) or has_parts(x) for x in inner)
+
+
 def tuples(arguments: tuple[Any, ...], kinds: tuple[type, ...], depth: int) -> Any:
     if arguments[1:] == (...,):
-        return st.lists(values(arguments[0], kinds, depth), max_size=3).map(tuple)
+        items = values(arguments[0], kinds, depth)
+        if items.is_empty:
+            return st.just(())
+        return st.lists(items, max_size=2).map(tuple)
     return st.tuples(*(values(item, kinds, depth) for item in arguments))
 
 
@@ -105,11 +122,14 @@ def floats(limits: tuple[Any, ...]) -> st.SearchStrategy[float]:
 
 @st.composite
 def arrays(draw, limits: tuple[Any, ...]) -> Any:
-    dtype, value = draw(st.sampled_from(ARRAY_DTYPES)), draw(floats(limits))
-    with np.errstate(over="ignore"):
-        array = np.asarray(value).astype(dtype or jnp.float32)
-    assume(np.isfinite(array) and within(limits)(float(array)))
-    return jnp.asarray(array) if dtype else jnp.asarray(float(array))
+    dtype = draw(st.sampled_from(ARRAY_DTYPES))
+    if dtype in (None, "float32"):
+        drawn = st.floats(width=32, allow_nan=False, allow_infinity=False)
+        value = draw(st.sampled_from(NUMBERS) | drawn)
+    else:
+        value = draw(st.sampled_from(NUMBERS))
+    value = value if within(limits)(value) else 0.5
+    return jnp.asarray(value) if dtype is None else jnp.asarray(value, dtype)
 
 
 def within(limits: tuple[Any, ...]) -> Any:

@@ -138,6 +138,7 @@ def training():
     partition = fo.partition(twice, list(range(2 * num_stages)))
     check(CLIPPED, twice, partition, meshes * 2)
     spanning()
+    loss_of_one_process()
     print("done", flush=True)
 
 
@@ -156,6 +157,31 @@ def spanning():
     staged = check(optax.adam(1e-2), params, partition, meshes, rows)
     assert staged.rounds == 0
     check(CLIPPED, params, partition, meshes, rows, grade="close")
+
+
+def loss_of_one_process():
+    """The last process has the loss; the others do not know it, and give nothing."""
+    devices = [jax.devices()[0], jax.devices()[-1]]
+    params = make_params(2)
+    partition = fo.partition(params, [0, 1])
+    given = {"value": fo.OnStage(jax.ShapeDtypeStruct((), jnp.float32), 1)}
+    tx = optax.polyak_sgd()
+    staged = fo.stage_local(tx, params, partition, meshes=devices, extra_args=given)
+    pieces = tuple(
+        jax.device_put(piece, devices[stage]) if stage in staged.local_stages else None
+        for stage, piece in enumerate(partition.split(params))
+    )
+    extra = {"value": jnp.float32(3.0)} if 1 in staged.local_stages else {}
+    found, _ = staged.step(pieces, staged.init(pieces), pieces, **extra)
+
+    @jax.jit
+    def whole(params):
+        updates, _ = tx.update(params, tx.init(params), params, value=jnp.float32(3.0))
+        return optax.apply_updates(params, updates)
+
+    for stage, wanted in enumerate(partition.split(whole(params))):
+        if stage in staged.local_stages:
+            fo.testing.assert_equal(found[stage], wanted, grade="close")
 
 
 def mistakes():

@@ -1,55 +1,51 @@
 """Checkpoints of several processes, each of which has stages of its own."""
 
 import os
-import socket
 import subprocess
 import sys
 
 import checkpoint_process
 import functional_opt as fo
 import jax
+import pytest
 from checkpoint_process import assert_restored, in_stages, make_meshes, place_all, STEP
+from ports import free_port
 
 
-PROCESSES = int(os.environ.get("PROCESSES", "2"))
+MORE = [4] if os.environ.get("FUNCTIONAL_OPT_PROCESSES") == "more" else []
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def run_processes(*arguments):
+def run_processes(count, *arguments):
     """Runs the script in every process. Fails with what they printed."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     environment.pop("XLA_FLAGS", None)
     start = [sys.executable, "-W", "error", checkpoint_process.__file__, *arguments]
     started = [
         subprocess.Popen(
-            [*start, str(port), str(PROCESSES), str(process)],
+            [*start, str(port), str(count), str(process)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
         for port in [free_port()]
-        for process in range(PROCESSES)
+        for process in range(count)
     ]
     printed = [process.communicate(timeout=300)[0] for process in started]
     codes = [process.returncode for process in started]
-    assert codes == [0] * PROCESSES, "\n\n".join(printed)
+    assert codes == [0] * count, "\n\n".join(printed)
 
 
-def test_from_one_process_into_many_and_back(tmp_path):
+@pytest.mark.parametrize("count", [2, *MORE])
+def test_from_one_process_into_many_and_back(tmp_path, count):
     given, own = tmp_path / "given", tmp_path / "own"
     meshes = make_meshes()
-    staged = in_stages(len(meshes))
+    staged = in_stages(meshes)
     trained = checkpoint_process.train(STEP)
     params, states = place_all(staged, *trained, meshes)
     fo.Checkpoints(given).save(STEP, params, states, staged)
 
-    run_processes(str(given), str(own))
+    run_processes(count, str(given), str(own))
     assert_restored(fo.Checkpoints(own), staged, meshes)
     whole = fo.Checkpoints(own).restore(*checkpoint_process.train(0))
     fo.testing.assert_equal((whole.params, whole.state), trained)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from etils import epath
 from functional_opt._checkpoints import storage
 from hypothesis import given, strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -546,6 +547,14 @@ def test_steps_only_grow(tmp_path):
         fo.Checkpoints(tmp_path, keep=0)
 
 
+def test_processes_that_do_not_see_the_same_directory(tmp_path):
+    handler = storage.LeavesHandler(["params['a']", "params['b']"], ["params['b']"])
+    own = storage.Save([{"params['a']": jnp.ones(2)}], [])
+    handler.save(epath.Path(tmp_path), own)
+    with pytest.raises(ValueError, match=r"No process has written `params\['b'\]`"):
+        handler.finalize(epath.Path(tmp_path))
+
+
 def test_what_cannot_be_saved(tmp_path):
     checkpoints = fo.Checkpoints(tmp_path)
     gone = jnp.ones(3)
@@ -571,7 +580,7 @@ def test_pieces_that_do_not_fit(tmp_path):
         checkpoints.save(0, params, states[:1], stages.staged)
     with pytest.raises(ValueError, match=r"`params\[0\]` is no piece of"):
         checkpoints.save(0, params[::-1], states, stages.staged)
-    with pytest.raises(ValueError, match=r"No process has given `params\['layer4'\]`"):
+    with pytest.raises(ValueError, match=r"`params\[1\]` is None, but stage 1"):
         checkpoints.save(0, (params[0], None), states, stages.staged)
     assert checkpoints.latest is None
 

@@ -66,6 +66,7 @@ def test_pipeline_computes_what_the_whole_model_does(stages):
         validation = pipeline.loss(placed, batch)
         expected, expected_grads = eqx.filter_value_and_grad(whole_loss)(model, batch)
 
+    assert loss is not None and validation is not None
     np.testing.assert_allclose(loss, expected, rtol=1e-13)
     np.testing.assert_allclose(validation, expected, rtol=1e-13)
     assert [devices_of(piece) for piece in grads] == [{device} for device in devices]
@@ -200,17 +201,56 @@ def test_the_job_goes_on_from_a_checkpoint_in_other_stages(
     assert printed.count("goes on from step 2") == 1
 
 
-def test_the_command_line_helps():
-    script = Path(pipeline_lm.__file__)
+def test_the_job_by_a_recipe_in_a_file(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(pipeline_lm, "SIZES", SIZES)
+    recipe = Path(pipeline_lm.__file__).with_name("recipe.toml")
+    arguments = ["--steps=10", "--stages=2", f"--output={tmp_path}"]
+    options = pipeline_lm.parse([*arguments, f"--recipe={recipe}"])
+    rates = pipeline_lm.rates_of(pipeline_lm.recipe_of(options), 10)
+    assert rates[1:7] == pytest.approx(4e-3) and rates[9] < 2e-3
+    assert pipeline_lm.main([*arguments, f"--recipe={recipe}"]) == 0
+    assert "validation loss" in capsys.readouterr().out
+
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text(recipe.read_text() + "beta1 = 1\n")
+    with pytest.raises(SystemExit):
+        pipeline_lm.parse([f"--recipe={wrong}"])
+    assert "schedule.beta1: unknown key of WarmupStable" in capsys.readouterr().err
+
+
+def run_example(*options):
     done = subprocess.run(
-        [sys.executable, script, "--help"],
+        [sys.executable, Path(pipeline_lm.__file__), *options],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         check=True,
     )
-    for option in ("--stages", "--steps", "--optimizer", "--seed", "--checkpoint"):
-        assert option in done.stdout
+    return done.stdout
+
+
+def test_two_processes_end_with_the_parameters_of_one(tmp_path, capsys):
+    options = ["--steps=1", "--stages=2"]
+    assert pipeline_lm.main([*options, f"--output={tmp_path}"]) == 0
+    parameters = re.compile(r"stage \d +parameters \w{16}")
+    alone = parameters.findall(capsys.readouterr().out)
+    together = parameters.findall(run_example(*options, "--processes=2"))
+    assert len(alone) == 2 and sorted(together) == alone
+
+
+def test_the_command_line_helps():
+    text = run_example("--help")
+    for option in (
+        "--stages",
+        "--steps",
+        "--optimizer",
+        "--recipe",
+        "--seed",
+        "--checkpoint",
+        "--processes",
+        "--output",
+    ):
+        assert option in text
 
 
 def test_a_schedule_of_its_own_tells_each_message_early(capsys):

@@ -1,16 +1,19 @@
 """A training that is killed at random points loses nothing that it has saved."""
 
+import contextlib
 import os
 import random
 import subprocess
 import sys
 import time
+from typing import Any
 
 import functional_opt as fo
 import jax
 import killed_training
 import optax
 from killed_training import EVERY, gradients, make_params, TX
+from ports import free_port
 
 
 KILLS = int(os.environ.get("KILLS", "3"))
@@ -18,31 +21,53 @@ SEED = int(os.environ.get("SEED", "0"))
 STEPS = 16 * KILLS  # more than it gets to before the last kill
 
 
-def start(directory):
-    return subprocess.Popen(
-        [sys.executable, killed_training.__file__, str(directory), str(STEPS)],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(sys.path),
-            "XLA_FLAGS": "",
-        },
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+@contextlib.contextmanager
+def training(directory, processes):
+    """A training in some processes, which are all gone afterwards."""
+    options = [directory, STEPS, free_port(), processes]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    started: list[Any] = [
+        subprocess.Popen(
+            [sys.executable, killed_training.__file__, *map(str, [*options, process])],
+            env={**environment, "XLA_FLAGS": ""},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(processes)
+    ]
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def steps_in(lines):
+    """JAX has a word to say, too."""
+    return (int(line) for line in lines if line.strip().isdigit())
 
 
 def run_and_kill(directory, chance, pause):
-    """Where a run started from, what it said it saved, and the time between saves."""
+    """What the first process said it saved, and the time between saves.
+
+    One process is killed at a random point, the others some time later.
+    """
     steps, times = [], []
-    with start(directory) as process:
-        assert process.stdout is not None
+    with training(directory, processes=chance.randint(1, 2)) as processes:
+        said = steps_in(processes[0].stdout)
         for _ in range(chance.randint(1, 4)):
-            steps.append(int(process.stdout.readline()))
+            steps.append(next(said))
             times.append(time.monotonic())
+        first, *others = chance.sample(processes, len(processes))
         time.sleep(chance.uniform(0, pause))
-        process.kill()
-        steps += map(int, process.stdout.read().split())
-    assert process.returncode == -9, "It was over before it was killed."
+        assert first.poll() is None, "It was over before it was killed."
+        first.kill()
+        time.sleep(chance.uniform(0, pause))
+        for process in others:
+            process.kill()
+        steps += said
     return steps, (times[-1] - times[0]) / (len(times) - 1) if times[1:] else pause
 
 
@@ -71,10 +96,9 @@ def test_nothing_is_lost_but_the_steps_since_the_last_save(tmp_path):
         saved = max([first, *later])
         torn += any(not path.name.isdigit() for path in tmp_path.iterdir())
     print(f"{torn} kills left a checkpoint that was not complete")
-    with start(tmp_path) as process:
-        assert process.stdout is not None
-        last = [int(line) for line in process.stdout][-1]
-    assert (process.returncode, last) == (0, STEPS)
+    with training(tmp_path, processes=1) as (process,):
+        last = max(steps_in(process.stdout))
+        assert (process.wait(), last) == (0, STEPS)
 
     params, state = train_without_a_break()
     restored = fo.Checkpoints(tmp_path).restore(params, state)

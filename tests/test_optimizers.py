@@ -294,3 +294,54 @@ def test_optimizer_of_a_user():
     incomplete = type("Incomplete", (fo.AbstractOptimizer,), {})
     with pytest.raises(TypeError, match="abstract"):
         incomplete()
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (
+            lambda: fo.Muon(ns_coeffs=((1.0, 0.0, 0.0),) * 6),
+            r"`Muon.ns_steps` must be at least the number of triples in "
+            r"`Muon.ns_coeffs`, 6, got 5\.",
+        ),
+        (
+            lambda: fo.Scion(norm="Sign").build(0.1).init(PARAMS),
+            r"`Scion.norm` 'Sign' needs parameters of rank 2 or more, got one of shape "
+            r"\(2,\)\.",
+        ),
+        (lambda: fo.Kron(precond_lr=1.5), r"`Kron.precond_lr` must be in \(0, 1\]"),
+        (lambda: fo.Quad(max_skew_dense=0), r"`Quad.max_skew_dense` must be greater"),
+    ],
+)
+def test_settings_that_do_not_fit(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "optimizer, decays",
+    [
+        (fo.Muon(weight_decay=0.1, adam_weight_decay=0.2), {"w": 0.1, "b": 0.2}),
+        (
+            fo.Muon(
+                weight_decay=0.1,
+                muon_weight_dimension_numbers=lambda _: {"w": None, "b": None},
+            ),
+            {"w": 0.0, "b": 0.0},
+        ),
+        (fo.Muon(weight_decay=0.1, weight_decay_mask=fo.Where("b")), {"w": 0.0}),
+        (fo.Scion(), {"w": 1.0, "b": 1.0}),
+        (fo.Scion(unconstrained=True), {"w": 0.0, "b": 0.0}),
+        (fo.Kron(weight_decay=0.1, mask=fo.Where("w")), {"w": 0.1, "b": 0.0}),
+    ],
+)
+def test_decay_as_it_is_explained(optimizer, decays):
+    """Without a gradient, a parameter moves by its decay alone."""
+    assigned = optimizer.assign(PARAMS)
+    assert {name: assigned[name].weight_decay for name in decays} == decays
+    transformation = optimizer.build(0.1)
+    zero = jax.tree.map(jnp.zeros_like, PARAMS)
+    updates, _ = transformation.update(zero, transformation.init(PARAMS), PARAMS)
+    for name, decay in decays.items():
+        expected = -0.1 * decay * PARAMS[name]
+        fo.testing.assert_equal(updates[name], expected, grade="close")

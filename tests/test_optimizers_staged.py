@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import functional_opt as fo
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from functional_opt._transformations.kronecker import balance, precondition
 
 
 PARAMS = {
@@ -103,3 +105,30 @@ def test_state_keeps_its_types(name, dtype):
     state = jax.eval_shape(transformation.init, params)
     _, after = jax.eval_shape(transformation.update, params, state, params)
     assert jax.tree.map(str, after) == jax.tree.map(str, state)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_of_zero(name):
+    params = {"weight": jnp.ones((4, 3)), "bias": jnp.ones(4), "scale": jnp.ones(())}
+    transformation = CASES[name].optimizer.build(0.1)
+    state, update = transformation.init(params), jax.jit(transformation.update)
+    gradients = jax.tree.map(jnp.zeros_like, params)
+    for _ in range(3):
+        updates, state = update(gradients, state, params)
+        assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(updates))
+
+
+def test_balancing_changes_no_product():
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(0), 4)
+        factors = (
+            jax.random.normal(keys[0], (3, 3)) * 1e-3,
+            jax.random.normal(keys[1], (4,)),
+            jax.random.normal(keys[2], (5, 5)) * 1e4,
+        )
+        balanced = balance(factors)
+        largest = [float(jnp.max(jnp.abs(factor))) for factor in balanced]
+        np.testing.assert_allclose(largest, largest[0], rtol=1e-12)
+        x = jax.random.normal(keys[3], (3, 4, 5))
+        before, after = precondition(factors, x), precondition(balanced, x)
+        fo.testing.assert_equal(after, before, grade="close")

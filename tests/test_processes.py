@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -10,18 +9,13 @@ from pathlib import Path
 
 import process_worker
 import pytest
+from ports import free_port
 
 
 WORKER = Path(process_worker.__file__)
 ROOT = WORKER.parents[1]
 MORE = [4] if os.environ.get("FUNCTIONAL_OPT_PROCESSES") == "more" else []
 LONGEST = 300  # seconds, on a busy machine
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
 
 
 def run(task, count, devices):

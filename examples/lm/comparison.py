@@ -1,5 +1,6 @@
 """How far two models are from each other."""
 
+import hashlib
 from typing import NamedTuple
 
 import equinox as eqx
@@ -33,6 +34,14 @@ class Difference(NamedTuple):
             f"{self.largest:.1e} of the largest entry of {self.path}, "
             f"{verdict} the bound of {BOUND:.0e}"
         )
+
+
+def checksum(tree: PyTree) -> str:
+    """The same for trees of the same bits."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array)):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def difference(actual: PyTree, expected: PyTree) -> Difference:

@@ -49,7 +49,7 @@ class Display:
         self._progress.update(self._line, advance=1, loss=loss, rate=rate, speed=speed)
 
 
-def progress_bar() -> Progress:
+def progress_bar(shown: bool = True) -> Progress:
     """The bar that `Display` adds a line to."""
     return Progress(
         TextColumn("[bold]{task.description}"),
@@ -59,4 +59,5 @@ def progress_bar() -> Progress:
         TextColumn("rate [cyan]{task.fields[rate]:.1e}[/]"),
         TextColumn("[cyan]{task.fields[speed]:,.0f}[/] tokens/s"),
         TimeRemainingColumn(),
+        disable=not shown,
     )

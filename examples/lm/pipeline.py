@@ -5,23 +5,25 @@ whatever has its inputs, so the pipeline fills and drains by itself.
 """
 
 import functools
+import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .links import is_here, Link, Shape
 from .model import cross_entropy, Model
 from .text import Batch
 
 
 # To pyright `jax.Device` is a variable, since jaxlib does not say what it is.
 Device: TypeAlias = jax.Device  # pyright: ignore[reportInvalidTypeForm]
-Pieces = tuple[Model, ...]
+Pieces = tuple[Any, ...]  # of a Model; None for a stage of another process
 Activations = Float[Array, "sequences length width"]
 Scalar = Float[Array, ""]
 
@@ -29,20 +31,35 @@ Scalar = Float[Array, ""]
 def stage_devices(stages: int) -> list[Device]:
     """A device for each stage: accelerators if there are enough, else virtual CPUs.
 
-    CPU devices can be added only before JAX is first used.
+    In many processes each has as many of the stages as any other, or one more. CPU
+    devices can be added only before JAX is first used.
     """
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", stages)
-    devices = jax.devices()
-    if len(devices) < stages:
-        devices = jax.devices("cpu")
-    if len(devices) < stages:
+    devices = _one_for_each(stages, jax.devices())
+    devices = devices or _one_for_each(stages, jax.devices("cpu"))
+    if not devices:
         raise RuntimeError(
-            f"{stages} stages need {stages} devices, and there are {len(devices)}. "
-            "Is a number of devices set in XLA_FLAGS?"
+            f"{stages} stages need {stages} devices, at least one in each process, and "
+            f"there are {jax.device_count()} in {jax.process_count()} processes. Is a "
+            "number of devices set in XLA_FLAGS?"
         )
-    jax.config.update("jax_default_device", devices[0])
-    return devices[:stages]
+    jax.config.update("jax_default_device", next(filter(is_here, devices)))
+    return devices
+
+
+def _one_for_each(stages: int, devices: Sequence[Device]) -> list[Device]:
+    """Devices of the first process, then of the second: empty if there are too few."""
+    count = jax.process_count()
+    unused = [
+        [device for device in devices if device.process_index == process][::-1]
+        for process in range(count)
+    ]
+    owners = [stage * count // stages for stage in range(stages)]
+    enough = all(owners.count(p) <= len(own) for p, own in enumerate(unused))
+    if stages < count or not enough:
+        return []
+    return [unused[process].pop() for process in owners]
 
 
 class Pipeline:
@@ -51,27 +68,42 @@ class Pipeline:
     def __init__(self, pieces: Pieces, devices: Sequence[Device]):
         self.devices = tuple(devices)
         self._stages = [_Stage(stage, piece) for stage, piece in enumerate(pieces)]
+        self._here = [is_here(device) for device in devices]
+        self._shapes = jax.eval_shape(lambda: _params(pieces[0]))
+        pairs = list(itertools.pairwise(self.devices))
+        self._onward = [Link(source, target) for source, target in pairs]
+        self._back = [Link(target, source) for source, target in pairs]
 
     def __str__(self) -> str:
         return ", ".join(str(device) for device in self.devices)
 
+    @property
+    def has_loss(self) -> bool:
+        """Whether this process is the one that is told the losses."""
+        return self._here[-1]
+
     def place(self, pieces: Pieces) -> Pieces:
-        """A copy of each stage's piece, on its device."""
+        """A copy of each stage's piece, on its device; None for other processes'."""
         return tuple(
-            _copy_to(device, piece)
+            _copy_to(device, piece) if is_here(device) else None
             for device, piece in zip(self.devices, pieces, strict=True)
         )
 
-    def loss(self, pieces: Pieces, batch: Batch) -> Scalar:
+    def loss(self, pieces: Pieces, batch: Batch) -> Scalar | None:
         """The mean loss of a batch, on the last stage's device."""
         params = [_params(piece) for piece in pieces]
-        losses = [
-            self._stages[-1].loss(params[-1], self._forward(params, x)[-1], targets)
+        lefts = [
+            (self._forward(params, x)[-1], targets)
             for x, targets in self._microbatches(batch)
         ]
+        if not self.has_loss:
+            return None
+        losses = [self._stages[-1].loss(params[-1], x, targets) for x, targets in lefts]
         return jnp.stack(losses).mean()
 
-    def loss_and_grads(self, pieces: Pieces, batch: Batch) -> tuple[Scalar, Pieces]:
+    def loss_and_grads(
+        self, pieces: Pieces, batch: Batch
+    ) -> tuple[Scalar | None, Pieces]:
         """The mean loss of a batch and its gradients, each on its stage's device."""
         params = [_params(piece) for piece in pieces]
         microbatches = list(self._microbatches(batch))
@@ -83,39 +115,53 @@ class Pipeline:
         *grads, loss = functools.reduce(_add_each, parts)
         return loss, tuple(grads)
 
-    def _microbatches(self, batch: Batch) -> Iterable[tuple[Array, Array]]:
-        for inputs, targets in zip(batch.inputs, batch.targets, strict=True):
-            yield (
-                jax.device_put(inputs, self.devices[0]),
-                jax.device_put(targets, self.devices[-1]),
+    def _microbatches(self, batch: Batch) -> Iterable[tuple[Any, Any]]:
+        ends = self.devices[0], self.devices[-1]
+        for both in zip(batch.inputs, batch.targets, strict=True):
+            inputs, targets = (
+                jax.device_put(array, device) if is_here(device) else array
+                for array, device in zip(both, ends, strict=True)
             )
+            yield inputs, targets
 
-    def _forward(self, params: Sequence[Model], x: Array) -> list[Array]:
+    @functools.cached_property
+    def _hidden(self) -> Callable[[tuple[int, ...]], Shape]:
+        """What goes from stage to stage for a microbatch of a shape."""
+
+        def hidden(shape: tuple[int, ...]) -> Shape:
+            tokens = Shape(shape, jnp.int32)
+            return jax.eval_shape(self._stages[0].forward, self._shapes, tokens)
+
+        return functools.cache(hidden)
+
+    def _forward(self, params: Sequence[Any], x: Any) -> list[Any]:
         """What enters each stage, on the stage's device."""
+        hidden = self._hidden(x.shape)
         entered = [x]
-        for stage, device in enumerate(self.devices[1:]):
-            left = self._stages[stage].forward(params[stage], entered[stage])
-            entered.append(jax.device_put(left, device))
+        for stage, link in enumerate(self._onward):
+            left = None
+            if self._here[stage]:
+                left = self._stages[stage].forward(params[stage], entered[stage])
+            entered.append(link.send(left, hidden))
         return entered
 
     def _backward(
-        self,
-        params: Sequence[Model],
-        entered: list[Array],
-        targets: Array,
-        share: float,
+        self, params: Sequence[Any], entered: list[Any], targets: Array, share: float
     ) -> list[PyTree]:
         """The gradients of each stage, and behind them the loss, times `share`."""
-        last = len(self._stages) - 1
-        loss, (grads, above) = self._stages[last].loss_and_grads(
-            params[last], entered[last], targets, share
-        )
-        results = [loss, grads]
-        for stage in reversed(range(last)):
-            above = jax.device_put(above, self.devices[stage])
-            grads, above = self._stages[stage].backward(
-                params[stage], entered[stage], above
+        loss = grads = above = None
+        if self.has_loss:
+            loss, (grads, above) = self._stages[-1].loss_and_grads(
+                params[-1], entered[-1], targets, share
             )
+        results = [loss, grads]
+        hidden = self._hidden(entered[0].shape)
+        for stage, link in reversed(list(enumerate(self._back))):
+            above, grads = link.send(above, hidden), None
+            if self._here[stage]:
+                grads, above = self._stages[stage].backward(
+                    params[stage], entered[stage], above
+                )
             results.append(grads)
         return results[::-1]
 
@@ -167,7 +213,10 @@ def _copy_to(device: Device, piece: Model) -> Model:
 
 
 def _add_each(total: list[PyTree], part: list[PyTree]) -> list[PyTree]:
-    return [_add(mine, more) for mine, more in zip(total, part, strict=True)]
+    return [
+        None if mine is None else _add(mine, more)
+        for mine, more in zip(total, part, strict=True)
+    ]
 
 
 @partial(jax.jit, donate_argnums=0)

@@ -35,7 +35,10 @@ class Progress(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A finished training. Losses from before the checkpoint it began with are NaN."""
+    """A finished training. Losses from before the checkpoint it began with are NaN.
+
+    So are all of them in a process that is not told the losses.
+    """
 
     losses: Float[np.ndarray, " steps"]
     pieces: Pieces
@@ -95,6 +98,8 @@ def train(
         pieces, states = optimizer.step(grads, states, pieces)
         progress = Progress(step + 1, pieces, states)
         save(progress)
+        if loss is None:
+            continue
         losses.append(loss)
         # The step before last has ended, or nearly: reading its loss holds up nothing,
         # and keeps this loop from running far ahead of the devices.

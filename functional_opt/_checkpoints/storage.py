@@ -56,8 +56,8 @@ class LeavesHandler(ocp.CheckpointHandler):
         for path in self._paths:
             if path in self._required and path not in found:
                 raise ValueError(
-                    f"No process has given `{path}`, so there is no checkpoint. Give "
-                    "`save` the pieces of all stages that the process owns."
+                    f"No process has written `{path}` to `{directory}`, so there is "
+                    "no checkpoint. All processes must see the same directory."
                 )
         _check_copies(tuple(c) for content in contents for c in content["copies"])
         records = {path: found[path] for path in self._paths if path in found}

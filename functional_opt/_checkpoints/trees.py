@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 
 from .._stages.local import StageLocal
 from .._stages.placing import Place
+from .._stages.processes import check_pieces_here
 from .._stages.trees import check_stages, Cut, Pieces
 from .records import is_array, Record, record_of
 
@@ -96,8 +97,9 @@ class Training:
         if staged is None:
             return cls((Tree.whole("params", params), Tree.whole("state", state)))
         partition, state_cut = staged.partition, staged.programs[0].state
-        check_stages("params", params, partition.num_stages)
-        check_stages("state", state, partition.num_stages)
+        for name, pieces in (("params", params), ("state", state)):
+            check_stages(name, pieces, partition.num_stages)
+            check_pieces_here(name, pieces, staged.local_stages, partition.num_stages)
         forms = [partition.form_of(piece) for piece in params if piece is not None]
         form = next(iter(forms), partition.model)
         return cls(

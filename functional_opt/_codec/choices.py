@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from .._recipe import Recipe
+from .._registry import name_of
 from .errors import shown, suggestion
 from .fields import arms_of, is_module, title_of
 
@@ -22,7 +23,7 @@ class Choice(NamedTuple):
 
     def name_of(self, cls: type) -> str | None:
         """The name that a table of this class carries here, if it needs one."""
-        return None if cls is self.default else cls.__name__.lower()
+        return None if cls is self.default else name_of(cls)
 
 
 def choice_of(bases: tuple[type, ...], kinds: tuple[type, ...]) -> Choice:
@@ -33,12 +34,20 @@ def choice_of(bases: tuple[type, ...], kinds: tuple[type, ...]) -> Choice:
     """
     made = [base for base in bases if not inspect.isabstract(base)]
     found = [kind for kind in kinds if issubclass(kind, bases)]
-    options = {cls.__name__.lower(): cls for cls in (*made, *found)}
+    options = {name_of(cls): cls for cls in (*made, *found)}
     return Choice(
-        title=" or ".join(map(title_of, bases)),
+        title=_title(bases),
         options=MappingProxyType(options),
         default=made[0] if made == list(bases) != [] else None,
     )
+
+
+def _title(bases: tuple[type, ...]) -> str:
+    """What classes are called together: by their abstract base if they share one."""
+    for shared in _abstract_bases(bases[0]) if len(bases) > 1 else ():
+        if all(issubclass(base, shared) for base in bases):
+            return title_of(shared)
+    return " or ".join(map(title_of, bases))
 
 
 def bases_of(annotation: Any) -> tuple[type, ...]:
@@ -51,20 +60,29 @@ def root_choice(kinds: tuple[type, ...], kind: type | None) -> Choice:
     """The classes of a whole document; `None` is a recipe, or what its name says."""
     if kind is not None:
         return choice_of((kind,), kinds)
-    options = {cls.__name__.lower(): cls for cls in (Recipe, *kinds)}
+    options = {name_of(cls): cls for cls in (Recipe, *kinds)}
     return Choice("Recipe", MappingProxyType(options), Recipe)
 
 
 def why_not(name: Any, choice: Choice, kinds: tuple[type, ...]) -> str:
     """Why no table here may have this name."""
-    others = (kind for kind in kinds if kind.__name__.lower() == name)
+    others = (kind for kind in kinds if name_of(kind) == name)
     other = next((f" but {_sort_of(kind)}" for kind in others), "")
     near = suggestion(name, choice.options)
     return f"{shown(name)} is no {choice.title}{other}; {near}"
 
 
 def _sort_of(cls: type) -> str:
-    """What a class is, in the words of its abstract base."""
-    bases = (base for base in cls.__mro__[1:] if inspect.isabstract(base))
-    title = title_of(next(bases, cls))
+    """What a class is, in the words of its most abstract base."""
+    *_, base = (cls, *_abstract_bases(cls))
+    title = title_of(base)
     return f"{'an' if title[0] in 'AEIOU' else 'a'} {title}"
+
+
+def _abstract_bases(cls: type) -> list[type]:
+    """The abstract classes of ours that a class is one of, the nearest first."""
+    return [
+        base
+        for base in cls.__mro__
+        if inspect.isabstract(base) and base.__name__.startswith("Abstract")
+    ]

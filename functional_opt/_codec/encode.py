@@ -1,8 +1,7 @@
 """From modules to plain data: tables, lists, numbers, words and bools."""
 
-import dataclasses
 from collections.abc import Iterator
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from jax.core import Tracer
 
 from .choices import bases_of, Choice, choice_of, root_choice
 from .errors import ConfigError, place_text, shown
-from .fields import arms_of, fields_of, is_text, NONE
+from .fields import arms_of, fields_of, is_module, is_text, items_of, NONE
 
 
 Path = tuple[str | int, ...]
@@ -58,7 +57,7 @@ class Encoder:
 
     def value(self, value: Any, annotation: Any, path: Path) -> Any:
         """A value of a field with this annotation, or of an item of a tuple."""
-        if dataclasses.is_dataclass(value):
+        if is_module(type(value)):
             choice = choice_of(bases_of(annotation), self._kinds)
             return self.table(value, choice, path)
         match value:
@@ -107,10 +106,9 @@ def _array(value: jax.Array) -> dict[str, Any]:
 def _item_annotations(annotation: Any, value: tuple[Any, ...]) -> Iterator[Any]:
     """The annotation of each item of a tuple."""
     for arm, _ in arms_of(annotation):
-        if get_origin(arm) is tuple:
-            items = get_args(arm)
-            if len(items) == 2 and items[1] is Ellipsis:
-                return iter(items[:1] * len(value))
-            if len(items) == len(value):
-                return iter(items)
+        items = items_of(arm) or ()
+        if items[1:] == (...,):
+            return iter(items[:1] * len(value))
+        if len(items) == len(value):
+            return iter(items)
     return iter([Any] * len(value))

@@ -18,14 +18,12 @@ class ConfigError(ValueError):
     >>> import functional_opt as fo
     >>> registry = fo.Registry.of(fo.AdamW, fo.Cosine)
     >>> try:
-    ...     registry.decode({"optimizer": {"name": "adamwx"}, "clip_nrm": 1.0})
+    ...     registry.decode({"optimizer": {"name": "adamwx"}, "clip_norm": -1})
     ... except fo.ConfigError as error:
     ...     print(error)
     optimizer.name: 'adamwx' is no Optimizer; did you mean 'adamw'? known: adamw
     schedule: required key of Recipe is missing
-    clip_nrm: unknown key of Recipe; did you mean 'clip_norm'? known: optimizer, \
-schedule, clip_norm, weight_decay, decay_where, accumulate, skip_nonfinite, \
-ema_decay, state_dtype, track_norm
+    clip_norm: must be greater than 0, got -1.0
 
     ```
 

@@ -5,7 +5,7 @@ import functools
 import inspect
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType, NoneType
 from typing import (
     Annotated,
@@ -24,7 +24,7 @@ from .._config import is_union
 
 NONE = "none"  # Stands for None, for which TOML has no word.
 
-ARGUMENT = re.compile(r"^- ((?:`\w+`, )*`\w+`): (.*(?:\n(?: +.*)?)*)", re.MULTILINE)
+ARGUMENT = re.compile(r"^- ((?:`\w+`,\s+)*`\w+`): (.*(?:\n(?: +.*)?)*)", re.MULTILINE)
 LINK = re.compile(r"\[`(\w+)`\]\[\]")
 REFERENCE = re.compile(rf"as in {LINK.pattern}\.")
 
@@ -41,21 +41,20 @@ class Field(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)
 def fields_of(cls: type) -> tuple[Field, ...]:
-    """The fields of a dataclass that its maker may give."""
+    """The fields of a class that its maker may give."""
     hints = get_type_hints(cls, include_extras=True)
     meanings = meanings_of(cls)
     fields = tuple(
         Field(
-            name=field.name,
-            annotation=hints[field.name],
-            required=_is_required(field),
-            default=_default(field),
-            meaning=meanings.get(field.name, ""),
+            name=name,
+            annotation=hints[name],
+            required=default is dataclasses.MISSING,
+            default=None if default is dataclasses.MISSING else default,
+            meaning=meanings.get(name, ""),
         )
-        for field in dataclasses.fields(cls)
-        if field.init
+        for name, default in _defaults(cls).items()
     )
-    if any(field.name == "name" for field in fields):
+    if "name" in hints:
         raise TypeError(
             f"`{cls.__name__}.name` cannot be in a document, where `name` says the "
             "class. Rename the field."
@@ -63,19 +62,20 @@ def fields_of(cls: type) -> tuple[Field, ...]:
     return fields
 
 
-def _is_required(field: dataclasses.Field[Any]) -> bool:
+def _defaults(cls: Any) -> dict[str, Any]:
+    """The default of each field as an instance has it, `MISSING` where it has none."""
     missing = dataclasses.MISSING
-    return field.default is missing and field.default_factory is missing
+    if not dataclasses.is_dataclass(cls):
+        return {name: cls._field_defaults.get(name, missing) for name in cls._fields}
+    return {x.name: _default(x) for x in dataclasses.fields(cls) if x.init}
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
-    if _is_required(field):
-        return None
     if field.default_factory is not dataclasses.MISSING:
-        value = field.default_factory()
-    else:
-        value = field.default
-    return field.metadata.get("converter", lambda x: x)(value)
+        return field.default_factory()
+    if field.default is dataclasses.MISSING:
+        return field.default
+    return field.metadata.get("converter", lambda x: x)(field.default)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -118,7 +118,19 @@ def arms_of(annotation: Any, limits: tuple[Any, ...] = ()) -> list[tuple[Any, An
 
 
 def is_module(annotation: Any) -> bool:
-    return isinstance(annotation, type) and dataclasses.is_dataclass(annotation)
+    """Whether a table says it: a module, another dataclass or a `NamedTuple`."""
+    if not isinstance(annotation, type):
+        return False
+    is_named_tuple = issubclass(annotation, tuple) and hasattr(annotation, "_fields")
+    return is_named_tuple or dataclasses.is_dataclass(annotation)
+
+
+def items_of(annotation: Any) -> tuple[Any, ...] | None:
+    """The types of the items if this is a type of tuples, with `...` as in `tuple`."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is tuple:
+        return arguments
+    return (*arguments, ...) if origin is Sequence else None
 
 
 def is_scalar_array(annotation: Any) -> bool:

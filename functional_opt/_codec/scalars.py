@@ -160,11 +160,14 @@ def array_wire(annotation: Any, limits: tuple[Any, ...]) -> Any:
     return Annotated[wire, *(AfterValidator(check) for check in _checks(limits))]
 
 
+class Array:
+    """A 0-d array. Without a dtype it is weakly typed, as a number is."""
+
+
 @functools.lru_cache(maxsize=64)
 def _array_table(dtypes: tuple[str, ...]) -> Any:
     keys = {"array": float, "dtype": NotRequired[_dtype_wire(dtypes)]}
-    summary = "A 0-d array. Without a dtype it is weakly typed, as a number is."
-    wire = table("Array", keys, summary, __name__)
+    wire = table("Array", keys, Array)
     return Annotated[wire, WrapValidator(_read_array)]
 
 

@@ -5,15 +5,26 @@ from typing import Any
 import typing_extensions
 from pydantic import ConfigDict
 
+from .fields import summary_of
+
 
 # Pydantic refuses that of `typing` before Python 3.12. To pyright both are syntax.
 TypedDict: Any = typing_extensions.TypedDict
 
 
-def table(title: str, keys: dict[str, Any], summary: str, module: str) -> Any:
-    """A strict table with these keys and no other."""
-    wire = TypedDict(title, keys)
-    wire.__doc__ = summary
-    wire.__module__ = module
-    wire.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+def table(key: str, keys: dict[str, Any], cls: type) -> Any:
+    """A strict table with these keys and no other.
+
+    **Arguments:**
+
+    - `key`: what a JSON Schema calls it.
+    - `keys`: the type of each key.
+    - `cls`: the class whose name and docstring an editor shows.
+    """
+    wire = TypedDict(key, keys)
+    wire.__doc__ = summary_of(cls)
+    wire.__module__ = cls.__module__
+    wire.__pydantic_config__ = ConfigDict(
+        title=cls.__name__, extra="forbid", strict=True
+    )
     return wire

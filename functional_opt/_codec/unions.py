@@ -23,8 +23,8 @@ EXPECTED = (
 
 def tagged(wires: Mapping[str, Any], tag_of: Callable[[Any], str | None]) -> Any:
     """One of several wires: the one whose tag a value has."""
-    if not wires:
-        return NOTHING
+    if len(wires) < 2:
+        return next(iter(wires.values()), NOTHING)
     arms = tuple(Annotated[wire, Tag(MARK + tag)] for tag, wire in wires.items())
     return Annotated[
         Union[arms],  # noqa: UP007

@@ -12,7 +12,6 @@ from typing import (
     Annotated,
     Any,
     ForwardRef,
-    get_args,
     get_origin,
     Literal,
     NotRequired,
@@ -30,10 +29,11 @@ from pydantic import (
     WrapValidator,
 )
 
+from .._registry import name_of
 from .choices import bases_of, Choice, choice_of, root_choice, why_not
 from .encode import plain_default
 from .errors import shown
-from .fields import arms_of, Field, fields_of, is_scalar_array, is_text, summary_of
+from .fields import arms_of, Field, fields_of, is_scalar_array, is_text, items_of
 from .problems import refusal, refusal_of_module, reworded
 from .scalars import (
     array_wire,
@@ -108,12 +108,14 @@ class Wires:
         return self.tables[cls, is_default]
 
     def _keys_of(self, cls: type, is_default: bool) -> Any:
-        name = Literal[cls.__name__.lower()]  # pyright: ignore[reportInvalidTypeForm]
+        name = Literal[name_of(cls)]  # pyright: ignore[reportInvalidTypeForm]
         keys = {"name": NotRequired[name] if is_default else name}
         for field in fields_of(cls):
             wire = self._of_field(field)
             keys[field.name] = wire if field.required else NotRequired[wire]
-        return table(cls.__name__, keys, summary_of(cls), cls.__module__)
+        is_both = is_default and cls in self._kinds
+        key = f"{cls.__name__}WithoutName" if is_both else cls.__name__
+        return table(key, keys, cls)
 
     def _of_field(self, field: Field) -> Any:
         wire = self._of_annotation(field.annotation, (FINITE,))
@@ -158,18 +160,17 @@ class Wires:
             return [("text", dtype_wire(limits))]
         if get_origin(arm) is Literal:
             return literal_wires(arm)
-        if get_origin(arm) is tuple:
-            return [("list", self._of_tuple(arm))]
+        if (items := items_of(arm)) is not None:
+            return [("list", self._of_tuple(items))]
         if is_scalar_array(arm):
             return [("array", array_wire(arm, limits))]
         return []
 
-    def _of_tuple(self, annotation: Any) -> Any:
-        items = tuple(
-            item if item is Ellipsis else self._of_annotation(item)
-            for item in get_args(annotation)
+    def _of_tuple(self, items: tuple[Any, ...]) -> Any:
+        wires = tuple(
+            item if item is Ellipsis else self._of_annotation(item) for item in items
         )
-        return Annotated[tuple[items], BeforeValidator(_as_tuple)]
+        return Annotated[tuple[wires], BeforeValidator(_as_tuple)]
 
 
 def _as_tuple(value: Any) -> Any:

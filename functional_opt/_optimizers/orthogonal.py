@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Annotated, Any, final, Literal
 
+import jax
 import optax
 from annotated_types import Interval
 from jaxtyping import PyTree
@@ -11,6 +12,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from .._base import AbstractOptimizer, AbstractSchedule
 from .._config import as_dtype, check_fields, number, part, setting
+from .._explain import assigned
 from .._transformations.norm_ball import minimize_over_ball, Norm
 from .._types import (
     DecayRate,
@@ -113,6 +115,8 @@ class Muon(AbstractOptimizer):
     def __check_init__(self) -> None:
         check_fields(self)  # Equinox checks the base class later than this one.
         triples = self.ns_coeffs
+        if not triples:
+            raise ValueError("`Muon.ns_coeffs` must have at least one triple, got ().")
         if isinstance(triples[0], tuple) and len(triples) > self.ns_steps:
             raise ValueError(
                 f"`Muon.ns_steps` must be at least the number of triples in "
@@ -154,6 +158,37 @@ class Muon(AbstractOptimizer):
         return AbstractOptimizer.build_decayed(
             plain, schedule, weight_decay, mask or self.weight_decay_mask
         )
+
+    def assign(
+        self,
+        params: PyTree,
+        weight_decay: Scalar | None = None,
+        mask: Mask | None = None,
+    ) -> PyTree:
+        if weight_decay is not None:
+            return assigned(self, params, weight_decay, mask)
+        matrices = assigned(self, params, self.weight_decay, mask)
+        rest = assigned(self, params, self.adam_weight_decay, _all)
+        return jax.tree.map(
+            lambda is_matrix, one, other: one if is_matrix else other,
+            *(self._are_matrices(params), matrices, rest),
+        )
+
+    def _are_matrices(self, params: PyTree) -> PyTree:
+        numbers = self.muon_weight_dimension_numbers
+        if numbers is None:
+            return jax.tree.map(lambda leaf: leaf.ndim == 2, params)
+        if callable(numbers):
+            numbers = numbers(params)
+        return jax.tree.map(
+            lambda given, part: jax.tree.map(lambda _: given is not None, part),
+            *(numbers, params),
+            is_leaf=lambda x: x is None or isinstance(x, MuonDimensionNumbers),
+        )
+
+
+def _all(params: PyTree) -> PyTree:
+    return jax.tree.map(lambda _: True, params)
 
 
 @final
@@ -224,8 +259,7 @@ class Scion(AbstractOptimizer):
             scale=self.scale,
         )
         average = optax.ema(1 - self.momentum, False, accumulator_dtype=self.mu_dtype)
-        pull = 0.0 if self.unconstrained else 1.0
-        return descend(optax.chain(average, lmo), schedule, pull, mask=None)
+        return descend(optax.chain(average, lmo), schedule, self._pull(), mask=None)
 
     @typed
     def build_decayed(
@@ -236,3 +270,17 @@ class Scion(AbstractOptimizer):
     ) -> optax.GradientTransformationExtraArgs:
         free = dataclasses.replace(self, unconstrained=True)
         return AbstractOptimizer.build_decayed(free, schedule, weight_decay, mask)
+
+    def assign(
+        self,
+        params: PyTree,
+        weight_decay: Scalar | None = None,
+        mask: Mask | None = None,
+    ) -> PyTree:
+        if weight_decay is None:
+            weight_decay = self._pull()
+        return assigned(self, params, weight_decay, mask)
+
+    def _pull(self) -> float:
+        """The decay towards 0 that keeps parameters in the ball."""
+        return 0.0 if self.unconstrained else 1.0

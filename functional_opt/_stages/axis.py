@@ -66,14 +66,14 @@ class StageAxis:
     def _say(
         self, round: int, gathered: Sequence[Any], program: StageProgram, *trees: PyTree
     ) -> Array:
-        message = program.message(round, *trees, gathered)
+        message = program.message(round, *trees, gathered=gathered)
         missing = program.runner.function.num_words[round] - len(message)
         return jnp.pad(message, (0, missing))
 
     def _finish(
         self, gathered: Sequence[Any], program: StageProgram, *trees: PyTree
     ) -> tuple[PyTree, PyTree]:
-        params, state = program.step(*trees, gathered)
+        params, state = program.step(*trees, gathered=gathered)
         first = self.programs[0]
         return (
             _like(first.partition.params.structures[0], params),

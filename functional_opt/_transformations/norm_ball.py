@@ -1,7 +1,7 @@
 """Linear minimization over balls of norms that suit what a parameter does."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,6 @@ def minimize_over_ball(
 
     def largest(leaf: Array) -> Array:
         name = norm_of(leaf) if norm == "Auto" else norm
-        _check_rank(name, leaf)
         matrix = _transposed(name, leaf) if transpose else leaf
         match name:
             case "BiasRMS":
@@ -52,11 +51,18 @@ def minimize_over_ball(
                 point = _sign(matrix, normalized is not False)
         return (_transposed(name, point) if transpose else point) * scale
 
-    def update(updates: PyTree, params: PyTree | None) -> PyTree:
-        del params
-        return jax.tree.map(largest, updates)
+    def init(params: PyTree) -> optax.EmptyState:
+        for leaf in jax.tree.leaves(params):
+            _check_rank(norm, leaf)
+        return optax.EmptyState()
 
-    return optax.stateless(update)
+    def update(
+        updates: PyTree, state: Any, params: PyTree | None = None
+    ) -> tuple[PyTree, optax.EmptyState]:
+        del params
+        return jax.tree.map(largest, updates), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def norm_of(leaf: Array) -> Norm:
@@ -67,7 +73,7 @@ def norm_of(leaf: Array) -> Norm:
 
 
 def _check_rank(norm: Norm, leaf: Array) -> None:
-    rank = {"BiasRMS": 0, "SpectralConv": 3}.get(norm, 2)
+    rank = {"Auto": 0, "BiasRMS": 0, "SpectralConv": 3}.get(norm, 2)
     if leaf.ndim < rank:
         raise ValueError(
             f"`Scion.norm` {norm!r} needs parameters of rank {rank} or more, got one "

@@ -1,0 +1,161 @@
+"""What a recipe is, in text: fields and defaults, learning rate, state."""
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+import functional_opt as fo
+
+from .._codec.errors import ConfigError, place_text
+from .._codec.fields import fields_of, is_module
+from .._registry import name_of
+from .shapes import read_model
+
+
+CHAIN = (
+    "skip_nonfinite",
+    "accumulate",
+    "clip_norm",
+    "optimizer",
+    "weight_decay",
+    "ema_decay",
+)
+
+
+def show(module: Any, options: argparse.Namespace) -> str:
+    """All that is known of a module before it runs."""
+    parts = [table(("field", "value", "default"), field_rows(module))]
+    if isinstance(module, fo.Recipe):
+        parts.insert(0, chain(module))
+    if (rate := rate_text(module, options.total_steps)) is not None:
+        parts.append(rate)
+    if options.model_shapes is not None:
+        parts.append(state_text(module, options.model_shapes, options.total_steps))
+    return "\n\n".join(parts) + "\n"
+
+
+def chain(recipe: fo.Recipe) -> str:
+    """What a gradient goes through, in order: what is not as it is by default."""
+    fields = {field.name: field for field in fields_of(fo.Recipe)}
+    values = {name: getattr(recipe, name) for name in CHAIN if name in fields}
+    links = [
+        _link(name, value)
+        for name, value in values.items()
+        if fields[name].required or value != fields[name].default
+    ]
+    return f"gradient -> {' -> '.join(links)} -> update"
+
+
+def _link(name: str, value: Any) -> str:
+    if is_module(type(value)):
+        return value_text(value)
+    return name if value is True else f"{name} {value_text(value)}"
+
+
+def rate_text(module: Any, total_steps: int | None) -> str | None:
+    """The learning rate at the corners of its schedule."""
+    schedule = schedule_of(module)
+    if schedule is None or isinstance(schedule, fo.Constant):
+        return None
+    with refused("schedule"):
+        if total_steps is not None:
+            schedule = schedule.resolve(total_steps)
+        return f"learning rate\n{schedule.describe()}"
+
+
+def plot(module: Any, target: str, total_steps: int | None) -> None:
+    """Draws the learning rate."""
+    schedule = schedule_of(module)
+    if schedule is None:
+        raise ConfigError([("", f"{value_text(module)} has no learning rate to plot")])
+    with refused(""):
+        if total_steps is not None:
+            schedule = schedule.resolve(total_steps)
+        schedule.plot(target, total_steps)
+
+
+def schedule_of(module: Any) -> fo.AbstractSchedule | None:
+    """The schedule of a recipe, or the module itself if it is one."""
+    schedule = module.schedule if isinstance(module, fo.Recipe) else module
+    if isinstance(schedule, fo.AbstractSchedule):
+        return schedule
+    return fo.Constant(schedule) if isinstance(module, fo.Recipe) else None
+
+
+@contextlib.contextmanager
+def refused(place: str) -> Iterator[None]:
+    """What only shows in use is a problem of the document too."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError([(place, str(error))]) from None
+
+
+def state_text(module: Any, path: str, total_steps: int | None) -> str:
+    """What the state of a recipe takes on each stage of a model."""
+    if not isinstance(module, fo.Recipe):
+        text = f"only a recipe has a state to show, got {value_text(module)}"
+        raise ConfigError([("", text)])
+    shapes, partition = read_model(path)
+    with refused(""):
+        return str(module.build_mpmd(shapes, partition, total_steps=total_steps))
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Columns, as wide as what is in them."""
+    rows = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    )
+
+
+def field_rows(module: Any) -> list[tuple[str, str, str]]:
+    """The place, value and default of each field, and of those inside it."""
+    name = name_of(type(module))
+    rows = [] if isinstance(module, fo.Recipe) else [("name", name, "")]
+    return [*rows, *_rows(module, ())]
+
+
+def _rows(module: Any, above: tuple[str | int, ...]) -> Iterator[tuple[str, str, str]]:
+    for field in fields_of(type(module)):
+        path = (*above, field.name)
+        value = getattr(module, field.name)
+        default = "" if field.required else value_text(field.default)
+        yield place_text(path), value_text(value), default
+        yield from _inner_rows(value, path)
+
+
+def _inner_rows(value: Any, path: tuple[str | int, ...]) -> Iterator[Any]:
+    if is_module(type(value)):
+        yield from _rows(value, path)
+    elif isinstance(value, tuple):
+        for number, item in enumerate(value):
+            if is_module(type(item)):
+                yield place_text((*path, number)), value_text(item), ""
+            yield from _inner_rows(item, (*path, number))
+
+
+def value_text(value: Any) -> str:
+    """A value as in a file, and a module by its name."""
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return f"[{', '.join(map(value_text, value))}]"
+        case np.dtype():
+            return value.name
+        case jax.Array():
+            return f"{value.item()} ({value.dtype.name} array)"
+        case str():
+            return repr(value)
+    return name_of(type(value)) if is_module(type(value)) else repr(value)

@@ -1,0 +1,345 @@
+"""The command line: what it prints, where, and how it ends."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import functional_opt as fo
+import jsonschema
+import pytest
+from functional_opt._cli.documents import library
+from functional_opt._cli.main import main
+from functional_opt._cli.overrides import assignment, overridden
+from functional_opt._codec.files import parse
+
+
+ROOT = Path(fo.__file__).parents[1]
+LIBRARY = library()
+
+RECIPE = """\
+clip_norm = 1.0
+weight_decay = 0.1
+decay_where = {min_ndim = 2}
+
+[optimizer]
+name = "adamw"
+b2 = 0.95
+
+[schedule]
+name = "cosine"
+peak_value = 3e-4
+warmup_steps = {name = "fraction", value = 0.01}
+decay_steps = {name = "fraction", value = 1.0}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE)
+    return str(path)
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs a command: how it ends, and what is on standard output and error."""
+
+    def run(*arguments):
+        try:
+            code = main(arguments)
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return run
+
+
+def python(*arguments, stdout=subprocess.PIPE):
+    """Runs the command in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "functional_opt", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_check(run, recipe):
+    assert run("check", recipe) == (0, "", "")
+    code, out, err = run("check", recipe, "--set", "optimizer.b1=2", "--set", "b=1")
+    assert (code, out) == (1, "")
+    assert err.splitlines()[0] == f"{recipe}: optimizer.b1: must be in [0, 1), got 2.0"
+    assert err.splitlines()[1].startswith(f"{recipe}: b: unknown key of Recipe; known")
+
+
+def test_standard_input():
+    process = python("check", "-", "--format", "yaml")
+    out, err = process.communicate("optimizer: {name: adam}\nschedul: 1\n")
+    assert (process.returncode, out) == (1, "")
+    assert err.splitlines() == [
+        "<stdin>: schedule: required key of Recipe is missing",
+        "<stdin>: schedul: unknown key of Recipe; did you mean 'schedule'? known: "
+        + ", ".join(fo.Recipe.__dataclass_fields__),
+    ]
+    process = python("check", "-")
+    out, err = process.communicate(RECIPE)
+    assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_a_reader_that_stops_reading():
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    process = python("schema", stdout=write_end)
+    os.close(write_end)
+    assert process.communicate()[1] == ""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "required: COMMAND"),
+        (["chek", "x.toml"], "invalid choice: 'chek'"),
+        (["check"], "required: FILE"),
+        (["check", "x.toml", "--set", "b2"], "expected KEY=VALUE, got 'b2'"),
+        (["check", "x.toml", "--set", "=3"], "expected KEY=VALUE, got '=3'"),
+        (["check", "x.toml", "--total-steps", "0"], "must be at least 1, got 0"),
+        (["check", "x.toml", "--registry", "no_such:thing"], "No module named"),
+        (["check", "x.toml", "--registry", "json:dumps"], "json:dumps is no Registry"),
+        (["check", "x.toml", "--registry", "json:x"], "has no attribute 'x'"),
+        (["check", "x.toml", "--registry", ":x"], "Empty module name"),
+        (["plot", "x.toml"], "required: -o/--output"),
+    ],
+)
+def test_wrong_usage(run, arguments, message):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err and err.startswith("usage: functional-opt")
+
+
+def test_files_that_are_not_there(run, tmp_path, recipe):
+    path = str(tmp_path / "none.toml")
+    message = f"functional-opt: {path}: No such file or directory\n"
+    assert run("check", path) == (1, "", message)
+    arguments = ["show", recipe, "--total-steps", "9", "--model-shapes", path]
+    assert run(*arguments) == (1, "", message)
+    assert run("schema", "-o", f"{path}/schema.json")[0] == 1
+    code, _, err = run("check", str(tmp_path / "recipe.ini"))
+    assert code == 1 and "ends in .toml, .yaml, .yml or .json, got" in err
+    assert run("check", str(tmp_path))[0] == 1
+
+
+def test_show(run, recipe):
+    code, out, err = run("show", recipe, "--total-steps", "10000")
+    assert (code, err) == (0, "")
+    head, fields, rate = out.split("\n\n")
+    assert head == "gradient -> clip_norm 1.0 -> adamw -> weight_decay 0.1 -> update"
+    rows = [line.split() for line in fields.splitlines()]
+    assert rows[0] == ["field", "value", "default"]
+    assert ["optimizer", "adamw"] in rows
+    assert ["optimizer.b2", "0.95", "0.999"] in rows
+    assert ["optimizer.mu_dtype", "none", "none"] in rows
+    assert ["schedule.warmup_steps.value", "0.01"] in rows
+    assert ["decay_where.min_ndim", "2", "0"] in rows
+    assert rate.splitlines()[0] == "learning rate"
+    assert rate.splitlines()[3].split() == ["100", "0.0003", "decay"]
+
+
+def test_show_one_module(run, tmp_path):
+    path = tmp_path / "sequence.yaml"
+    path.write_text(
+        "name: sequence\n"
+        "schedules:\n"
+        "- {name: linear, init_value: 0, end_value: 1, transition_steps: 5}\n"
+        "- {name: constant, value: {array: 1, dtype: bfloat16}}\n"
+    )
+    _, out, _ = run("show", str(path))
+    rows = [line.split(maxsplit=1) for line in out.splitlines()]
+    assert ["name", "sequence"] in rows
+    assert ["schedules", "[linear, constant]"] in rows
+    assert ["schedules[0].transition_steps", "5"] in rows
+    assert ["schedules[1].value", "1.0 (bfloat16 array)"] in rows
+
+
+def test_show_state(run, recipe, tmp_path):
+    shapes = tmp_path / "shapes.json"
+    parameters = {
+        "embed": {"shape": [256, 64]},
+        "layers[0].weight": {"shape": [64, 64], "dtype": "bfloat16", "stage": 1},
+        "layers[0].bias": {"shape": [64], "stage": [1]},
+    }
+    shapes.write_text(json.dumps(parameters))
+    arguments = ["show", recipe, "--total-steps", "100", "--model-shapes", str(shapes)]
+    code, out, err = run(*arguments)
+    assert (code, err) == (0, "")
+    rows = [line.split() for line in out.splitlines()]
+    head = rows.index(["stage", "leaves", "params", "state", "sent", "a", "step"])
+    assert rows[head + 1][:6] == ["0", "1", "65.5", "kB", "131.1", "kB"]
+    assert rows[head + 2][:6] == ["1", "2", "8.4", "kB", "16.9", "kB"]
+
+    parameters["embed"] = {"shape": [-1], "dtyp": "float32"}
+    shapes.write_text(json.dumps(parameters))
+    code, out, err = run(*arguments)
+    assert (code, out) == (1, "")
+    assert err.splitlines() == [
+        f"{shapes}: embed: shape[0]: must be at least 0, got -1",
+        f"{shapes}: embed: dtyp: unknown key of Parameter; did you mean 'dtype'? "
+        "known: shape, dtype, stage",
+    ]
+    shapes.write_text("[]")
+    code, out, err = run(*arguments)
+    assert err == f"{shapes}: expected parameters by their paths, as JSON\n"
+
+
+def test_rules_find_parameters_by_their_paths(run, recipe, tmp_path):
+    shapes = tmp_path / "shapes.json"
+    shapes.write_text('{"layers[0].weight": {"shape": [4, 4]}}')
+    arguments = ["show", recipe, "--total-steps", "100", "--model-shapes", str(shapes)]
+    where = r"decay_where.path='^layers\[\d\]\.weight$'"
+    assert run(*arguments, "--set", where)[0] == 0
+    code, _, err = run(*arguments, "--set", "decay_where.path='head'")
+    assert code == 1 and "finds no parameter" in err
+
+
+def test_lengths_that_are_not_known(run, recipe):
+    code, out, err = run("show", recipe)
+    assert (code, out) == (1, "")
+    assert err.startswith("functional-opt: schedule: ")
+    assert "length is not known" in err.replace("\n", " ")
+
+
+def test_plot(run, recipe, tmp_path):
+    picture = tmp_path / "rate.png"
+    arguments = ["plot", recipe, "--total-steps", "50", "-o"]
+    assert run(*arguments, str(picture)) == (0, "", "")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    picture.unlink()
+    assert run(*arguments, str(picture), "--set", "schedule=3e-4")[0] == 0
+    assert picture.exists()
+    code, _, err = run(*arguments, str(tmp_path / "rate.word"))
+    assert code == 1 and err.startswith(
+        "functional-opt: Format 'word' is not supported"
+    )
+    adam = tmp_path / "adam.toml"
+    adam.write_text('name = "adam"')
+    assert run("plot", str(adam), "-o", str(picture)) == (
+        1,
+        "",
+        "functional-opt: adam has no learning rate to plot\n",
+    )
+
+
+def test_schema(run, tmp_path):
+    target = tmp_path / "recipe.schema.json"
+    assert run("schema", "-o", str(target)) == (0, "", "")
+    schema = json.loads(target.read_text())
+    assert schema == json.loads(run("schema")[1])
+    jsonschema.validate(parse(RECIPE, "toml"), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(parse(RECIPE, "toml") | {"clip_nrm": 1}, schema)
+
+
+@pytest.mark.parametrize("format", ["toml", "yaml", "json"])
+@pytest.mark.parametrize("name", ["recipe", *LIBRARY])
+def test_templates_load(run, tmp_path, name, format):
+    target = tmp_path / f"template.{format}"
+    arguments = ["template", name, "--format", format, "-o", str(target)]
+    assert run(*arguments) == (0, "", "")
+    module = LIBRARY.load(target)
+    assert type(module).__name__.lower() == name
+    for field, data in LIBRARY.encode(type(module)(**vars(module))).items():
+        assert field in target.read_text(), data
+
+
+def test_template_says_what_fields_mean(run):
+    _, out, _ = run("template", "adamw", "--format", "toml")
+    assert out.splitlines()[:6] == [
+        "# AdamW (Loshchilov and Hutter 2019).",
+        "",
+        'name = "adamw"',
+        "# how much of $m$ stays at each update, in [0, 1).",
+        "b1 = 0.9",
+        "# how much of $v$ stays at each update, in [0, 1).",
+    ]
+    code, out, err = run("template", "adamx")
+    assert (code, out) == (1, "")
+    assert err.startswith(
+        "functional-opt: no module is named 'adamx'; did you mean 'adam'? known: recipe"
+    )
+
+
+def test_registries_of_users(run, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "import functional_opt as fo\n"
+        "class Halving(fo.AbstractSchedule):\n"
+        "    value: float\n"
+        "    def __call__(self, count):\n"
+        "        return self.value * 0.5**count\n"
+        "registry = fo.Registry.of(fo.Adam, Halving)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "recipe.json").write_text(
+        '{"optimizer": {"name": "adam"}, "schedule": {"name": "halving", "value": 1}}'
+    )
+    arguments = ["check", "recipe.json", "--registry", "mine:registry"]
+    assert run(*arguments) == (0, "", "")
+    code, _, err = run(*arguments, "--set", "optimizer.name=lion")
+    assert code == 1 and "'lion' is no Optimizer; known: adam" in err
+
+
+@pytest.mark.parametrize(
+    "text, path, value",
+    [
+        ("b2=0.95", ["b2"], 0.95),
+        ("optimizer.b2 = 1e-3", ["optimizer", "b2"], 1e-3),
+        ("optimizer.name=lion", ["optimizer", "name"], "lion"),
+        ("optimizer.name='lion'", ["optimizer", "name"], "lion"),
+        ("a.\"b=c\".'d'=true", ["a", "b=c", "d"], True),
+        ("parts[1].b2=2", ["parts", "1", "b2"], 2),
+        ("parts.1.b2=[1, 2]", ["parts", "1", "b2"], [1, 2]),
+        ("where.path=a=b", ["where", "path"], "a=b"),
+        ("a={b = 1}", ["a"], {"b": 1}),
+        ("a=", ["a"], ""),
+        ("a=1\nb=2", ["a"], "1\nb=2"),
+    ],
+)
+def test_assignments(text, path, value):
+    assert assignment(text) == (path, value)
+
+
+def test_overrides():
+    data = {"a": {"b": 1}, "parts": [{"c": 1}, {"c": 2}]}
+    before = json.dumps(data)
+    changes = [assignment(x) for x in ("a.b=3", "x.y=4", "parts[1].c=5", "a.d=6")]
+    assert overridden(data, changes) == {
+        "a": {"b": 3, "d": 6},
+        "parts": [{"c": 1}, {"c": 5}],
+        "x": {"y": 4},
+    }
+    assert json.dumps(data) == before
+    for text, place, message in (
+        ("a.b.c=1", "a.b", "has no 'c' to set, as it is 1"),
+        ("parts[2].c=1", "parts", "has no '2' to set, as it is [{'c': 1}, {'c': 2}]"),
+        ("parts.x=1", "parts", "has no 'x' to set, as it is [{'c': 1}, {'c': 2}]"),
+    ):
+        with pytest.raises(fo.ConfigError) as caught:
+            overridden(data, [assignment(text)])
+        assert caught.value.problems == ((place, message),)
+
+
+def test_interrupted(run, recipe, monkeypatch):
+    def stop():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    monkeypatch.setattr("functional_opt._cli.documents.parse", lambda *_: stop())
+    assert run("check", recipe) == (130, "", "")
