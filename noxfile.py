@@ -164,6 +164,8 @@ def wheel(session: nox.Session) -> None:
         session.run(python, "-m", "pip", "install", str(path), external=True)
         session.chdir(elsewhere)
         session.run(python, "-c", SMOKE_TEST, str(ROOT), external=True)
+        command = str(Path(python).with_name("functional-opt"))
+        session.run(command, "template", "recipe", external=True)
 
 
 def run_tests(session: nox.Session, profile: str) -> None:

@@ -2,7 +2,7 @@
 
 Each of 8 stages, on a device of its own as far as there are so many, says 40 float32
 and hears those of all others. *Until it returns* is the host's time, also for *values
-that are still computed*, by products of matrices: the host does not wait for them.
+that are still computed*, by products of matrices: it says whether the host waits.
 """
 
 import time

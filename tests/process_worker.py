@@ -37,8 +37,8 @@ def make_params(num_stages):
     keys = iter(jax.random.split(jax.random.key(0), 2 * num_stages))
     return [
         {
-            "weight": jax.random.normal(next(keys), (8, 6)),
-            "bias": jax.random.normal(next(keys), (6,)),
+            "weight": jax.random.normal(next(keys), (8, 12)),
+            "bias": jax.random.normal(next(keys), (12,)),
         }
         for _ in range(num_stages)
     ]
@@ -161,17 +161,17 @@ def spanning():
 
 def loss_of_one_process():
     """The last process has the loss; the others do not know it, and give nothing."""
-    devices = [jax.devices()[0], jax.devices()[-1]]
-    params = make_params(2)
-    partition = fo.partition(params, [0, 1])
-    given = {"value": fo.OnStage(jax.ShapeDtypeStruct((), jnp.float32), 1)}
+    devices = jax.devices()
+    params, last = make_params(len(devices)), len(devices) - 1
+    partition = fo.partition(params, list(range(len(devices))))
+    given = {"value": fo.OnStage(jax.ShapeDtypeStruct((), jnp.float32), last)}
     tx = optax.polyak_sgd()
     staged = fo.stage_local(tx, params, partition, meshes=devices, extra_args=given)
     pieces = tuple(
         jax.device_put(piece, devices[stage]) if stage in staged.local_stages else None
         for stage, piece in enumerate(partition.split(params))
     )
-    extra = {"value": jnp.float32(3.0)} if 1 in staged.local_stages else {}
+    extra = {"value": jnp.float32(3.0)} if last in staged.local_stages else {}
     found, _ = staged.step(pieces, staged.init(pieces), pieces, **extra)
 
     @jax.jit

@@ -80,6 +80,14 @@ def test_check(run, recipe):
     assert err.splitlines()[1].startswith(f"{recipe}: b: unknown key of Recipe; known")
 
 
+def test_check_of_lengths(run, recipe):
+    longer = ["--set", "schedule.decay_steps=500", "--set", "schedule.warmup_steps=9"]
+    assert run("check", recipe, "--total-steps", "500", *longer) == (0, "", "")
+    code, out, err = run("check", recipe, "--total-steps", "400", *longer)
+    assert (code, out) == (1, "")
+    assert err.startswith("functional-opt: schedule: `Cosine` takes 500 updates, but")
+
+
 def test_standard_input():
     process = python("check", "-", "--format", "yaml")
     out, err = process.communicate("optimizer: {name: adam}\nschedul: 1\n")

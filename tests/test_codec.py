@@ -57,6 +57,7 @@ class Everything(fo.AbstractSchedule):
     mixed: tuple[int, str, bool | None] = (1, "a", None)
     pair: Pair = Pair()
     parts: tuple[fo.AbstractSchedule, ...] = ()
+    forms: tuple[float, float] | tuple[tuple[float, float], ...] | None = None
     nested: tuple[tuple[int | None, ...], ...] = ()
 
     def __call__(self, count):
@@ -423,6 +424,12 @@ def test_mistakes(data, place, text):
             "whole",
             "expected a valid integer or a table for Pair, got 'x'",
         ),
+        (
+            "whole",
+            0.5,
+            "whole",
+            "expected a valid integer or a table for Pair, got 0.5",
+        ),
         ("whole", {"first": "x"}, "whole.first", "expected a valid number, got 'x'"),
         (
             "word",
@@ -431,7 +438,8 @@ def test_mistakes(data, place, text):
             "'sone' is not allowed; did you mean 'some'? known: none, some, all",
         ),
         ("level", 3, "level", "3 is not allowed; known: 1, 2"),
-        ("level", True, "level", None),
+        ("level", True, "level", "expected a valid integer or 'auto', got True"),
+        ("dtype", 3, "dtype", "expected a dtype or none, got 3"),
         ("level", "aut", "level", None),
         (
             "dtype",
@@ -443,8 +451,11 @@ def test_mistakes(data, place, text):
         ("numbers", [1, "x"], "numbers[1]", "expected a valid number, got 'x'"),
         ("numbers", {1.0}, "numbers", "expected a list, got {1.0}"),
         ("numbers", "12", "numbers", "expected a list, got '12'"),
-        ("mixed", [1, "a"], "mixed[2]", None),
-        ("mixed", [1, "a", None, 3], "mixed", None),
+        ("mixed", [1, "a"], "mixed[2]", "required item is missing"),
+        ("mixed", [1, "a", None, 3], "mixed", "the list should have at most 3 items"),
+        ("forms", [[1, "x"]], "forms[0][1]", "expected a valid number, got 'x'"),
+        ("forms", ["x", 1], "forms[0]", "expected a valid number, got 'x'"),
+        ("forms", "all", "forms", "expected a list or none, got 'all'"),
         ("pair", {"first": None}, "pair.first", "expected a valid number, got None"),
         ("parts", [COSINE, {"name": "x"}], "parts[1].name", "'x' is no Schedule; "),
         ("nested", [[1], [2, "y"]], "nested[1][1]", "expected a valid integer or none"),
@@ -590,3 +601,15 @@ def test_modules_never_meet_pydantic():
     read = REGISTRY.decode(RECIPE)
     with pytest.raises(AttributeError):
         read.optimizer.b1 = 3
+
+
+def test_none_where_there_is_no_default():
+    class Required(fo.AbstractSchedule):
+        value: float | None
+
+        def __call__(self, count):
+            return 0.0
+
+    registry = fo.Registry.of(Required)
+    assert registry.encode(Required(None)) == {"name": "required", "value": "none"}
+    assert registry.decode(registry.encode(Required(None))) == Required(None)

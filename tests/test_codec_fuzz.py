@@ -15,7 +15,7 @@ from mutations import Mutations
 
 # What texts have that are about the shape of a document, not about its values.
 OF_SHAPE = re.compile(
-    r"^(expected |unknown key of |required key of |only Python can )| is no "
+    r"^(expected |unknown key of |required |only Python can )| is no "
 )
 
 
@@ -40,7 +40,7 @@ def test_schema_and_decoder_agree():
     schema = jsonschema.Draft202012Validator(registry.json_schema())
     mutations = Mutations(registry, seed=2)
     agreed = {True: 0, False: 0}
-    for _ in range(1_500):
+    for _ in range(800):
         data = mutations.plain(is_json=True)
         problems = problems_of(registry, data)
         is_valid = schema.is_valid(data)
@@ -49,7 +49,7 @@ def test_schema_and_decoder_agree():
             assert not any(OF_SHAPE.search(text) for _, text in problems), problems
         else:
             assert problems, data
-    assert min(agreed.values()) > 300
+    assert min(agreed.values()) > 150
 
 
 def problems_of(registry, data):

@@ -107,6 +107,13 @@ def test_the_first_step_needs_no_host_either(devices):
         training.step()
 
 
+def test_a_step_may_be_part_of_a_larger_program():
+    training = Training(TOGETHER, donate=False)
+    given = training.grads(), training.states, training.pieces
+    found = jax.jit(training.staged.step)(*given)
+    fo.testing.assert_equal(found, training.staged.step(*given), grade="close")
+
+
 def test_a_step_returns_before_its_work_is_done():
     @jax.jit
     def slow(tree, length):

@@ -90,7 +90,7 @@ class Checkpoints:
     def save(
         self, step: int, params: PyTree, state: PyTree, staged: StageLocal | None = None
     ) -> None:
-        """Saves a training. When this returns, the checkpoint is there to stay.
+        """Saves a training. When this returns, the checkpoint is complete.
 
         Until it is complete it has another name: killed at any moment, a training goes
         on from the checkpoint before. In many processes all of them must call this;
@@ -113,7 +113,7 @@ class Checkpoints:
         saved = storage.Save(training.written, training.copies)
         handler = storage.LeavesHandler(training.paths, training.required)
         with self._manager(handler, create=True) as manager:
-            manager.save(step, args=saved)
+            manager.save(step, args=saved, force=True)
 
     @typed
     def restore(
@@ -180,20 +180,20 @@ class Checkpoints:
             )
 
     def _existing(self, step: int | None) -> int:
+        chosen = self.latest if step is None else step
+        step = _storage().of_first_process(-1 if chosen is None else chosen)
         steps = self.steps
-        if not steps:
-            why = "" if self._path.exists() else ", which does not exist"
-            raise FileNotFoundError(
-                f"There is no complete checkpoint in `{self.directory}`{why}."
-            )
-        if step is None:
-            return steps[-1]
-        if step not in steps:
+        if step in steps:
+            return step
+        if steps:
             raise FileNotFoundError(
                 f"There is none of step {step} in `{self.directory}`, which has the "
                 f"checkpoints of steps {', '.join(map(str, steps))}."
             )
-        return step
+        why = "" if self._path.exists() else ", which does not exist"
+        raise FileNotFoundError(
+            f"There is no complete checkpoint in `{self.directory}`{why}."
+        )
 
     @contextlib.contextmanager
     def _in_words(self, step: int) -> Iterator[None]:

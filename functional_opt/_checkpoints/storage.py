@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -105,6 +106,11 @@ def open_manager(
         save_root_metadata=False,
     )
     return ocp.CheckpointManager(directory, item_handlers=handler, options=options)
+
+
+def of_first_process(step: int) -> int:
+    """Its step, for all: a file system may show others the last one late."""
+    return int(ocp.multihost.broadcast_one_to_all(np.int32(step)))
 
 
 def _records(directory: epath.Path) -> dict[str, Record]:

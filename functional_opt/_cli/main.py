@@ -12,7 +12,7 @@ import functional_opt as fo
 from .._codec.errors import ConfigError
 from .documents import library, read, registry_at, write
 from .overrides import Assignment, assignment
-from .show import plot, show
+from .show import plot, schedule_of, show
 from .template import FORMATS, template
 
 
@@ -165,7 +165,7 @@ def _plot(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    read(options)
+    schedule_of(read(options), options.total_steps)
 
 
 def _schema(options: argparse.Namespace) -> None:

@@ -58,32 +58,34 @@ def _link(name: str, value: Any) -> str:
 
 def rate_text(module: Any, total_steps: int | None) -> str | None:
     """The learning rate at the corners of its schedule."""
-    schedule = schedule_of(module)
+    schedule = schedule_of(module, total_steps)
     if schedule is None or isinstance(schedule, fo.Constant):
         return None
     with refused("schedule"):
-        if total_steps is not None:
-            schedule = schedule.resolve(total_steps)
         return f"learning rate\n{schedule.describe()}"
 
 
 def plot(module: Any, target: str, total_steps: int | None) -> None:
     """Draws the learning rate."""
-    schedule = schedule_of(module)
+    schedule = schedule_of(module, total_steps)
     if schedule is None:
         raise ConfigError([("", f"{value_text(module)} has no learning rate to plot")])
     with refused(""):
-        if total_steps is not None:
-            schedule = schedule.resolve(total_steps)
         schedule.plot(target, total_steps)
 
 
-def schedule_of(module: Any) -> fo.AbstractSchedule | None:
-    """The schedule of a recipe, or the module itself if it is one."""
+def schedule_of(module: Any, total_steps: int | None) -> fo.AbstractSchedule | None:
+    """The schedule of a recipe, or the module if it is one; in a run of so many steps.
+
+    None if there is none.
+    """
     schedule = module.schedule if isinstance(module, fo.Recipe) else module
-    if isinstance(schedule, fo.AbstractSchedule):
-        return schedule
-    return fo.Constant(schedule) if isinstance(module, fo.Recipe) else None
+    if isinstance(module, fo.Recipe) and not isinstance(schedule, fo.AbstractSchedule):
+        return fo.Constant(schedule)
+    if not isinstance(schedule, fo.AbstractSchedule):
+        return None
+    with refused("schedule"):
+        return schedule if total_steps is None else schedule.resolve(total_steps)
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ class Encoder:
         data = {} if name is None else {"name": name}
         for field in fields_of(cls):
             value = getattr(module, field.name)
-            if value is None and field.default is None:
+            if value is None and not field.required and field.default is None:
                 continue
             data[field.name] = self.value(value, field.annotation, (*path, field.name))
         return data

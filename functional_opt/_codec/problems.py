@@ -38,6 +38,20 @@ def reworded(error: ValidationError, title: str, keys: list[str]) -> ValidationE
     return refusal(*((x["loc"], _text(x, title, keys)) for x in error.errors()))
 
 
+def nearest(error: ValidationError) -> ValidationError:
+    """The errors of that type of a union which the value is nearest to.
+
+    It is the one whose errors are the deepest. The first step of their locations is
+    what pydantic calls the type.
+    """
+    by_type: dict[str | int, list[Problem]] = {}
+    for x in error.errors():
+        problem = (x["loc"][1:], _text(x, "", []))
+        by_type.setdefault(x["loc"][0], []).append(problem)
+    found = max(by_type.values(), key=lambda xs: max(len(path) for path, _ in xs))
+    return refusal(*found)
+
+
 def problems_of(error: ValidationError) -> list[tuple[str, str]]:
     """The place and the text of each error."""
     return [(place_text(_keys(x["loc"])), x["msg"]) for x in error.errors()]
@@ -53,8 +67,10 @@ def _text(error: Any, title: str, keys: list[str]) -> str:
     if error["type"] == "extra_forbidden":
         return f"unknown key of {title}; {suggestion(error['loc'][-1], keys)}"
     if error["type"] == "missing":
-        return f"required key of {title} is missing"
+        is_item = isinstance(error["loc"][-1], int)
+        return f"required {'item' if is_item else f'key of {title}'} is missing"
     expected = error["msg"].replace("Input should be", "expected")
+    expected = expected.replace("Tuple should", "the list should")
     return f"{expected}, got {shown(error['input'])}"
 
 

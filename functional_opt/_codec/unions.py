@@ -3,11 +3,20 @@
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Union
 
-from pydantic import BeforeValidator, Discriminator, PlainValidator, Tag, WithJsonSchema
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PlainValidator,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+    WrapValidator,
+)
 
 from .errors import shown
 from .fields import NONE
-from .problems import MARK, refusal
+from .problems import MARK, nearest, refusal
 
 
 EXPECTED = (
@@ -32,13 +41,30 @@ def tagged(wires: Mapping[str, Any], tag_of: Callable[[Any], str | None]) -> Any
     ]
 
 
-def union_wire(wires: Mapping[str, Any], title: str, *, has_word: bool) -> Any:
+def first_of(wires: list[Any]) -> Any:
+    """The first of several wires of one sort that reads a value."""
+    if len(wires) == 1:
+        return wires[0]
+
+    def read(value: Any, validate: Callable[[Any], Any]) -> Any:
+        try:
+            return validate(value)
+        except ValidationError as error:
+            raise nearest(error) from None
+
+    union = Annotated[Union[tuple(wires)], Field(union_mode="left_to_right")]  # noqa: UP007
+    return Annotated[union, WrapValidator(read)]
+
+
+def union_wire(
+    wires: Mapping[str, Any], nouns: Mapping[str, str], *, has_word: bool
+) -> Any:
     """One wire for each sort of data that a place takes.
 
     **Arguments:**
 
     - `wires`: by sort: boolean, integer, number, text, list, table, array or none.
-    - `title`: what tables are, in words.
+    - `nouns`: what is expected of a sort, where there is more to say than of all.
     - `has_word`: whether a word stands for None.
     """
     if len(wires) == 1 and "none" not in wires:
@@ -57,7 +83,7 @@ def union_wire(wires: Mapping[str, Any], title: str, *, has_word: bool) -> Any:
 
     def check(value: Any) -> Any:
         if sort_of(value) is None:
-            text = f"expected {_expected(wires, title)}, got {shown(value)}"
+            text = f"expected {_expected(wires, nouns)}, got {shown(value)}"
             raise refusal(((), text))
         return value
 
@@ -89,7 +115,7 @@ def _sorts_of(value: Any) -> tuple[str, ...]:
         case int():
             return ("integer", "number")
         case float():
-            return ("number", "integer")
+            return ("number", "integer") if value.is_integer() else ("number",)
         case str():
             return ("text",)
         case list() | tuple():
@@ -100,8 +126,7 @@ def _sorts_of(value: Any) -> tuple[str, ...]:
     return ()
 
 
-def _expected(wires: Mapping[str, Any], title: str) -> str:
+def _expected(wires: Mapping[str, Any], nouns: Mapping[str, str]) -> str:
     """What a place takes, in words."""
-    words = [text for sort, text in EXPECTED if sort in wires]
-    text = " or ".join(words)
-    return text.replace("a table", f"a table for {title}")
+    known = {**dict(EXPECTED), **nouns}
+    return " or ".join(noun for sort, noun in known.items() if sort in wires)

@@ -12,10 +12,10 @@ from typing import (
     Annotated,
     Any,
     ForwardRef,
+    get_args,
     get_origin,
     Literal,
     NotRequired,
-    Union,
 )
 
 import numpy as np
@@ -45,7 +45,7 @@ from .scalars import (
     number_wire,
 )
 from .tables import table
-from .unions import tagged, union_wire
+from .unions import first_of, tagged, union_wire
 
 
 # To pyright it is syntax.
@@ -142,9 +142,10 @@ class Wires:
                 arms.setdefault(sort, []).append(wire)
         if not arms:
             return no_wire()
-        wires = {sort: Union[tuple(x)] for sort, x in arms.items()}  # noqa: UP007
+        wires = {sort: first_of(several) for sort, several in arms.items()}
+        nouns = {"table": f"a table for {choice.title}"} | _nouns(types)
         has_word = not any(is_text(arm) for arm, _ in types)
-        return union_wire(wires, choice.title, has_word=has_word)
+        return union_wire(wires, nouns, has_word=has_word)
 
     def _of_arm(self, arm: Any, limits: tuple[Any, ...]) -> list[tuple[str, Any]]:
         """The wires of a type by the sort of data that they read."""
@@ -171,6 +172,15 @@ class Wires:
             item if item is Ellipsis else self._of_annotation(item) for item in items
         )
         return Annotated[tuple[wires], BeforeValidator(_as_tuple)]
+
+
+def _nouns(types: list[tuple[Any, Any]]) -> dict[str, str]:
+    """What is expected of a word, if not any word will do."""
+    arms = [arm for arm, _ in types]
+    words = [x for arm in arms if get_origin(arm) is Literal for x in get_args(arm)]
+    nouns = [repr(word) for word in words if isinstance(word, str)]
+    nouns += ["a dtype"] if np.dtype in arms else []
+    return {"text": " or ".join(nouns)} if nouns and str not in arms else {}
 
 
 def _as_tuple(value: Any) -> Any:

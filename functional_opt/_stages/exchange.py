@@ -76,6 +76,20 @@ def group_by_devices(
     return groups
 
 
+def placements_on(
+    meshes: Sequence[Mesh | jax.Device], num_stages: int
+) -> tuple[Sharding, ...]:
+    """For each stage where it is, if `meshes` is what `stage_local` allows."""
+    if len(meshes) != num_stages:
+        raise ValueError(
+            f"`meshes` must have one mesh or device for each of the {num_stages} "
+            f"stages, got {len(meshes)}."
+        )
+    placements = tuple(map(on_mesh, meshes))
+    group_by_devices(placements)
+    return placements
+
+
 @dataclass(frozen=True, eq=False)
 class Exchange:
     """A round of exchange: each of some stages sends a vector to all of some stages.

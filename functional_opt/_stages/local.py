@@ -12,30 +12,17 @@ from jaxtyping import PyTree
 
 from .._types import typed
 from .axis import StageAxis
-from .exchange import (
-    devices_text,
-    group_by_devices,
-    on_mesh,
-    place,
-    placement_of,
-)
+from .derive import derive
+from .exchange import devices_text, place, placement_of, placements_on
 from .explain import table
-from .extra import cut_extra_args, values_of
-from .functions import Leaves, StagedFunction
-from .ownership import owners_by_init, owners_by_use, owners_by_word
+from .extra import values_of
+from .functions import Leaves
 from .partition import is_param, StagePartition
-from .processes import (
-    check_pieces_here,
-    check_same_plan,
-    cut_parts,
-    function_parts,
-    local_stages,
-    placement_parts,
-)
+from .processes import check_pieces_here, check_same_plan, local_stages
 from .program import StageProgram
 from .running import Arguments, Placements, placements_of, Runners
 from .tied import TiedGradients
-from .tracing import check_transformation, shapes_of_params, trace_update
+from .tracing import check_transformation
 from .trees import check_stages, Cut, Pieces
 
 
@@ -96,60 +83,25 @@ def stage_local(
         ... )
     """
     check_transformation(tx)
-    num_stages, cut = partition.num_stages, partition.params
-    shapes = shapes_of_params(params, partition)
-    state = jax.eval_shape(tx.init, shapes)
-    extra_shapes, extra = cut_extra_args(extra_args or {}, num_stages)
-    given = shapes if grads is None else shapes_of_params(grads, partition, "grads")
-    update = trace_update(tx, given, state, shapes, extra_shapes)
-    owners = owners_by_init(tx, shapes, cut, state)
-    if owners is None:
-        after = [*cut.places, *extra.places]
-        owners = owners_by_use(
-            update, before=cut.places, after=after, num_stages=num_stages
-        )
-    owners = owners_by_word(state_stage_of, state, owners)
-    state_cut = Cut.of(state, owners, num_stages, "the state of this transformation")
-    like_params = [[("params", i)] for i in range(len(cut.paths))]
-    like_state = [[("state", i)] for i in range(len(state_cut.paths))]
-    step = StagedFunction.of(
-        update,
-        {"grads": cut, "state": state_cut, "params": cut, "extra_args": extra},
-        {"updates": cut, "params": cut, "state": state_cut},
-        {"updates": like_params, "params": like_params, "state": like_state},
-    )
-    init = StagedFunction.of(
-        jax.make_jaxpr(tx.init)(shapes),
-        {"params": cut},
-        {"state": state_cut},
-        {"state": _params_of_state(shapes, state)},
-    )
-    placements = None if meshes is None else _placements(meshes, num_stages)
+    derived = derive(tx, params, partition, grads, extra_args or {}, state_stage_of)
+    step, num_stages = derived.step, partition.num_stages
+    placements = None if meshes is None else placements_on(meshes, num_stages)
     here = None if placements is None else local_stages(placements)
     if placements is not None and jax.process_count() > 1:
-        check_same_plan(
-            {
-                "the number of stages": [str(num_stages)],
-                "`meshes`": placement_parts(placements),
-                "`params` and their partition": cut_parts(cut, jax.tree.leaves(shapes)),
-                "the state": cut_parts(state_cut, jax.tree.leaves(state)),
-                "`tx`": function_parts(update),
-                "`donate`": [str(donate)],
-            }
-        )
+        check_same_plan(step, placements, donate)
     runners = Runners.of(step, {"params", "state"} if donate else ())
-    tied = TiedGradients.of(cut, given)
+    state, extra = step.arguments["state"], step.arguments["extra_args"]
     return StageLocal(
         partition,
         tuple(
-            StageProgram(partition, state_cut, extra, tied, runner)
+            StageProgram(partition, state, extra, derived.tied, runner)
             for runner in runners.stages
         ),
         here or frozenset(range(num_stages)),
-        Runners.of(init),
+        Runners.of(derived.init),
         runners,
-        tied,
-        state_cut,
+        derived.tied,
+        state,
         placements,
     )
 
@@ -387,30 +339,3 @@ class StageLocal:
                     "`jax.device_put`."
                 )
         return self._placements
-
-
-def _placements(
-    meshes: Sequence[Mesh | jax.Device], num_stages: int
-) -> tuple[Sharding, ...]:
-    if len(meshes) != num_stages:
-        raise ValueError(
-            f"`meshes` must have one mesh or device for each of the {num_stages} "
-            f"stages, got {len(meshes)}."
-        )
-    placements = tuple(map(on_mesh, meshes))
-    group_by_devices(placements)
-    return placements
-
-
-def _params_of_state(params: PyTree, state: PyTree) -> list[list[tuple[str, int]]]:
-    """For each leaf of a state the parameter of its name and shape, if there is one."""
-    named = {
-        path: (i, leaf.shape)
-        for i, (path, leaf) in enumerate(jax.tree.leaves_with_path(params))
-    }
-    likes = []
-    for path, leaf in jax.tree.leaves_with_path(state):
-        ends = (path[start:] for start in range(len(path) + 1))
-        found = [named[end] for end in ends if end in named]
-        likes.append([("params", i) for i, shape in found if shape == leaf.shape])
-    return likes

@@ -1,7 +1,7 @@
 """Which stages are on the devices of this process, and whether all processes agree."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.sharding import Sharding
 
 from .errors import stages_text
-from .trees import Cut
+from .functions import StagedFunction
 
 
 def local_stages(placements: Sequence[Sharding]) -> frozenset[int]:
@@ -41,7 +41,8 @@ def check_pieces_here(
         if stage in here and pieces[stage] is None:
             raise ValueError(
                 f"`{name}[{stage}]` is None, but stage {stage} is on devices of "
-                f"process {jax.process_index()}, which has {stages_text(here)}."
+                f"process {jax.process_index()}, which has {stages_text(here)}. "
+                "`meshes` of `stage_local` says which process has which stage."
             )
         if stage not in here and pieces[stage] is not None:
             raise ValueError(
@@ -50,27 +51,32 @@ def check_pieces_here(
             )
 
 
-def check_same_plan(parts: Mapping[str, Iterable[Any]]) -> None:
+def check_same_plan(
+    step: StagedFunction, placements: Sequence[Sharding], donate: bool
+) -> None:
     """Compares what all processes are about to do. All of them must call it.
-
-    **Arguments:**
-
-    - `parts`: for each part of the plan, by its name, what it consists of.
 
     **Raises:** `ValueError` in every process, naming the parts that differ, and where.
     """
+    parts = {
+        "the number of stages": [str(step.num_stages)],
+        "`meshes`": _placement_parts(placements),
+        "`params` and their partition": _argument_parts(step, "params"),
+        "the state": _argument_parts(step, "state"),
+        "`extra_args`": _argument_parts(step, "extra_args"),
+        "`tx`": _function_parts(step.slices.source),
+        "`donate`": [str(donate)],
+    }
     digests = np.stack([_digest(part) for part in parts.values()])
     everyone = np.asarray(multihost_utils.process_allgather(digests))
     differences = []
     for number, name in enumerate(parts):
-        others = [
-            process
-            for process, theirs in enumerate(everyone)
-            if not np.array_equal(theirs[number], everyone[0][number])
-        ]
+        theirs = enumerate(everyone[:, number])
+        others = [str(p) for p, one in theirs if (one != everyone[0, number]).any()]
         if others:
-            processes = ", ".join(map(str, others))
-            differences.append(f"{name} (process {processes} differs from process 0)")
+            differences.append(
+                f"{name} (process {', '.join(others)} differs from process 0)"
+            )
     if differences:
         raise ValueError(
             "The processes are about to run different plans. `stage_local` must be "
@@ -79,18 +85,20 @@ def check_same_plan(parts: Mapping[str, Iterable[Any]]) -> None:
         )
 
 
-def cut_parts(cut: Cut, avals: Iterable[Any]) -> Iterator[str]:
+def _argument_parts(step: StagedFunction, name: str) -> Iterator[str]:
     """What to compare of a tree that is cut."""
-    for path, place, aval in zip(cut.paths, cut.places, avals, strict=True):
-        yield f"{path} {sorted(place)} {aval.dtype}{aval.shape}"
+    cut = step.arguments[name]
+    for stage, held in enumerate(cut.held):
+        for i, aval in zip(held, step.avals(name, stage), strict=True):
+            yield f"{stage} {cut.paths[i]} {aval.str_short()}"
 
 
-def placement_parts(placements: Iterable[Sharding]) -> Iterator[str]:
+def _placement_parts(placements: Iterable[Sharding]) -> Iterator[str]:
     for placement in placements:
         yield str(sorted(device.id for device in placement.device_set))
 
 
-def function_parts(closed: ClosedJaxpr) -> Iterator[Any]:
+def _function_parts(closed: ClosedJaxpr) -> Iterator[Any]:
     """What to compare of a function: operations, literals and arrays."""
     yield from map(np.asarray, filter(_is_numeric, closed.consts))
     for eqn in closed.jaxpr.eqns:
@@ -104,9 +112,9 @@ def _equation_parts(eqn: JaxprEqn) -> Iterator[Any]:
     for name, value in eqn.params.items():
         for leaf in value if isinstance(value, tuple | list) else (value,):
             if isinstance(leaf, ClosedJaxpr):
-                yield from function_parts(leaf)
+                yield from _function_parts(leaf)
             elif isinstance(leaf, Jaxpr):
-                yield from function_parts(ClosedJaxpr(leaf, ()))
+                yield from _function_parts(ClosedJaxpr(leaf, ()))
             elif isinstance(leaf, int | float | str):
                 yield f"{name} {leaf!r}"
 

@@ -155,7 +155,7 @@ class PlacedRunners:
         programs = {
             (call.compiled, placement): call
             for call, placement in zip(calls, self.placements, strict=True)
-            if call is not None
+            if call is not None and placement is not None
         }
         if not self._known.issuperset(programs):
             compile_each(programs.values())

@@ -29,8 +29,8 @@ def minimize_over_ball(
 ) -> optax.GradientTransformation:
     """The point of a ball of radius `scale` whose product with the update is largest.
 
-    The norms of [Pethick et al. 2025](https://arxiv.org/abs/2502.07529), section 4. Of
-    a linear minimization oracle this is the opposite, as updates are descended.
+    The norms are those of [Pethick et al. 2025](https://arxiv.org/abs/2502.07529). Of a
+    linear minimization oracle this is the opposite, as updates are descended.
     """
 
     def largest(leaf: Array) -> Array:

@@ -17,7 +17,7 @@ class ReduceVarianceState(NamedTuple):
 def reduce_variance(
     gamma: Scalar, b1: Scalar, max_norm: Scalar | None
 ) -> optax.GradientTransformation:
-    """Lines 4 and 5 of algorithm 1 of [MARS](https://arxiv.org/abs/2411.10438).
+    """What algorithm 1 of [MARS](https://arxiv.org/abs/2411.10438) does to gradients.
 
     Gives $c = g + \\gamma \\beta_1 / (1 - \\beta_1) (g - g')$, with $g'$ the gradient
     of the last update, 0 at the first. Each parameter's is scaled down to a norm of

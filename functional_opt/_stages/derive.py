@@ -1,0 +1,91 @@
+"""From a transformation to the functions of its stages."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import optax
+from jaxtyping import PyTree
+
+from .extra import cut_extra_args
+from .functions import Likes, StagedFunction
+from .ownership import owners_by_init, owners_by_use, owners_by_word
+from .partition import StageOf, StagePartition
+from .tied import TiedGradients
+from .tracing import shapes_of_params, trace_update
+from .trees import Cut
+
+
+@dataclass(frozen=True, eq=False)
+class Derived:
+    """What a transformation does, cut over stages.
+
+    **Attributes:**
+
+    - `init`: from parameters to a state.
+    - `step`: from gradients, state, parameters and extra arguments to updates, new
+        parameters and a new state.
+    - `tied`: the sums of gradients before `step`; None if no parameter is tied.
+    """
+
+    init: StagedFunction
+    step: StagedFunction
+    tied: TiedGradients | None
+
+
+def derive(
+    tx: optax.GradientTransformation,
+    params: PyTree,
+    partition: StagePartition,
+    grads: PyTree | None,
+    extra_args: Mapping[str, Any],
+    state_stage_of: StageOf | None,
+) -> Derived:
+    """Traces a transformation and cuts it. The arguments are those of `stage_local`."""
+    num_stages, cut = partition.num_stages, partition.params
+    shapes = shapes_of_params(params, partition)
+    given = shapes if grads is None else shapes_of_params(grads, partition, "grads")
+    extra_shapes, extra = cut_extra_args(extra_args, num_stages)
+    state = jax.eval_shape(tx.init, shapes)
+    update = trace_update(tx, given, state, shapes, extra_shapes)
+    owners = owners_by_init(tx, shapes, cut, state)
+    if owners is None:
+        after = [*cut.places, *extra.places]
+        owners = owners_by_use(
+            update, before=cut.places, after=after, num_stages=num_stages
+        )
+    owners = owners_by_word(state_stage_of, state, owners)
+    state_cut = Cut.of(state, owners, num_stages, "the state of this transformation")
+    like_params, like_state = _each("params", cut), _each("state", state_cut)
+    step = StagedFunction.of(
+        update,
+        {"grads": cut, "state": state_cut, "params": cut, "extra_args": extra},
+        {"updates": cut, "params": cut, "state": state_cut},
+        {"updates": like_params, "params": like_params, "state": like_state},
+    )
+    init = StagedFunction.of(
+        jax.make_jaxpr(tx.init)(shapes),
+        {"params": cut},
+        {"state": state_cut},
+        {"state": _params_of_state(shapes, state)},
+    )
+    return Derived(init, step, TiedGradients.of(cut, given))
+
+
+def _each(name: str, cut: Cut) -> list[Likes]:
+    return [[(name, i)] for i in range(len(cut.paths))]
+
+
+def _params_of_state(params: PyTree, state: PyTree) -> list[Likes]:
+    """For each leaf of a state the parameter of its name and shape, if there is one."""
+    named = {
+        path: (i, leaf.shape)
+        for i, (path, leaf) in enumerate(jax.tree.leaves_with_path(params))
+    }
+    likes = []
+    for path, leaf in jax.tree.leaves_with_path(state):
+        ends = (path[start:] for start in range(len(path) + 1))
+        found = [named[end] for end in ends if end in named]
+        likes.append([("params", i) for i, shape in found if shape == leaf.shape])
+    return likes
