@@ -22,22 +22,8 @@ def test_the_same_as_on_the_whole_tree(case: Case):
     prove(case, OPTAX_PAGE)
 
 
-SENDS_IN_VAIN = pytest.mark.xfail(
-    strict=True, reason="of its dot products stage 0 sends three that no other reads"
-)
-
-
 @pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(
-            case,
-            id=case.label,
-            marks=[SENDS_IN_VAIN] if "lbfgs" in case.name else [],
-        )
-        for case in POSSIBLE
-        if case.exchanges
-    ],
+    "case", parameters([case for case in POSSIBLE if case.exchanges])
 )
 def test_nothing_travels_that_no_other_stage_reads(case: Case):
     assert unread(case.cut()) == []

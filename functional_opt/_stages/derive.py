@@ -55,7 +55,7 @@ def derive(
         owners = owners_by_use(
             update, before=cut.places, after=after, num_stages=num_stages
         )
-    owners = owners_by_word(state_stage_of, state, owners)
+    owners = owners_by_word(state_stage_of, state, owners, num_stages)
     state_cut = Cut.of(state, owners, num_stages, "the state of this transformation")
     like_params, like_state = _each("params", cut), _each("state", state_cut)
     step = StagedFunction.of(

@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 
 from .._paths import path_text
 from .jaxprs import variables
-from .partition import as_place, StageOf
+from .partition import as_place, check_place, StageOf
 from .placing import NOWHERE, Place, place_equations, Placed
 from .trees import Cut, leaf_paths
 
@@ -89,14 +89,17 @@ def _has_results(eqn: JaxprEqn) -> bool:
 
 
 def owners_by_word(
-    stage_of: StageOf | None, state: PyTree, owners: Sequence[Place]
+    stage_of: StageOf | None, state: PyTree, owners: Sequence[Place], num_stages: int
 ) -> list[Place]:
     """The owners that a user names, and where that is None, those that are given."""
     if stage_of is None:
         return list(owners)
     paths = jax.tree.leaves_with_path(state)
-    named = [(path, stage_of(path, leaf)) for path, leaf in paths]
-    return [
-        owner if stages is None else as_place(path_text(path), stages)
+    named = [(path_text(path), stage_of(path, leaf)) for path, leaf in paths]
+    places = [
+        owner if stages is None else as_place(path, stages)
         for (path, stages), owner in zip(named, owners, strict=True)
     ]
+    for (path, _), place in zip(named, places, strict=True):
+        check_place(path, place, num_stages)
+    return places

@@ -173,11 +173,7 @@ def partition(
     highest = max((max(place) for place in owners.values()), default=-1)
     stages = highest + 1 if num_stages is None else num_stages
     for path, place in owners.items():
-        if not place <= set(range(stages)):
-            raise ValueError(
-                f"`{path}` is given to {stages_text(place)}, but the stages are 0 to "
-                f"{stages - 1}."
-            )
+        check_place(path, place, stages)
     everywhere = frozenset(range(stages))
     model = Cut.of(
         params, [owners.get(path, everywhere) for path in leaf_paths(params)], stages
@@ -219,6 +215,15 @@ def _prefix(params: PyTree, stages: PyTree) -> StageOf:
 
 def _is_none(node: Any) -> bool:
     return node is None
+
+
+def check_place(path: str, place: Place, num_stages: int) -> None:
+    """Refuses stages that there are not."""
+    if not place <= set(range(num_stages)):
+        raise ValueError(
+            f"`{path}` is given to {stages_text(place)}, but the stages are 0 to "
+            f"{num_stages - 1}."
+        )
 
 
 def as_place(path: str, given: Any) -> Place:

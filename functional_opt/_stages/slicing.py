@@ -209,8 +209,8 @@ class _Demand:
 
     def _is_sent(self, var: Var, eqn: JaxprEqn) -> bool:
         """Whether a value travels, and is not computed on every stage."""
-        deadline = self.remote[var]
-        in_time = self.placed.values[var].level < deadline
+        deadline, value = self.remote[var], self.placed.values[var]
+        in_time = value.level < min(deadline, value.level_everywhere)
         if not (in_time and self.placed.may_travel(var)):
             return False
         return not all(self._is_there(atom, deadline) for atom in eqn.invars)
