@@ -56,9 +56,7 @@ Kron has a preconditioner a parameter, which stays with it. What its parameters 
   where a scale is given is theirs: the entry of the state is there nevertheless.
 - A clip by the norm of the gradients comes before that scale, and one by the norm of
   the preconditioned gradients after it. Each is one more round of 16 B, so that
-  `rollfast` with both takes at least 3 rounds and 48 B. It takes 60 B: three scalars of
-  4 B, packed, that follow from the first norm (whether it is too large) are sent too,
-  though every stage could compute them for itself.
+  `rollfast` with both takes 3 rounds and 48 B, and no less is possible.
 
 Random numbers, counters and decisions that are the same on all stages are computed on
 each of them, and no matrix leaves its stage.

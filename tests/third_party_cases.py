@@ -17,7 +17,6 @@ KRON = (
     "XLA fuses the products and the norms of a stage's matrices in another way in a "
     "smaller program, which may change a last bit."
 )
-CHOICES = 20  # bytes a leaf: three norms, and a decision for each of two choices
 
 
 GROUPS: dict[str, tuple[Case, ...]] = {
@@ -67,7 +66,6 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             equal="close",
             reason=KRON,
             exchanges=True,
-            most_sent=CHOICES,
             steps=4,
         ),
         Case("rollfast.prism", lambda: rollfast.prism(0.1)),
