@@ -12,6 +12,7 @@ import functional_opt as fo
 
 from .._codec.errors import ConfigError, place_text
 from .._codec.fields import fields_of, is_module
+from .._durations import unresolved
 from .._registry import name_of
 from .shapes import read_model
 
@@ -84,8 +85,25 @@ def schedule_of(module: Any, total_steps: int | None) -> fo.AbstractSchedule | N
         return fo.Constant(schedule)
     if not isinstance(schedule, fo.AbstractSchedule):
         return None
+    if total_steps is None:
+        _check_known(schedule)
+        return schedule
     with refused("schedule"):
-        return schedule if total_steps is None else schedule.resolve(total_steps)
+        return schedule.resolve(total_steps)
+
+
+def _check_known(schedule: fo.AbstractSchedule) -> None:
+    """Refuses durations that only the length of the run can tell."""
+    problems = [
+        (
+            "schedule",
+            f"`{type(config).__name__}.{name}` is {getattr(config, name)!r} of a run "
+            "whose length is not known; say it with --total-steps",
+        )
+        for config, name in unresolved(schedule)
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 @contextlib.contextmanager
