@@ -338,7 +338,7 @@ SMALL = fo.Registry.of(fo.AdamW, fo.SGD, fo.Cosine, fo.Constant, Everything)
         (
             RECIPE | {"schedule": COSINE | {"decay_steps": 1.5}},
             "schedule.decay_steps",
-            "expected a valid integer, got 1.5",
+            "expected a valid integer or a table for Steps or Fraction, got 1.5",
         ),
         (
             RECIPE | {"schedule": COSINE | {"warmup_steps": 9}},
