@@ -62,8 +62,8 @@ def rate_text(module: Any, total_steps: int | None) -> str | None:
     schedule = schedule_of(module, total_steps)
     if schedule is None or isinstance(schedule, fo.Constant):
         return None
-    with refused("schedule"):
-        return f"learning rate\n{schedule.describe()}"
+    _check_known(schedule)
+    return f"learning rate\n{schedule.describe()}"
 
 
 def plot(module: Any, target: str, total_steps: int | None) -> None:
@@ -71,6 +71,7 @@ def plot(module: Any, target: str, total_steps: int | None) -> None:
     schedule = schedule_of(module, total_steps)
     if schedule is None:
         raise ConfigError([("", f"{value_text(module)} has no learning rate to plot")])
+    _check_known(schedule)
     with refused(""):
         schedule.plot(target, total_steps)
 
@@ -85,11 +86,8 @@ def schedule_of(module: Any, total_steps: int | None) -> fo.AbstractSchedule | N
         return fo.Constant(schedule)
     if not isinstance(schedule, fo.AbstractSchedule):
         return None
-    if total_steps is None:
-        _check_known(schedule)
-        return schedule
     with refused("schedule"):
-        return schedule.resolve(total_steps)
+        return schedule if total_steps is None else schedule.resolve(total_steps)
 
 
 def _check_known(schedule: fo.AbstractSchedule) -> None:

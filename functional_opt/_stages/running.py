@@ -214,8 +214,7 @@ class PlacedRunners:
         platforms = {device.platform for devices in groups for device in devices}
         if len(groups) <= 1 or platforms != {"cpu"}:
             return {}
-        scheduler = "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
-        return {"compiler_options": {"xla_cpu_scheduler_type": scheduler}}
+        return _options_of_cpu()
 
     def _shardings(
         self, names: tuple[str, ...], stage: int, arguments: Mapping[str, Leaves]
@@ -238,6 +237,20 @@ class PlacedRunners:
     @functools.cached_property
     def _likes(self) -> Callable[[int, str], list[tuple[str, int] | None]]:
         return functools.cache(self.stages[0].function.likes_of)
+
+
+@functools.cache
+def _options_of_cpu() -> dict[str, Any]:
+    """The order of instructions that needs least memory, if this XLA has the option."""
+    scheduler = "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
+    options = {"compiler_options": {"xla_cpu_scheduler_type": scheduler}}
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    shape = jax.ShapeDtypeStruct((), np.float32, sharding=place)
+    try:
+        jax.jit(lambda x: x, **options).lower(shape).compile()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return options
 
 
 def compile_each(calls: Iterable[_Call]) -> None:
