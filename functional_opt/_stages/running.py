@@ -243,7 +243,9 @@ class PlacedRunners:
 def _options_of_cpu() -> dict[str, Any]:
     """The order of instructions that needs least memory, if this XLA has the option."""
     scheduler = "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
-    options = {"compiler_options": {"xla_cpu_scheduler_type": scheduler}}
+    options: dict[str, Any] = {
+        "compiler_options": {"xla_cpu_scheduler_type": scheduler}
+    }
     place = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     shape = jax.ShapeDtypeStruct((), np.float32, sharding=place)
     try:
