@@ -21,6 +21,9 @@ from .records import is_array, is_key, Record, record_of
 
 LEAVES_AT_ONCE = 16  # that are read or written, and are on the host meanwhile
 
+# Orbax and TensorStore have no class of their own for what they cannot do.
+_STORAGE_ERRORS = (OSError, RuntimeError, ValueError)
+
 
 def write_leaves(directory: epath.Path, leaves: Mapping[str, Any]) -> dict[str, Record]:
     """Writes the shards that this process has, and returns the leaves' records."""
@@ -60,8 +63,7 @@ async def _write(directory: epath.Path, path: str, leaf: Any) -> Record:
         leaf = jax.random.key_data(leaf)
     try:
         await _write_array(directory, path, leaf)
-    # Orbax and TensorStore have no class of their own for what they cannot do.
-    except Exception as error:
+    except _STORAGE_ERRORS as error:
         raise ValueError(f"`{path}` cannot be written: {_cause(error)}") from error
     return record
 
@@ -91,7 +93,7 @@ async def _read(
         return record["value"]
     try:
         array = await _read_array(directory, path, leaf, record)
-    except Exception as error:
+    except _STORAGE_ERRORS as error:
         raise DamagedError(f"`{path}` cannot be read: {_cause(error)}") from error
     if is_key(leaf):
         return jax.random.wrap_key_data(jnp.asarray(array), impl=record["impl"])
