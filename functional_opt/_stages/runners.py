@@ -40,19 +40,33 @@ class Programs:
         self._compiled: dict[Hashable, jax.stages.Wrapped] = {}
 
     def jit(
-        self, runnable: Runnable, out_shardings: Hashable, **options: Any
+        self, runnables: Sequence[Runnable], out_shardings: Hashable, **options: Any
     ) -> jax.stages.Wrapped:
-        """`jax.jit` of the first of those that compute the same.
+        """One program for some stages: from their operands to the results of each.
 
-        Other options are other programs, but it is traced only once for all of them.
+        It is that of the first stages that compute the same. Other options are other
+        programs, but what a stage computes is traced only once for all of them.
         """
-        run = self._runs.setdefault(runnable.key, runnable.run)
-        key = runnable.key, out_shardings, repr(options)
+        key = tuple(r.key for r in runnables), out_shardings, repr(options)
         if key not in self._compiled:
             if out_shardings is not None:
                 options["out_shardings"] = out_shardings
-            self._compiled[key] = jax.jit(run, **runnable.options, **options)
+            together = _together([self._traced_once(r) for r in runnables])
+            self._compiled[key] = jax.jit(together, **runnables[0].options, **options)
         return self._compiled[key]
+
+    def _traced_once(self, runnable: Runnable) -> Callable[..., Any]:
+        return self._runs.setdefault(runnable.key, jax.jit(runnable.run))
+
+
+def _together(functions: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
+    """Calls each function with its column of the arguments."""
+
+    def run(*rows: Sequence[Any]) -> tuple[Any, ...]:
+        columns = zip(*rows, strict=True)
+        return tuple(f(*column) for f, column in zip(functions, columns, strict=True))
+
+    return run
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,18 +1,17 @@
 """Runs the programs of all stages, each on its devices, and what they exchange."""
 
 import functools
-import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, Sharding
 
-from .exchange import devices_text, Exchange, group_by_devices, placement_of
+from .calls import batches, Call, check_devices, compile_each, options_of_cpu, Part
+from .exchange import Exchange, group_by_devices, placement_of
 from .functions import Leaves, StagedFunction, Table
 from .runners import Programs, Runnable, StageRunner
 
@@ -46,31 +45,6 @@ class Runners:
     def at(self) -> Callable[[Placements], "PlacedRunners"]:
         """The stages at their places."""
         return functools.cache(lambda places: PlacedRunners(self.stages, places))
-
-
-class _Call(NamedTuple):
-    """A program to be run, and what it is given: by name, and as it takes it."""
-
-    runner: StageRunner
-    runnable: Runnable
-    compiled: jax.stages.Wrapped
-    arguments: Mapping[str, Leaves]
-    operands: tuple[Any, ...]
-
-    def run(self) -> Any:
-        return self._try(self.compiled)
-
-    def lower(self) -> jax.stages.Lowered:
-        return self._try(self.compiled.lower)
-
-    def _try(self, function: Callable[..., Any]) -> Any:
-        """If the program refuses its operands, says which argument is wrong."""
-        try:
-            return function(*self.operands)
-        except ValueError:
-            self.runner.check(self.runnable, self.arguments)
-            check_devices(self.runner, self.arguments)
-            raise
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,14 +97,15 @@ class PlacedRunners:
 
     def _say(
         self, round: int, runner: StageRunner, arguments: Arguments, tables: list[Table]
-    ) -> _Call | None:
+    ) -> Part | None:
         runnable = runner.messages[round] if arguments is not None else None
         if arguments is None or runnable is None:
             return None
         function = runnable.function
-        compiled = self._compiled_message(runner.stage, round)
         operands = function.read(arguments), function.receive(tables)
-        return _Call(runner, runnable, compiled, arguments, operands)
+        placement = self.placements[runner.stage]
+        copies = placement if isinstance(placement, NamedSharding) else None
+        return Part(runner, runnable, copies, arguments, operands)
 
     def _finish(
         self,
@@ -138,29 +113,61 @@ class PlacedRunners:
         runner: StageRunner,
         arguments: Arguments,
         tables: list[Table],
-    ) -> _Call | None:
+    ) -> Part | None:
         held = (runner.function.results[name].held[runner.stage] for name in names)
         if arguments is None or not any(held):
             return None
         runnable = runner.results(names)
         shardings = self._shardings(names, runner.stage, arguments)
-        compiled = self._compiled_results(runner.stage, names, shardings)
         donated = {k: v for k, v in arguments.items() if k in runner.donated}
         kept = {k: v for k, v in arguments.items() if k not in runner.donated}
         operands = donated, kept, runnable.function.receive(tables)
-        return _Call(runner, runnable, compiled, arguments, operands)
+        return Part(runner, runnable, shardings, arguments, operands)
 
-    def _run(self, calls: Sequence[_Call | None]) -> list[Any]:
-        """Runs one program a stage; the first time, compiles them side by side."""
+    def _run(self, parts: Sequence[Part | None]) -> list[Any]:
+        """Runs all programs; the first time, compiles them side by side."""
+        calls = list(self._calls(parts))
         programs = {
-            (call.compiled, placement): call
-            for call, placement in zip(calls, self.placements, strict=True)
-            if call is not None and placement is not None
+            (call.compiled, self.placements[call.stages[0]]): call for call in calls
         }
         if not self._known.issuperset(programs):
-            compile_each(programs.values())
+            compile_each(call for (_, where), call in programs.items() if where)
             self._known.update(programs)
-        return [None if call is None else call.run() for call in calls]
+        results: list[Any] = [None] * len(parts)
+        for call in calls:
+            for stage, result in zip(call.stages, call.run(), strict=True):
+                results[stage] = result
+        return results
+
+    def _calls(self, parts: Sequence[Part | None]) -> Iterator[Call]:
+        for group in self._groups:
+            given = [part for stage in group if (part := parts[stage]) is not None]
+            if given:
+                runnables = tuple(part.runnable for part in given)
+                shardings = tuple(part.shardings for part in given)
+                yield Call(given, self._compiled(runnables, shardings))
+
+    @functools.cached_property
+    def _compiled(self) -> Callable[..., jax.stages.Wrapped]:
+        def compiled(
+            runnables: tuple[Runnable, ...], shardings: tuple[Any, ...]
+        ) -> jax.stages.Wrapped:
+            wanted = shardings if any(s is not None for s in shardings) else None
+            programs = self.stages[0].programs
+            return programs.jit(runnables, wanted, **self._options)
+
+        return functools.cache(compiled)
+
+    @functools.cached_property
+    def _groups(self) -> list[tuple[int, ...]]:
+        """The stages that are run by one program."""
+        shared = group_by_devices(self.placements).values()
+        groups = [group for s in shared for group in batches(s, self._num_leaves)]
+        return groups + [(s,) for s, where in enumerate(self.placements) if not where]
+
+    def _num_leaves(self, stage: int) -> int:
+        cuts = self.stages[stage].function.arguments.values()
+        return sum(len(cut.held[stage]) for cut in cuts)
 
     @functools.cached_property
     def _known(self) -> set[tuple[jax.stages.Wrapped, Sharding | None]]:
@@ -186,35 +193,11 @@ class PlacedRunners:
         ]
 
     @functools.cached_property
-    def _compiled_message(self) -> Callable[[int, int], jax.stages.Wrapped]:
-        def compiled(stage: int, round: int) -> jax.stages.Wrapped:
-            runner, placement = self.stages[stage], self.placements[stage]
-            runnable = runner.messages[round]
-            assert runnable is not None
-            copies = placement if isinstance(placement, NamedSharding) else None
-            return runner.programs.jit(runnable, copies)
-
-        return functools.cache(compiled)
-
-    @functools.cached_property
-    def _compiled_results(self) -> Callable[..., jax.stages.Wrapped]:
-        def compiled(
-            stage: int, names: tuple[str, ...], shardings: Any
-        ) -> jax.stages.Wrapped:
-            runner = self.stages[stage]
-            runnable = runner.results(names)
-            return runner.programs.jit(runnable, shardings, **self._options)
-
-        return functools.cache(compiled)
-
-    @functools.cached_property
     def _options(self) -> dict[str, Any]:
         """XLA for CPU makes less use of caches in its usual order of instructions."""
         groups = group_by_devices(self.placements)
         platforms = {device.platform for devices in groups for device in devices}
-        if len(groups) <= 1 or platforms != {"cpu"}:
-            return {}
-        return _options_of_cpu()
+        return options_of_cpu() if platforms == {"cpu"} else {}
 
     def _shardings(
         self, names: tuple[str, ...], stage: int, arguments: Mapping[str, Leaves]
@@ -237,49 +220,6 @@ class PlacedRunners:
     @functools.cached_property
     def _likes(self) -> Callable[[int, str], list[tuple[str, int] | None]]:
         return functools.cache(self.stages[0].function.likes_of)
-
-
-@functools.cache
-def _options_of_cpu() -> dict[str, Any]:
-    """The order of instructions that needs least memory, if this XLA has the option."""
-    scheduler = "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
-    options: dict[str, Any] = {
-        "compiler_options": {"xla_cpu_scheduler_type": scheduler}
-    }
-    place = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-    shape = jax.ShapeDtypeStruct((), np.float32, sharding=place)
-    try:
-        jax.jit(lambda x: x, **options).lower(shape).compile()
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return options
-
-
-def compile_each(calls: Iterable[_Call]) -> None:
-    """Compiles several programs at once, so that running them finds them compiled.
-
-    Only the compiler is run in threads: tracing depends on the context of the caller.
-    """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(jax.stages.Lowered.compile, [call.lower() for call in calls]):
-            pass
-
-
-def check_devices(runner: StageRunner, arguments: Mapping[str, Leaves]) -> None:
-    """Refuses leaves of one stage on different devices, by their names."""
-    first: tuple[str, Collection[jax.Device]] | None = None
-    for name, leaves in arguments.items():
-        for position, leaf in enumerate(leaves):
-            if not isinstance(leaf, jax.Array) or not leaf.committed:
-                continue
-            label = runner.function.label(name, runner.stage, position)
-            first = first or (label, leaf.sharding.device_set)
-            if leaf.sharding.device_set != first[1]:
-                here, there = map(devices_text, (leaf.sharding.device_set, first[1]))
-                raise ValueError(
-                    f"{label} is on {here}, but {first[0]} is on {there}. What belongs "
-                    "to one stage must be on the same devices: use `jax.device_put`."
-                )
 
 
 def placements_of(arguments: Sequence[Arguments]) -> Placements:
