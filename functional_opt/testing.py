@@ -18,6 +18,8 @@ from ._types import typed
 
 Grade = Literal["exact", "close"]
 
+_MOST_DIFFERENCES = 10  # that an error names
+
 
 @typed
 def assert_equal(found: PyTree, expected: PyTree, grade: Grade = "exact") -> None:
@@ -31,7 +33,7 @@ def assert_equal(found: PyTree, expected: PyTree, grade: Grade = "exact") -> Non
         largest finite entry in float32 and wider, and by one unit in the last place of
         that entry in narrower types; integers and bools must be the same.
 
-    **Raises:** `AssertionError` naming every leaf that differs, and by how much.
+    **Raises:** `AssertionError` naming the first leaves that differ, and by how much.
     """
     structures = jax.tree.structure(found), jax.tree.structure(expected)
     assert structures[0] == structures[1], f"{structures[0]} is not {structures[1]}"
@@ -43,6 +45,9 @@ def assert_equal(found: PyTree, expected: PyTree, grade: Grade = "exact") -> Non
         for (path, leaf), wanted in pairs
         if (difference := _difference(_numbers(leaf), _numbers(wanted), grade))
     ]
+    if len(differences) > _MOST_DIFFERENCES:
+        more = len(differences) - _MOST_DIFFERENCES
+        differences[_MOST_DIFFERENCES:] = [f"  and {more} more"]
     assert not differences, "\n".join(["These leaves differ:", *differences])
 
 
@@ -131,7 +136,7 @@ def assert_stage_local_equal(
 
     **Returns:** what `stage_local` made.
 
-    **Raises:** `AssertionError` naming every leaf that differs, and by how much.
+    **Raises:** `AssertionError` naming the first leaves that differ, and by how much.
 
     !!! Example
 

@@ -95,20 +95,31 @@ def check(tx, params, partition, meshes, spec=COPIES, grade: Any = "exact"):
             )
             pieces, states = staged.step(grads, states, pieces)
     whole, state = whole_training(tx, params, 3)
-    expected = partition.split(whole), staged.split_state(state)
+    expected = partition.split(whole), staged.split_state(state, pieces)
     for stage in range(len(meshes)):
         found = pieces[stage], states[stage]
         if stage not in staged.local_stages:
-            assert found == (None, None)
+            assert found == (None, None) and expected[1][stage] is None
             continue
-        wanted = [*map(local, jax.tree.leaves([piece[stage] for piece in expected]))]
-        shards = [leaf.addressable_shards[0] for leaf in jax.tree.leaves(found)]
-        fo.testing.assert_equal(
-            [np.asarray(shard.data) for shard in shards],
-            [leaf[s.index] for leaf, s in zip(wanted, shards, strict=True)],
-            grade,
-        )
+        wanted = shards(expected[0][stage], like=pieces[stage])
+        fo.testing.assert_equal(shards(pieces[stage]), wanted, grade)
+        wanted = shards(expected[1][stage])
+        fo.testing.assert_equal(shards(states[stage]), wanted, grade)
+        assert shardings(states[stage]) == shardings(expected[1][stage])
     return staged
+
+
+def shards(tree, like=None):
+    """What this process's first device has of each leaf, or would have of it."""
+    leaves, likes = jax.tree.leaves(tree), jax.tree.leaves(like or tree)
+    firsts = [leaf.addressable_shards[0] for leaf in likes]
+    if like is None:
+        return [np.asarray(shard.data) for shard in firsts]
+    return [np.asarray(x)[s.index] for x, s in zip(leaves, firsts, strict=True)]
+
+
+def shardings(tree):
+    return [leaf.sharding for leaf in jax.tree.leaves(tree)]
 
 
 def local(array):
@@ -123,7 +134,7 @@ def training():
 
     def counting(calls):
         calls = list(calls)
-        compiled.extend(call.runner.stage for call in calls)
+        compiled.extend(stage for call in calls for stage in call.stages)
         compile_each(calls)
 
     running.compile_each = counting

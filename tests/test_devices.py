@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from functional_opt._stages import running
+from functional_opt._stages.calls import batches
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
@@ -219,6 +220,12 @@ def test_a_step_runs_few_programs_and_moves_nothing(devices, tx, dispatches):
     assert dispatches == {"programs": groups * (rounds + 1) + exchanges}
 
 
+def test_stages_of_many_leaves_have_programs_of_their_own():
+    sizes = [200, 40, 300, 10, 10]
+    found = batches(range(5), lambda stage: sizes[stage])
+    assert list(found) == [(0, 1), (2,), (3, 4)]
+
+
 ROWS, COLUMNS = PartitionSpec("data"), PartitionSpec(None, "data")
 
 
@@ -278,6 +285,36 @@ def test_stages_on_meshes_keep_the_sharding_of_each_leaf(name, spec, given):
 def whole_step(grads, state, params):
     updates, state = CLIPPED.update(grads, state, params)
     return optax.apply_updates(params, updates), state
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["found", "given"])
+@pytest.mark.parametrize("name", MESHES)
+def test_a_state_that_is_split_goes_where_init_puts_it(name, given):
+    params, meshes = make_params(), MESHES[name]
+    partition = fo.partition(params, list(range(4)))
+    staged = fo.stage_local(
+        CLIPPED, params, partition, meshes=meshes if given else None, donate=True
+    )
+    pieces = shard(partition.split(params), meshes, ROWS)
+    state = jax.jit(CLIPPED.init)(params)
+    states = staged.split_state(state, pieces)
+    expected = staged.init(pieces)
+    fo.testing.assert_equal(states, expected)
+    wanted = [leaf.sharding for leaf in jax.tree.leaves(expected)]
+    assert [leaf.sharding for leaf in jax.tree.leaves(states)] == wanted
+    staged.step(jax.tree.map(jnp.sin, pieces), states, pieces)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+def test_stages_on_one_device_share_no_memory_when_a_state_is_split():
+    """Donated once, it would be gone for the others."""
+    params, device = make_params(2), jax.devices()[0]
+    partition = fo.partition(params, [0, 1])
+    staged = fo.stage_local(
+        CLIPPED, params, partition, meshes=[device, device], donate=True
+    )
+    states = staged.split_state(jax.jit(CLIPPED.init)(params))
+    assert len({*pointers(states)}) == len(pointers(states))
 
 
 def test_a_shard_is_updated_in_place():

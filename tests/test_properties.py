@@ -6,6 +6,7 @@ import functional_opt as fo
 import jax
 import jax.numpy as jnp
 import optax
+import pytest
 from hypothesis import given, strategies as st
 from strategies import decays, partition_of, rates, staged_trees, values
 
@@ -102,3 +103,12 @@ def test_optax_is_the_reference():
         assert "apart by 0.1" in str(error)
     else:
         raise AssertionError("a wrong step passed for a right one")
+
+
+def test_an_error_names_only_the_first_leaves_that_differ():
+    found, expected = ({f"{i:02}": jnp.full(2, x) for i in range(15)} for x in (1, 2))
+    with pytest.raises(AssertionError) as caught:
+        fo.testing.assert_equal(found, expected)
+    lines = str(caught.value).splitlines()
+    assert lines[1].startswith("  ['00']: ") and lines[10].startswith("  ['09']: ")
+    assert lines[11:] == ["  and 5 more"]

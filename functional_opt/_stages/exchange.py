@@ -52,6 +52,15 @@ def _whole(copies: Sequence[Array], placement: Sharding) -> Array:
     )
 
 
+def put(leaf: Array, sharding: Sharding) -> Array:
+    """A copy of a leaf in memory of its own; only the shards of this process."""
+    # `device_put` with `may_alias=False` aliases what is on one of several devices.
+    copy = jnp.copy(leaf)
+    if sharding.is_fully_addressable:
+        return jax.device_put(copy, sharding)
+    return jax.make_array_from_callback(copy.shape, sharding, lambda index: copy[index])
+
+
 def group_by_devices(
     placements: Sequence[Sharding | None],
 ) -> dict[frozenset[jax.Device], list[int]]:

@@ -13,14 +13,14 @@ from jaxtyping import PyTree
 from .._types import typed
 from .axis import StageAxis
 from .derive import derive
-from .exchange import devices_text, place, placement_of, placements_on
+from .exchange import devices_text, place, placement_of, placements_on, put
 from .explain import table
 from .extra import values_of
 from .functions import Leaves
 from .partition import is_param, StagePartition
 from .processes import check_pieces_here, check_same_plan, local_stages
 from .program import StageProgram
-from .running import Arguments, Placements, placements_of, Runners
+from .running import Arguments, PlacedRunners, Placements, placements_of, Runners
 from .tied import TiedGradients
 from .tracing import check_transformation
 from .trees import check_stages, Cut, Pieces
@@ -142,6 +142,12 @@ class StageLocal:
 
         - `params_by_stage`: each stage's parameters.
         """
+        runners, arguments = self._init_of(params_by_stage)
+        return self._state_pieces(runners.run(("state",), arguments), 0)
+
+    def _init_of(
+        self, params_by_stage: Pieces
+    ) -> tuple[PlacedRunners, list[Arguments]]:
         self._check("params_by_stage", params_by_stage)
         arguments: list[Arguments] = [
             None
@@ -149,8 +155,7 @@ class StageLocal:
             else {"params": self.partition.take("params", stage, piece)[0]}
             for stage, piece in enumerate(params_by_stage)
         ]
-        runners = self._init.at(self._placements_of(arguments))
-        return self._state_pieces(runners.run(("state",), arguments), 0)
+        return self._init.at(self._placements_of(arguments)), arguments
 
     def step(
         self,
@@ -233,18 +238,51 @@ class StageLocal:
         )
 
     @typed
-    def split_state(self, state: PyTree) -> tuple[PyTree, ...]:
-        """Cuts a whole state, so that one checkpoint fits any number of stages."""
+    def split_state(
+        self, state: PyTree, params_by_stage: Pieces | None = None
+    ) -> tuple[PyTree, ...]:
+        """Cuts a whole state, so that one checkpoint fits any number of stages.
+
+        **Arguments:**
+
+        - `state`: as `tx.init` and `tx.update` of the whole tree return it.
+        - `params_by_stage`: each stage's parameters. If given, the state goes where
+            `init` puts it: to its stage's devices, sharded like its parameter. If left
+            out, to the devices of `meshes`, if there are any, a copy on each.
+        """
         pieces = self._state.split(self._state.flatten_whole("state", state))
-        if self._placements is not None:
-            return tuple(
-                place(piece, placement) if stage in self.local_stages else None
-                for stage, (piece, placement) in enumerate(
-                    zip(pieces, self._placements, strict=True)
+        if params_by_stage is None and self._placements is None:
+            # What several stages hold must not be one buffer: it would be donated once
+            # for all of them.
+            return pieces[:1] + jax.tree.map(jnp.copy, pieces[1:])
+        shardings = self._state_shardings(params_by_stage)
+        return tuple(
+            None if wanted is None else self._put_state(stage, piece, wanted)
+            for stage, (piece, wanted) in enumerate(zip(pieces, shardings, strict=True))
+        )
+
+    def _state_shardings(
+        self, params_by_stage: Pieces | None
+    ) -> list[Sequence[Sharding] | None]:
+        if params_by_stage is None:
+            placements = self._placements or ()
+            return [
+                [where] * len(held) if stage in self.local_stages else None
+                for stage, (held, where) in enumerate(
+                    zip(self._state.held, placements, strict=True)
                 )
-            )
-        # What several stages hold must not be one buffer: donation would give it away.
-        return pieces[:1] + jax.tree.map(jnp.copy, pieces[1:])
+            ]
+        runners, arguments = self._init_of(params_by_stage)
+        return [
+            None if given is None else runners.shardings("state", stage, given)
+            for stage, given in enumerate(arguments)
+        ]
+
+    def _put_state(
+        self, stage: int, piece: PyTree, shardings: Sequence[Sharding]
+    ) -> PyTree:
+        leaves = map(put, self._state.flatten("state", stage, piece), shardings)
+        return self._state.unflatten(stage, list(leaves))
 
     def __str__(self) -> str:
         sums = [] if self._tied is None else [self._tied.runners.function]

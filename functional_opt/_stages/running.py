@@ -207,15 +207,20 @@ class PlacedRunners:
         one_device = not isinstance(placement, NamedSharding)
         if placement is None or (one_device and any(arguments.values())):
             return None
-        return tuple(
-            tuple(
-                placement
-                if like is None
-                else getattr(arguments[like[0]][like[1]], "sharding", placement)
-                for like in self._likes(stage, name)
-            )
-            for name in names
-        )
+        return tuple(self.shardings(name, stage, arguments) for name in names)
+
+    def shardings(
+        self, name: str, stage: int, arguments: Mapping[str, Leaves]
+    ) -> tuple[Sharding, ...]:
+        """For each leaf of a result how that argument is sharded which it is like."""
+        placement = self.placements[stage]
+        assert placement is not None
+
+        def of(like: tuple[str, int] | None) -> Sharding:
+            leaf = None if like is None else arguments[like[0]][like[1]]
+            return getattr(leaf, "sharding", placement)
+
+        return tuple(map(of, self._likes(stage, name)))
 
     @functools.cached_property
     def _likes(self) -> Callable[[int, str], list[tuple[str, int] | None]]:
