@@ -1,5 +1,6 @@
 """The ways to update parameters that are compared, each as a step that goes on."""
 
+import functools
 import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 
 import functional_opt as fo
 import jax
+import jax.numpy as jnp
 import optax
 from trees import (
     CLIP_NORM,
@@ -92,6 +94,25 @@ def staged_on_all_devices(shapes: Any) -> Mode:
 
 def staged_on_one_device(shapes: Any) -> Mode:
     return staged(shapes, jax.devices()[:1])
+
+
+def jit_alone(shapes: Any, devices: Sequence[jax.Device]) -> Mode:
+    """A call a stage of one function, with as many arrays, as many of them donated."""
+    pieces = [
+        put((normal_like([part] * 3, seed=0), normal_like(part, seed=1)), device)
+        for part, device in zip(shapes.values(), devices, strict=True)
+    ]
+    held, grads = map(list, zip(*pieces, strict=True))
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def add(trees: Any, grads: Any) -> Any:
+        return [jax.tree.map(jnp.add, tree, grads) for tree in trees]
+
+    def step() -> Any:
+        held[:] = map(add, held, grads)
+        return held
+
+    return Mode(step, lambda: held)
 
 
 def eformer(shapes: Any) -> Mode:

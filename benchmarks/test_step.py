@@ -10,10 +10,12 @@ the placement of the stages.
 and reads gradients, parameters and two moments, and writes the latter three, 32 bytes a
 parameter. The bandwidth is that of `b = b / 2 + c` over as many numbers as there are
 parameters, on all devices of stages at once, in the same rounds.
+
+*Cores* is how many of the machine's cores are at work, of the host's and its devices':
+where nearly all are, no other order of the same work takes less time.
 """
 
 import functools
-import statistics
 from typing import Any, NamedTuple
 
 import functional_opt as fo
@@ -21,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from modes import Mode, modes, PEER, STAGED, WHOLE
-from timing import interleaved, milliseconds
+from timing import interleaved, milliseconds, Times
 from trees import shapes, size
 
 
@@ -52,14 +54,14 @@ def test_step(width, rounds, aim, quick, benchmark, record):
     running = {name: make(tree) for name, make in modes().items()}
     check(running)
     steps = {name: mode.step for name, mode in running.items()}
-    seconds: dict[str, list[float]] = {}
+    times: dict[str, Times] = {}
 
     def measure() -> None:
         everything = {**steps, TRIAD: triad(tree)}
-        seconds.update(interleaved(everything, 5 if quick else rounds))
+        times.update(interleaved(everything, 5 if quick else rounds))
 
     benchmark.pedantic(measure, rounds=1)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    medians = {name: measured.median for name, measured in times.items()}
     params = f"{size(tree) / 1e6:.2g} M"
     moved = dict.fromkeys(steps, BYTES * size(tree)) | {TRIAD: 12 * size(tree)}
     speeds = {name: moved[name] / medians[name] for name in moved}
@@ -69,7 +71,8 @@ def test_step(width, rounds, aim, quick, benchmark, record):
             "Times",
             parameters=params,
             step=name,
-            ms=milliseconds(seconds[name]),
+            ms=milliseconds(times[name].passed),
+            cores=times[name].cores,
             **{
                 "of the faster whole tree": medians[name] / whole,
                 "GB/s": speeds[name] / 1e9,

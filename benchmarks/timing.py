@@ -5,21 +5,39 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 
 
+@dataclass(frozen=True)
+class Times:
+    """The seconds that passed in each round, and those of all cores together."""
+
+    passed: list[float] = field(default_factory=list)
+    of_cores: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.passed)
+
+    @property
+    def cores(self) -> float:
+        """How many cores were at work."""
+        return statistics.median(self.of_cores) / self.median
+
+
 def interleaved(
     functions: Mapping[str, Callable[[], Any]], rounds: int
-) -> dict[str, list[float]]:
-    """The seconds of each function in each round, in an order that is random.
+) -> dict[str, Times]:
+    """The times of each function in each round, in an order that is random.
 
     Each is called twice before, so that it has compiled and its memory is there. What
     a function returns is waited for.
     """
     order = random.Random(0)
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    times = {name: Times() for name in functions}
     for function in functions.values():
         for _ in range(2):
             jax.block_until_ready(function())
@@ -27,11 +45,12 @@ def interleaved(
     gc.disable()
     for _ in range(rounds):
         for name in order.sample([*functions], len(functions)):
-            start = time.perf_counter()
+            start, start_of_cores = time.perf_counter(), time.process_time()
             jax.block_until_ready(functions[name]())
-            seconds[name].append(time.perf_counter() - start)
+            times[name].passed.append(time.perf_counter() - start)
+            times[name].of_cores.append(time.process_time() - start_of_cores)
     gc.enable()
-    return seconds
+    return times
 
 
 def until_returned(function: Callable[[], Any], rounds: int) -> list[float]:

@@ -74,16 +74,20 @@ class Meter:
         return int(line.split()[1]) * 1024
 
 
-def host(num_stages: str, num_leaves: str) -> float:
-    """The median of the seconds until a step returns, each stage on its own device."""
+def host(num_stages: str, num_leaves: str) -> list[float]:
+    """The median of the seconds until a step returns, each stage on its own device.
+
+    And until calls of one jitted function return, a call for each stage, with as many
+    arrays as the step has.
+    """
     import jax
-    from modes import staged
+    from modes import jit_alone, staged
     from timing import until_returned
     from trees import shapes
 
     tree = shapes(int(num_stages) * int(num_leaves), int(num_stages), width=8)
-    step = staged(tree, jax.devices()).step
-    return statistics.median(until_returned(step, 30))
+    steps = [make(tree, jax.devices()).step for make in (staged, jit_alone)]
+    return [statistics.median(until_returned(step, 30)) for step in steps]
 
 
 if __name__ == "__main__":
