@@ -62,8 +62,11 @@ def gradients(tree):
     return jax.tree.map(lambda leaf: jnp.sin(3 * leaf), tree)
 
 
-def whole_training(tx, params, steps):
-    """The whole tree on one device of this process."""
+def whole_training(tx, params, partition, steps):
+    """The whole tree on one device of this process; each owner has a summand."""
+    owners = jax.tree.unflatten(
+        jax.tree.structure(params), map(len, partition.params.places)
+    )
 
     @jax.jit
     def step(grads, state, params):
@@ -73,7 +76,8 @@ def whole_training(tx, params, steps):
     state = jax.jit(tx.init)(params)
     gradients_of = jax.jit(gradients)
     for _ in range(steps):
-        params, state = step(gradients_of(params), state, params)
+        grads = jax.tree.map(jnp.multiply, gradients_of(params), owners)
+        params, state = step(grads, state, params)
     return params, state
 
 
@@ -94,7 +98,7 @@ def check(tx, params, partition, meshes, spec=COPIES, grade: Any = "exact"):
                 None if piece is None else gradients_of(piece) for piece in pieces
             )
             pieces, states = staged.step(grads, states, pieces)
-    whole, state = whole_training(tx, params, 3)
+    whole, state = whole_training(tx, params, partition, 3)
     expected = partition.split(whole), staged.split_state(state, pieces)
     for stage in range(len(meshes)):
         found = pieces[stage], states[stage]
@@ -168,6 +172,10 @@ def spanning():
     staged = check(optax.adam(1e-2), params, partition, meshes, rows)
     assert staged.rounds == 0
     check(CLIPPED, params, partition, meshes, rows, grade="close")
+    tied = [{"weight": {0, len(meshes) - 1}, "bias": stage} for stage in range(2)]
+    owners = tied + list(range(2, len(meshes)))
+    staged = check(optax.adam(1e-2), params, fo.partition(params, owners), meshes, rows)
+    assert staged.rounds == 1
 
 
 def loss_of_one_process():

@@ -1,8 +1,9 @@
 """How messages travel between devices, of one process or of many."""
 
+import contextlib
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,12 +170,6 @@ class Exchange:
         index = jax.process_index()
         return [d for d in self._mesh.devices.flat if d.process_index == index]
 
-    @property
-    def processes_text(self) -> str:
-        """The processes that take part, for errors."""
-        indices = sorted({device.process_index for device in self._mesh.devices.flat})
-        return f"processes {', '.join(map(str, indices))}"
-
     @functools.cached_property
     def _nothing(self) -> dict[jax.Device, Vector]:
         """A vector for each device that has a slot without a sender."""
@@ -209,8 +204,10 @@ class Exchange:
             return [[messages[sender] for sender in self.senders]] * len(messages)
         if not self._addressable:
             return [None] * len(messages)
-        table = self.gather([self._assemble(messages, slot) for slot in self._slots])
-        copies = dict(_shards(table))
+        slots = [self._assemble(messages, slot) for slot in self._slots]
+        with failures_named(self._mesh.devices.flat):
+            table = self.gather(slots)
+        copies = dict(shards_of(table))
         return [self._at(copies, placement) for placement in self.placements]
 
     def _assemble(
@@ -221,7 +218,7 @@ class Exchange:
         for stage in dict.fromkeys(stages.values()):
             message = messages[stage]
             if message is not None:
-                by_device.update(_shards(message))
+                by_device.update(shards_of(message))
         shards = [
             by_device[d] if d in stages else self._nothing[d] for d in self._addressable
         ]
@@ -239,6 +236,26 @@ class Exchange:
         return jax.make_array_from_single_device_arrays(shape, placement, shards)
 
 
+def device_order(placement: Sharding) -> list[jax.Device]:
+    """The devices of a placement, in the order in which JAX numbers them."""
+    mesh = getattr(placement, "mesh", None)
+    return list(mesh.devices.flat if isinstance(mesh, Mesh) else placement.device_set)
+
+
+@contextlib.contextmanager
+def failures_named(devices: Iterable[jax.Device]) -> Iterator[None]:
+    """Says which processes take part in an exchange that fails."""
+    try:
+        yield
+    # The kinds of error that XLA raises, for which JAX has more than one class.
+    except (ValueError, RuntimeError) as error:
+        indices = sorted({device.process_index for device in devices})
+        raise RuntimeError(
+            f"An exchange between processes {', '.join(map(str, indices))} failed. If "
+            "one of them has died, start all of them again from the last checkpoint."
+        ) from error
+
+
 def devices_text(devices: Iterable[jax.Device]) -> str:
     return ", ".join(map(str, _in_order(devices)))
 
@@ -247,5 +264,5 @@ def _in_order(devices: Iterable[jax.Device]) -> list[jax.Device]:
     return sorted(devices, key=lambda device: device.id)
 
 
-def _shards(array: Array) -> Iterable[tuple[jax.Device, Array]]:
+def shards_of(array: Array) -> Iterable[tuple[jax.Device, Array]]:
     return ((shard.device, shard.data) for shard in array.addressable_shards)

@@ -1,7 +1,7 @@
 """Runs the programs of all stages, each on its devices, and what they exchange."""
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, Sharding
 
 from .calls import batches, Call, check_devices, compile_each, options_of_cpu, Part
-from .exchange import Exchange, group_by_devices, placement_of
+from .exchange import device_order, Exchange, group_by_devices, placement_of
 from .functions import Leaves, StagedFunction, Table
 from .runners import Programs, Runnable, StageRunner
 
@@ -88,12 +88,6 @@ class PlacedRunners:
             for runner, given in zip(self.stages, arguments, strict=True):
                 check_devices(runner, given or {})
             raise
-        # The kinds of error that XLA raises, for which JAX has more than one class.
-        except (ValueError, RuntimeError) as error:
-            raise RuntimeError(
-                f"An exchange between {exchange.processes_text} failed. If one of them "
-                "has died, start all of them again from the last checkpoint."
-            ) from error
 
     def _say(
         self, round: int, runner: StageRunner, arguments: Arguments, tables: list[Table]
@@ -161,9 +155,12 @@ class PlacedRunners:
     @functools.cached_property
     def _groups(self) -> list[tuple[int, ...]]:
         """The stages that are run by one program."""
-        shared = group_by_devices(self.placements).values()
-        groups = [group for s in shared for group in batches(s, self._num_leaves)]
-        return groups + [(s,) for s, where in enumerate(self.placements) if not where]
+        together: dict[Hashable, list[int]] = {}
+        for stage, where in enumerate(self.placements):
+            key = stage if where is None else tuple(device_order(where))
+            together.setdefault(key, []).append(stage)
+        groups = together.values()
+        return [batch for group in groups for batch in batches(group, self._num_leaves)]
 
     def _num_leaves(self, stage: int) -> int:
         cuts = self.stages[stage].function.arguments.values()

@@ -1,7 +1,7 @@
 """The gradients of parameters that several stages own, summed over their owners."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 from .functions import Leaves, StagedFunction
 from .placing import Place
 from .running import Arguments, Placements, Runners
+from .summing import ShardedSum
 from .trees import Cut
 
 
@@ -51,11 +52,57 @@ class TiedGradients:
             None if given is None else self.summands(stage, given)
             for stage, given in enumerate(arguments)
         ]
-        results = self.runners.at(placements).run(("grads",), summands)
+        if all(placements):
+            sums = self._sum_shards(summands, placements)
+        else:
+            sums = self.runners.at(placements).run(("grads",), summands)
         return [
-            None if given is None or result is None else self.replace(s, given, *result)
-            for s, (given, result) in enumerate(zip(arguments, results, strict=True))
+            None if given is None or own is None else self.replace(stage, given, *own)
+            for stage, (given, own) in enumerate(zip(arguments, sums, strict=True))
         ]
+
+    def _sum_shards(
+        self, summands: Sequence[Arguments], placements: Placements
+    ) -> list[tuple[Leaves, ...] | None]:
+        """One sum for all parameters of the same owners."""
+        held = [
+            {} if given is None else dict(zip(held, given["grads"], strict=True))
+            for held, given in zip(self.sums.held, summands, strict=True)
+        ]
+        for owners, numbers in self._together.items():
+            given = {
+                k: [held[stage][i] for i in numbers]
+                for k, stage in enumerate(owners)
+                if held[stage]
+            }
+            for k, totals in self._adding(owners, placements)(given).items():
+                held[owners[k]].update(zip(numbers, totals, strict=True))
+        return [
+            None if given is None else (list(own.values()),)
+            for given, own in zip(summands, held, strict=True)
+        ]
+
+    @property
+    def sums(self) -> Cut:
+        return self.runners.function.results["grads"]
+
+    @functools.cached_property
+    def _together(self) -> dict[tuple[int, ...], list[int]]:
+        """Which of the sums have the same owners."""
+        together: dict[tuple[int, ...], list[int]] = {}
+        for i, place in enumerate(self.sums.places):
+            together.setdefault(tuple(sorted(place)), []).append(i)
+        return together
+
+    @functools.cached_property
+    def _adding(self) -> Callable[[tuple[int, ...], Placements], ShardedSum]:
+        def adding(owners: tuple[int, ...], placements: Placements) -> ShardedSum:
+            wheres = tuple(where for s in owners if (where := placements[s]))
+            avals = self.runners.function.slices.source.out_avals
+            shapes = [avals[i].shape for i in self._together[owners]]
+            return ShardedSum(wheres, shapes)
+
+        return functools.cache(adding)
 
     def summands(
         self, stage: int, arguments: Mapping[str, Leaves]
