@@ -14,11 +14,11 @@ parameters, on all devices of stages at once, in the same rounds.
 *Cores* is how many of the machine's cores are at work, of the host's and its devices':
 where nearly all are, no other order of the same work takes less time.
 
-XLA for CPU computes five kernels a leaf, which move 60 bytes a parameter; caches make up
-for part of it. To divide the clipped gradients by their norm anew in each kernel that
-reads them leaves four kernels and 44 bytes, but took only 2 to 4 % less time, and LLVM
-then contracts other products: the first moment differs in its last bit. So it is not
-done.
+XLA for CPU computes five kernels a leaf, which move 60 bytes a parameter; caches make
+up for part of it. To divide the clipped gradients by their norm anew in each kernel
+that reads them leaves four kernels and 44 bytes, but took only 2 to 4 % less time, and
+LLVM then contracts other products: the first moment differs in its last bit. So it is
+not done.
 """
 
 import functools

@@ -306,6 +306,16 @@ def test_a_state_that_is_split_goes_where_init_puts_it(name, given):
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
+def test_a_state_is_split_for_stages_that_are_nowhere_yet():
+    params = jax.tree.map(np.asarray, make_params(2))
+    partition = fo.partition(params, [0, 2], num_stages=3)
+    staged = fo.stage_local(CLIPPED, params, partition, donate=True)
+    pieces, state = partition.split(params), jax.jit(CLIPPED.init)(params)
+    states = staged.split_state(state, pieces)
+    fo.testing.assert_equal(states, staged.init(pieces))
+    assert len({*pointers(states)}) == len(pointers(states))
+
+
 def test_stages_on_one_device_share_no_memory_when_a_state_is_split():
     """Donated once, it would be gone for the others."""
     params, device = make_params(2), jax.devices()[0]

@@ -1,6 +1,6 @@
 """What `update` takes besides gradients, state and parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,19 @@ def cut_extra_args(
     ]
     described = "the extra arguments that `stage_local` was given"
     return shapes, Cut.of(shapes, leaves, num_stages, described)
+
+
+def split_extra_args(
+    cut: Cut, extra_args: Mapping[str, Any], here: AbstractSet[int]
+) -> tuple[PyTree, ...]:
+    """Each stage's extra arguments; those of other processes need not be given."""
+    places = jax.tree.unflatten(cut.structure, cut.places)
+    elsewhere = {
+        name: places_of_arg
+        for name, places_of_arg in places.items()
+        if all(map(here.isdisjoint, jax.tree.leaves(places_of_arg)))
+    }
+    return cut.split(cut.flatten_whole("extra_args", {**extra_args, **elsewhere}))
 
 
 def values_of(extra_args: Mapping[str, Any]) -> dict[str, Any]:

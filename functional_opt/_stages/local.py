@@ -1,6 +1,5 @@
 """An Optax transformation as one program a stage."""
 
-import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from .axis import StageAxis
 from .derive import derive
 from .exchange import devices_text, place, placement_of, placements_on, put
 from .explain import table
-from .extra import values_of
+from .extra import split_extra_args, values_of
 from .functions import Leaves
 from .partition import is_param, StagePartition
 from .processes import check_pieces_here, check_same_plan, local_stages
@@ -293,35 +292,21 @@ class StageLocal:
         check_stages(name, pieces, num_stages)
         check_pieces_here(name, pieces, self.local_stages, num_stages)
 
-    @functools.cached_property
-    def _args_elsewhere(self) -> dict[str, PyTree]:
-        """What stands for the extra arguments that only other processes have."""
-        cut = self.programs[0].extra_args
-        places = jax.tree.unflatten(cut.structure, cut.places)
-        return {
-            name: places_of_arg
-            for name, places_of_arg in places.items()
-            if all(map(self.local_stages.isdisjoint, jax.tree.leaves(places_of_arg)))
-        }
-
-    def _place_extra_args(
-        self, params_by_stage: Pieces, extra_args: Mapping[str, Any]
-    ) -> list[PyTree]:
+    def _placed_extra_args(
+        self, extra_args: Mapping[str, Any], params_by_stage: Pieces
+    ) -> Sequence[PyTree]:
         """Each stage's extra arguments, on its own devices."""
-        cut = self.programs[0].extra_args
-        given = {**extra_args, **self._args_elsewhere}
-        pieces = cut.split(cut.flatten_whole("extra_args", given))
+        cut, here = self.programs[0].extra_args, self.local_stages
+        pieces = split_extra_args(cut, extra_args, here)
         if not cut.paths:
-            return list(pieces)
+            return pieces
         placements = self._placements or [
             placement_of(next(filter(is_param, jax.tree.leaves(piece)), None))
             for piece in params_by_stage
         ]
         return [
-            place(piece, placement) if stage in self.local_stages else None
-            for stage, (piece, placement) in enumerate(
-                zip(pieces, placements, strict=True)
-            )
+            place(piece, where) if stage in here else None
+            for stage, (piece, where) in enumerate(zip(pieces, placements, strict=True))
         ]
 
     def _state_pieces(
@@ -342,7 +327,7 @@ class StageLocal:
         self._check("grads_by_stage", grads_by_stage)
         self._check("states", states)
         self._check("params_by_stage", params_by_stage)
-        extra = self._place_extra_args(params_by_stage, values_of(extra_args))
+        extra = self._placed_extra_args(values_of(extra_args), params_by_stage)
         arguments: list[Arguments] = [None] * len(self.programs)
         puts: list[Callable[[Leaves], PyTree] | None] = [None] * len(self.programs)
         for stage in sorted(self.local_stages):

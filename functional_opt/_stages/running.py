@@ -210,8 +210,7 @@ class PlacedRunners:
         self, name: str, stage: int, arguments: Mapping[str, Leaves]
     ) -> tuple[Sharding, ...]:
         """For each leaf of a result how that argument is sharded which it is like."""
-        placement = self.placements[stage]
-        assert placement is not None
+        placement = self.placements[stage] or jnp.zeros(()).sharding
 
         def of(like: tuple[str, int] | None) -> Sharding:
             leaf = None if like is None else arguments[like[0]][like[1]]
