@@ -4,7 +4,7 @@ Each of 8 stages, on a device of its own as far as there are so many, says 40 fl
 and hears those of all others. *Until it returns* is the host's time, also while *one
 stage still computes* what it says, by products of matrices: it says whether the host
 waits. (JAX has as many threads for devices of a CPU as there are devices. If each waits
-for the stage that still computes, a launch finds none, and waits, too: seen in 1 of 40
+for the stage that still computes, a launch finds none, and waits, too: seen in 4 of 60
 rounds, and never where there are more devices than stages.)
 """
 

@@ -17,8 +17,8 @@ where nearly all are, no other order of the same work takes less time.
 XLA for CPU computes five kernels a leaf, which move 60 bytes a parameter; caches make
 up for part of it. To divide the clipped gradients by their norm anew in each kernel
 that reads them leaves four kernels and 44 bytes, but took only 2 to 4 % less time, and
-LLVM then contracts other products: the first moment differs in its last bit. So it is
-not done.
+the first moment then differs in its last bit (the compiler seems to contract another
+product). So it is not done.
 """
 
 import functools
