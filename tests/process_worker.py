@@ -126,11 +126,6 @@ def shardings(tree):
     return [leaf.sharding for leaf in jax.tree.leaves(tree)]
 
 
-def local(array):
-    """An array that is whole on this process's first device of it."""
-    return np.asarray(array.addressable_shards[0].data)
-
-
 def training():
     """One stage a device, two stages a device, and stages on several processes."""
     compiled = []

@@ -384,3 +384,18 @@ def test_parameters_on_other_devices_than_the_rest(moved, tx):
         match=rf"of `{name}\[2\]` is on .*7, but .*of `params\[2\]` is on .*2",
     ):
         training.staged.step(trees["grads"], trees["states"], training.pieces)
+
+
+@pytest.mark.parametrize(
+    "kind, where", [(np.asarray, "no device"), (jnp.ones_like, ".*0")]
+)
+def test_gradients_on_no_stage_that_are_exchanged(kind, where):
+    params, devices = make_params(2), tuple(jax.devices()[1:3])
+    partition = fo.partition(params, [0, 1])
+    staged = fo.stage_local(CLIPPED, params, partition)
+    pieces = jax.device_put(partition.split(params), devices)
+    grads = jax.tree.map(lambda x: kind(np.asarray(x)), pieces)
+    with pytest.raises(
+        ValueError, match=rf"of `grads\[0\]` is on {where}, but .* is on .*1\. .*put"
+    ):
+        staged.step(grads, staged.init(pieces), pieces)

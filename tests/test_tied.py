@@ -3,6 +3,7 @@
 import functional_opt as fo
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -101,3 +102,39 @@ def test_summands_keep_the_signs_of_zeros():
     partition = fo.partition({"embed": zeros}, {"embed": {0, 1}})
     one, two = partition.split_gradients({"embed": zeros})
     fo.testing.assert_equal(one["embed"] + two["embed"], zeros)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, lambda x: jnp.asarray(np.asarray(x))])
+def test_gradients_that_are_on_no_stage_yet(kind, params, partition):
+    devices = tuple(jax.devices()[1:4])
+    staged = fo.stage_local(optax.adam(1e-2), params, partition)
+    pieces = jax.device_put(partition.split(params), devices)
+    states = staged.init(pieces)
+    found = staged.step(jax.tree.map(kind, pieces), states, pieces)
+    fo.testing.assert_equal(found, staged.step(pieces, states, pieces))
+    for tree, device in zip(found[0], devices, strict=True):
+        assert all(leaf.devices() == {device} for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("stages", [[0], [0, 2]])
+def test_tied_gradients_of_another_shape(stages, params, partition):
+    devices = tuple(jax.devices()[:3])
+    staged = fo.stage_local(CLIPPED, params, partition)
+    pieces = jax.device_put(partition.split(params), devices)
+    grads = list(pieces)
+    for stage in stages:
+        wrong = jax.device_put(jnp.ones((40, 16)), devices[stage])
+        grads[stage] = pieces[stage] | {"embed": wrong}
+    with pytest.raises(
+        ValueError, match=r"`\['embed'\]` of `grads\[0\]` must be float32\[40,32\]"
+    ):
+        staged.step(grads, staged.init(pieces), pieces)
+
+
+def test_tied_gradients_on_other_devices(params, partition):
+    devices = tuple(jax.devices()[:3])
+    staged = fo.stage_local(CLIPPED, params, partition)
+    pieces = jax.device_put(partition.split(params), devices)
+    grads = jax.device_put(pieces, devices[::-1])
+    with pytest.raises(ValueError, match=r"`grads\[0\]` is on .*2, but .* is on .*0"):
+        staged.step(grads, staged.init(pieces), pieces)

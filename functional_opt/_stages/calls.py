@@ -97,17 +97,26 @@ def options_of_cpu() -> dict[str, Any]:
     return options
 
 
-def check_devices(runner: StageRunner, arguments: Mapping[str, Leaves]) -> None:
-    """Refuses leaves of one stage on different devices, by their names."""
+def check_devices(
+    runner: StageRunner, arguments: Mapping[str, Leaves], *, everything: bool = False
+) -> None:
+    """Refuses leaves of one stage on different devices, by their names.
+
+    JAX moves what was put on no device by the user, if it goes with what was: that
+    counts only as part of `everything`.
+    """
     first: tuple[str, Collection[jax.Device]] | None = None
     for name, leaves in arguments.items():
         for position, leaf in enumerate(leaves):
-            if not isinstance(leaf, jax.Array) or not leaf.committed:
+            is_array = isinstance(leaf, jax.Array)
+            if not (everything or (is_array and leaf.committed)):
                 continue
+            devices = leaf.sharding.device_set if is_array else frozenset()
             label = runner.function.label(name, runner.stage, position)
-            first = first or (label, leaf.sharding.device_set)
-            if leaf.sharding.device_set != first[1]:
-                here, there = map(devices_text, (leaf.sharding.device_set, first[1]))
+            first = first or (label, devices)
+            if devices != first[1]:
+                here = devices_text(devices) or "no device"
+                there = devices_text(first[1]) or "no device"
                 raise ValueError(
                     f"{label} is on {here}, but {first[0]} is on {there}. What belongs "
                     "to one stage must be on the same devices: use `jax.device_put`."

@@ -345,7 +345,11 @@ class StageLocal:
         """Sums tied gradients first, and then computes the named results."""
         placements = self._placements_of(arguments)
         if self._tied is not None:
-            arguments = self._tied.sum(arguments, placements)
+            try:
+                arguments = self._tied.sum(arguments, placements)
+            except ValueError:
+                self._step.check(names, arguments)
+                raise
         return self._step.at(placements).run(names, arguments)
 
     def _placements_of(self, arguments: Sequence[Arguments]) -> Placements:

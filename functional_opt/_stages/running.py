@@ -41,6 +41,13 @@ class Runners:
     def function(self) -> StagedFunction:
         return self.stages[0].function
 
+    def check(self, names: tuple[str, ...], arguments: Sequence[Arguments]) -> None:
+        """Refuses what the named results cannot be computed from, by its name."""
+        for runner, given in zip(self.stages, arguments, strict=True):
+            if given is not None:
+                runner.check(runner.results(names), given)
+                check_devices(runner, given)
+
     @functools.cached_property
     def at(self) -> Callable[[Placements], "PlacedRunners"]:
         """The stages at their places."""
@@ -86,7 +93,7 @@ class PlacedRunners:
         # A vector is on other devices than its stage.
         except KeyError:
             for runner, given in zip(self.stages, arguments, strict=True):
-                check_devices(runner, given or {})
+                check_devices(runner, given or {}, everything=True)
             raise
 
     def _say(

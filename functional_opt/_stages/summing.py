@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array
 
 from .exchange import device_order, failures_named, group_by_devices, shards_of
+from .functions import Leaves
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +88,7 @@ class ShardedSum:
     def _stack(self) -> list[jax.stages.Wrapped]:
         """For each group: from the leaves of its stages to the stacks on its rows."""
 
-        def stack(leaves_by_stage: Sequence[Sequence[Array]]) -> list[Array]:
+        def stack(leaves_by_stage: Sequence[Leaves]) -> list[Array]:
             empty = self._depth - len(leaves_by_stage)
             return [
                 jnp.stack([*leaves, *[jnp.zeros_like(leaves[0])] * empty])
@@ -118,7 +120,7 @@ class ShardedSum:
             lambda sharding: jax.jit(lambda x: x, out_shardings=sharding)
         )
 
-    def __call__(self, leaves: Mapping[int, Sequence[Array]]) -> dict[int, list[Array]]:
+    def __call__(self, leaves: Mapping[int, Leaves]) -> dict[int, list[Array]]:
         """The sums for each stage of this process, sharded like the leaves given.
 
         **Arguments:**
@@ -141,7 +143,7 @@ class ShardedSum:
         copies = [dict(shards_of(total)) for total in sums]
         return {
             stage: [
-                self._take(number, group, copies[number], leaf.sharding)
+                self._take(number, group, copies[number], self._like(stage, leaf))
                 for number, leaf in enumerate(leaves[stage])
             ]
             for group, stages in enumerate(self._groups)
@@ -158,6 +160,12 @@ class ShardedSum:
             parts[device] for device in self._mesh.devices.flat if device in parts
         ]
         return jax.make_array_from_single_device_arrays(shape, sharding, shards)
+
+    def _like(self, stage: int, leaf: Any) -> Sharding:
+        """The sharding of a leaf, if it is where its stage is, and not on its way."""
+        placement = self.placements[stage]
+        like = getattr(leaf, "sharding", placement)
+        return like if like.device_set == placement.device_set else placement
 
     def _take(
         self,

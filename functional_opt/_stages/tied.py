@@ -52,7 +52,7 @@ class TiedGradients:
             None if given is None else self.summands(stage, given)
             for stage, given in enumerate(arguments)
         ]
-        if all(placements):
+        if all(placements[stage] for owners in self._together for stage in owners):
             sums = self._sum_shards(summands, placements)
         else:
             sums = self.runners.at(placements).run(("grads",), summands)
