@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from functional_opt._stages.exchange import Exchange, on_mesh
+from functional_opt._stages.run.exchange import Exchange, on_mesh
 from timing import milliseconds
 from trees import put
 

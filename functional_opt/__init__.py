@@ -48,7 +48,7 @@ from ._schedules import (
     WarmupExponentialDecay as WarmupExponentialDecay,
     WarmupStableDecay as WarmupStableDecay,
 )
-from ._stages.errors import CrossStageError as CrossStageError
+from ._slicing.errors import CrossStageError as CrossStageError
 from ._stages.extra import OnStage as OnStage
 from ._stages.local import stage_local as stage_local, StageLocal as StageLocal
 from ._stages.partition import partition as partition, StagePartition as StagePartition

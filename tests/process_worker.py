@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from functional_opt._stages import running
+from functional_opt._stages.run import running
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 

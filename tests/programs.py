@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from functional_opt._stages.jaxprs import shape_of
+from functional_opt._slicing.jaxprs import shape_of
 from hypothesis import strategies as st
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun, Literal
 

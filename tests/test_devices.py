@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from functional_opt._stages import running
-from functional_opt._stages.calls import batches
+from functional_opt._stages.run import running
+from functional_opt._stages.run.calls import batches
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from functional_opt._stages.exchange import Exchange, on_mesh, placement_of
+from functional_opt._stages.run.exchange import Exchange, on_mesh, placement_of
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 

@@ -13,10 +13,10 @@ import functional_opt as fo
 import jax
 import jax.numpy as jnp
 import pytest
-from functional_opt._stages.jaxprs import nbytes
-from functional_opt._stages.packing import Packing
-from functional_opt._stages.placing import LARGEST_MESSAGE
-from functional_opt._stages.slicing import slice_jaxpr, Slices
+from functional_opt._slicing.jaxprs import nbytes
+from functional_opt._slicing.placing import LARGEST_MESSAGE
+from functional_opt._slicing.slicing import slice_jaxpr, Slices
+from functional_opt._stages.run.packing import Packing
 from functional_opt.testing import assert_equal, Grade
 from hypothesis import example, given, Phase, settings, strategies as st
 from jax.extend.core import jaxpr_as_fun

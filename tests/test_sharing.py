@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from functional_opt._stages.canonical import Canonical
-from functional_opt._stages.functions import Body
+from functional_opt._slicing.canonical import Canonical
+from functional_opt._stages.derive.functions import Body
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from functional_opt._stages.jaxprs import nbytes
+from functional_opt._slicing.jaxprs import nbytes
 
 
 SHAPES = {

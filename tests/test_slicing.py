@@ -1,14 +1,11 @@
 """Each rule by which a function is cut, on plain functions."""
 
-import inspect
-
 import functional_opt as fo
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from functional_opt._stages import faithful, jaxprs, placing, slicing
-from functional_opt._stages.jaxprs import size
+from functional_opt._slicing.jaxprs import size
 from sliced import cut, place, primitives, run
 
 
@@ -524,8 +521,3 @@ def test_what_follows_from_a_value_that_travels_does_not_travel_too():
         ["float32[]"]
     ]
     same(run(slices, args, 1, [0])[0], jax.jit(clip)(*args))
-
-
-@pytest.mark.parametrize("module", [slicing, placing, jaxprs, faithful])
-def test_the_slicer_knows_nothing_of_optax(module):
-    assert "optax" not in inspect.getsource(module).lower()

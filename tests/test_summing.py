@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from functional_opt._stages.exchange import on_mesh
-from functional_opt._stages.summing import ShardedSum
+from functional_opt._stages.run.exchange import on_mesh
+from functional_opt._stages.run.summing import ShardedSum
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import PyTree
 
+from .._slicing.placing import Place
 from .._stages.local import StageLocal
-from .._stages.placing import Place
-from .._stages.processes import check_pieces_here
+from .._stages.run.processes import check_pieces_here
 from .._stages.trees import check_stages, Cut, Pieces
 from .records import is_array, Record, record_of
 

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
+from .._slicing.errors import CrossStageError
+from .._slicing.placing import Place
 from .._types import typed
-from .errors import CrossStageError
-from .placing import Place
 from .trees import Cut
 
 

@@ -11,17 +11,17 @@ from jaxtyping import PyTree
 
 from .._types import typed
 from .axis import StageAxis
-from .derive import derive
-from .exchange import devices_text, place, placement_of, placements_on, put
-from .explain import table
+from .derive.derive import derive
+from .derive.functions import Leaves
+from .derive.tracing import check_transformation
 from .extra import split_extra_args, values_of
-from .functions import Leaves
 from .partition import is_param, StagePartition
-from .processes import check_pieces_here, check_same_plan, local_stages
 from .program import StageProgram
-from .running import Arguments, PlacedRunners, Placements, placements_of, Runners
-from .tied import TiedGradients
-from .tracing import check_transformation
+from .report import table
+from .run.exchange import devices_text, place, placement_of, placements_on, put
+from .run.processes import check_pieces_here, check_same_plan, local_stages
+from .run.running import Arguments, PlacedRunners, Placements, placements_of, Runners
+from .run.tied import TiedGradients
 from .trees import check_stages, Cut, Pieces
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._paths import path_text
+from .._slicing.errors import stages_text
+from .._slicing.placing import Place
 from .._types import typed
-from .errors import stages_text
-from .placing import Place
 from .trees import check_stages, Cut, leaf_paths, Pieces
 
 

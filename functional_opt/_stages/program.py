@@ -6,10 +6,10 @@ from typing import Any
 
 from jaxtyping import Array, PyTree, UInt32
 
-from .functions import Gathered, Leaves
+from .derive.functions import Gathered, Leaves
 from .partition import StagePartition
-from .runners import StageRunner
-from .tied import TiedGradients
+from .run.runners import StageRunner
+from .run.tied import TiedGradients
 from .trees import Cut
 
 

@@ -11,7 +11,7 @@ import jax
 from jaxtyping import PyTree
 
 from .._paths import path_text
-from .placing import Place
+from .._slicing.placing import Place
 
 
 # A tuple of one piece a stage. `check_stages` refuses all else, in better words than a

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jax.extend.core.primitives import cond_p, scan_p, select_n_p
 
-from .choices import Branch, Choice, may_not_end, only_if_taken
-from .faithful import count_readers, keep_branch
+from .conds import Branch, Choice, may_not_end, only_if_taken
+from .divisions import count_readers, keep_branch
 from .jaxprs import Atom, inputs_read, keep_inputs, keep_results, nbytes, size, unroll
 
 

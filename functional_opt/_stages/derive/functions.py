@@ -1,19 +1,24 @@
 """A function of trees that are cut over stages, as one program a stage and round."""
 
 import functools
+import os
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import optax
 from jax.extend.core import ClosedJaxpr
 
-from .canonical import Canonical
-from .jaxprs import shape_of, used
-from .packing import Packing
-from .slicing import Message, Program, slice_jaxpr, Slices
-from .trees import Cut
+from ..._slicing.canonical import Canonical
+from ..._slicing.jaxprs import shape_of, used
+from ..._slicing.slicing import Message, Program, slice_jaxpr, Slices
+from ..run.packing import Packing
+from ..trees import Cut
 
+
+# No line of these says what a transformation does.
+HIDDEN = (os.path.join(os.path.dirname(optax.__file__), "tree_utils"),)
 
 Leaves = Sequence[Any]
 # For each round so far, for each stage the vector that it sent.
@@ -123,7 +128,9 @@ class StagedFunction:
         input_places = [place for cut in arguments.values() for place in cut.places]
         result_places = [place for cut in results.values() for place in cut.places]
         num_stages = next(iter(arguments.values())).num_stages
-        slices = slice_jaxpr(closed, input_places, result_places, num_stages, partial)
+        slices = slice_jaxpr(
+            closed, input_places, result_places, num_stages, partial, HIDDEN
+        )
         return cls(slices, arguments, results, likes, purpose)
 
     @property

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, Sharding
 
+from ..derive.functions import Leaves, StagedFunction, Table
 from .calls import batches, Call, check_devices, compile_each, options_of_cpu, Part
 from .exchange import device_order, Exchange, group_by_devices, placement_of
-from .functions import Leaves, StagedFunction, Table
 from .runners import Programs, Runnable, StageRunner
 
 

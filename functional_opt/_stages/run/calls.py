@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ..derive.functions import Leaves
 from .exchange import devices_text
-from .functions import Leaves
 from .runners import Runnable, StageRunner
 
 

@@ -1,10 +1,10 @@
 """What to say when a transformation cannot be cut, and where in it to look."""
 
 import os
+import sys
 from typing import Any
 
 import jax
-import optax
 from jax.extend.core import Jaxpr, JaxprEqn
 
 
@@ -24,11 +24,11 @@ _REMEDY = (
 )
 
 
-def mixture_text(placed: Any, eqn: JaxprEqn) -> str:
+def mixture_text(placed: Any, eqn: JaxprEqn, hidden: tuple[str, ...]) -> str:
     operands = ", ".join(_operand_text(placed, atom) for atom in eqn.invars)
     return (
-        f"`{eqn.primitive}` at {where(eqn)} mixes whole tensors of different stages: "
-        f"{operands}. {_REMEDY}"
+        f"`{eqn.primitive}` at {where(eqn, hidden)} mixes whole tensors of different "
+        f"stages: {operands}. {_REMEDY}"
     )
 
 
@@ -39,8 +39,10 @@ def result_text(placed: Any, atom: Any, here: frozenset[int]) -> str:
     )
 
 
-def effect_text(jaxpr: Jaxpr) -> str:
-    culprits = [f"`{e.primitive}` at {where(e)}" for e in jaxpr.eqns if e.effects]
+def effect_text(jaxpr: Jaxpr, hidden: tuple[str, ...]) -> str:
+    culprits = [
+        f"`{e.primitive}` at {where(e, hidden)}" for e in jaxpr.eqns if e.effects
+    ]
     return (
         f"The transformation has side effects, which would happen once on every stage: "
         f"{', '.join(culprits)}. Take them out of `update`, for example by returning "
@@ -59,25 +61,22 @@ def stages_text(place: frozenset[int]) -> str:
     return f"stage {names}" if len(place) == 1 else f"stages {names}"
 
 
-_HIDDEN = (
-    os.path.dirname(jax.__file__),
-    os.path.join(os.path.dirname(optax.__file__), "tree_utils"),
-)
+_JAX = os.path.dirname(jax.__file__)
 
 
-def where(eqn: JaxprEqn) -> str:
-    """The line of the transformation: the innermost outside JAX and tree utilities."""
+def where(eqn: JaxprEqn, hidden: tuple[str, ...] = ()) -> str:
+    """The innermost line outside JAX, and outside of files whose path is `hidden`."""
     traceback = eqn.source_info.traceback
     for frame in traceback.frames if traceback is not None else ():
-        if not frame.file_name.startswith(_HIDDEN):
-            file = _short(frame.file_name)
+        if not frame.file_name.startswith((_JAX, *hidden)):
+            file = _as_imported(frame.file_name)
             return f"{file}:{frame.line_num} ({frame.function_name})"
     return "an unknown line"
 
 
-def _short(file_name: str) -> str:
-    """The file as one imports it, where it is ours or a neighbour of Optax."""
-    ours = os.path.dirname(os.path.dirname(__file__))
-    package = ours if file_name.startswith(ours) else os.path.dirname(optax.__file__)
-    file = os.path.relpath(file_name, os.path.dirname(package))
-    return file_name if file.startswith("..") else file
+def _as_imported(file_name: str) -> str:
+    """The file relative to the folder that it is imported from, if it is installed."""
+    folders = [folder for folder in sys.path if folder.endswith("-packages")]
+    folders.append(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
+    within = [folder for folder in folders if file_name.startswith(folder + os.sep)]
+    return os.path.relpath(file_name, max(within, key=len)) if within else file_name

@@ -8,13 +8,13 @@ import jax
 import optax
 from jaxtyping import PyTree
 
-from .extra import cut_extra_args
+from ..extra import cut_extra_args
+from ..partition import StageOf, StagePartition
+from ..run.tied import TiedGradients
+from ..trees import Cut
 from .functions import Likes, StagedFunction
 from .ownership import owners_by_init, owners_by_use, owners_by_word
-from .partition import StageOf, StagePartition
-from .tied import TiedGradients
 from .tracing import shapes_of_params, trace_update
-from .trees import Cut
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ import optax
 from jax.extend.core import ClosedJaxpr
 from jaxtyping import PyTree
 
-from .partition import only_params, StagePartition
-from .trees import difference_text, leaf_paths
+from ..partition import only_params, StagePartition
+from ..trees import difference_text, leaf_paths
 
 
 def shapes_of_params(

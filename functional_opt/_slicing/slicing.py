@@ -15,9 +15,9 @@ from typing import Any
 
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun, JaxprEqn, Literal, Var
 
-from .choices import put_branches_back
+from .conds import put_branches_back
+from .divisions import count_readers, keep_divisions
 from .errors import CrossStageError, effect_text, mixture_text, result_text
-from .faithful import count_readers, keep_divisions
 from .jaxprs import Atom, backward_slice, computable, rebuild, used
 from .placing import Place, place_equations, Placed
 
@@ -129,6 +129,7 @@ def slice_jaxpr(
     result_places: Sequence[Place],
     num_stages: int,
     partial: Collection[int] = (),
+    hidden: tuple[str, ...] = (),
 ) -> Slices:
     """Cuts a function into one program a stage and round.
 
@@ -140,16 +141,17 @@ def slice_jaxpr(
     - `num_stages`: how many stages there are.
     - `partial`: the indices of the inputs that are summands, one from each stage that
         needs their sum.
+    - `hidden`: the paths of libraries whose lines errors do not name.
 
     **Raises:** `CrossStageError` if whole tensors of different stages are mixed, or if
     the function has side effects.
     """
     if closed.jaxpr.effects:
-        raise CrossStageError(effect_text(closed.jaxpr))
+        raise CrossStageError(effect_text(closed.jaxpr, hidden))
     placed = place_equations(closed, input_places, num_stages, partial)
     results = list(zip(placed.results, result_places, strict=True))
     num_rounds = max((placed.level_at(*result) for result in results), default=0)
-    demand = _Demand(placed)
+    demand = _Demand(placed, hidden)
     for atom, place in results:
         demand.require(atom, place, num_rounds, None)
     runs_on = {id(eqn): demand.propagate(eqn) for eqn in reversed(placed.equations)}
@@ -168,6 +170,7 @@ class _Demand:
     """
 
     placed: Placed
+    hidden: tuple[str, ...]
     local: dict[Var, int | float] = field(default_factory=dict)
     remote: dict[Var, int | float] = field(default_factory=dict)
     reader: dict[Var, JaxprEqn | None] = field(default_factory=dict)
@@ -180,7 +183,7 @@ class _Demand:
             return
         value = self.placed.values[atom]
         if value.culprit is not None:
-            raise CrossStageError(mixture_text(self.placed, value.culprit))
+            raise CrossStageError(mixture_text(self.placed, value.culprit, self.hidden))
         if here <= value.place:
             self.local[atom] = min(deadline, self.local.get(atom, math.inf))
         elif value.level_everywhere == math.inf:

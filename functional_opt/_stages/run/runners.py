@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .canonical import Canonical
-from .functions import Gathered, Leaves, StagedFunction, StageFunction, Table
+from ..._slicing.canonical import Canonical
+from ..derive.functions import Gathered, Leaves, StagedFunction, StageFunction, Table
 
 
 @dataclass(frozen=True, eq=False)

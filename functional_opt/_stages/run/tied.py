@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from .functions import Leaves, StagedFunction
-from .placing import Place
+from ..._slicing.placing import Place
+from ..derive.functions import Leaves, StagedFunction
+from ..trees import Cut
 from .running import Arguments, Placements, Runners
 from .summing import ShardedSum
-from .trees import Cut
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .errors import where
-from .functions import StagedFunction
-from .slicing import Message
+from .._slicing.errors import where
+from .._slicing.slicing import Message
+from .derive.functions import HIDDEN, StagedFunction
 
 
 _HEADER = ("stage", "leaves", "params", "state", "sent a step")
@@ -86,4 +86,5 @@ def _reason(message: Message, purpose: str | None) -> str:
         return f"{aval} for {purpose}"
     if message.needed_by is None:
         return f"{aval}, a result that other stages hold too"
-    return f"{aval} for `{message.needed_by.primitive}` at {where(message.needed_by)}"
+    line = where(message.needed_by, HIDDEN)
+    return f"{aval} for `{message.needed_by.primitive}` at {line}"

@@ -12,8 +12,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array
 
+from ..derive.functions import Leaves
 from .exchange import device_order, failures_named, group_by_devices, shards_of
-from .functions import Leaves
 
 
 @dataclass(frozen=True, eq=False)

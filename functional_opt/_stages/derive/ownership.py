@@ -7,11 +7,11 @@ import optax
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
 from jaxtyping import PyTree
 
-from .._paths import path_text
-from .jaxprs import variables
-from .partition import as_place, check_place, StageOf
-from .placing import NOWHERE, Place, place_equations, Placed
-from .trees import Cut, leaf_paths
+from ..._paths import path_text
+from ..._slicing.jaxprs import variables
+from ..._slicing.placing import NOWHERE, Place, place_equations, Placed
+from ..partition import as_place, check_place, StageOf
+from ..trees import Cut, leaf_paths
 
 
 def owners_by_init(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 from jax.extend.core.primitives import while_p
 
-from .faithful import keep_divisions
+from .divisions import keep_divisions
 from .jaxprs import Atom, rebuild, shape_of, used, variables
 
 

@@ -10,8 +10,8 @@ from jax.experimental import multihost_utils
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.sharding import Sharding
 
-from .errors import stages_text
-from .functions import StagedFunction
+from ..._slicing.errors import stages_text
+from ..derive.functions import StagedFunction
 
 
 def local_stages(placements: Sequence[Sharding]) -> frozenset[int]:

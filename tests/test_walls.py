@@ -1,0 +1,64 @@
+"""Imports run one way: which room may import which."""
+
+import ast
+import pathlib
+import sys
+
+import functional_opt as fo
+import pytest
+
+
+PACKAGE = pathlib.Path(fo.__file__).parent
+JAX = {"jax", "jaxtyping", "numpy"}
+
+
+def imports(path):
+    """The absolute names of all modules that a file imports, at any depth in it."""
+    package = ["functional_opt", *path.relative_to(PACKAGE).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = node.module.split(".") if node.module else []
+            yield ".".join([*base, *module])
+
+
+def files(room):
+    path = PACKAGE / room
+    found = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    assert found
+    return found
+
+
+def top(name):
+    return name.split(".")[0]
+
+
+@pytest.mark.parametrize("path", files("_slicing"), ids=lambda path: path.stem)
+def test_slicing_knows_only_jax(path):
+    for name in imports(path):
+        standard = top(name) in sys.stdlib_module_names
+        assert (
+            standard or top(name) in JAX or name.startswith("functional_opt._slicing")
+        ), name
+
+
+# Each room, and what of the library it may not import.
+WALLS = {
+    "_stages/derive": ["_stages.local", "_stages.program"],
+    "_stages": ["_base", "_recipe", "_optimizers", "_schedules", "_codec", "_cli"],
+    "_stages/run": ["_stages.local", "_stages.program", "_stages.axis"],
+    "_transformations": ["_stages", "_optimizers", "_recipe", "_codec", "_base"],
+    "_schedules": ["_stages", "_optimizers", "_recipe", "_codec"],
+    "_codec": ["_stages", "_checkpoints", "_cli"],
+}
+
+
+@pytest.mark.parametrize("room", WALLS)
+def test_walls(room):
+    for path in files(room):
+        for name in imports(path):
+            for wall in WALLS[room]:
+                beyond = f"functional_opt.{wall}"
+                assert name != beyond and not name.startswith(beyond + "."), path
