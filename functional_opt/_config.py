@@ -3,11 +3,11 @@
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable
 from types import NoneType, UnionType
 from typing import (
     Annotated,
     Any,
+    dataclass_transform,
     get_args,
     get_origin,
     get_type_hints,
@@ -16,68 +16,32 @@ from typing import (
 )
 
 import equinox as eqx
-import jax.numpy as jnp
-import numpy as np
 from annotated_types import Interval, Predicate
 from beartype.door import is_bearable
 from jax.core import Tracer
 
-
-# A converter takes `Any`, so that the import hook of jaxtyping, which checks the
-# arguments of `__init__`, leaves the fields to `check_fields` and its messages.
-def as_number(value: Any) -> Any:
-    """Makes ints and NumPy's numbers floats, so that equal numbers are equal leaves."""
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value[()]
-    if isinstance(value, bool) or not isinstance(value, int | np.integer | np.floating):
-        return value
-    return float(value)
+from ._fields import duration, number, part, setting
 
 
-def _as_setting(value: Any) -> Any:
-    return int(value) if isinstance(value, np.integer) else value
+# Written twice: pyright reads the decorator of the metaclass, mypy that of the class.
+@dataclass_transform(
+    eq_default=False,
+    frozen_default=True,
+    field_specifiers=(eqx.field, number, setting, part, duration),
+)
+class _ConfigMeta(type(eqx.Module)):  # type: ignore[misc]
+    """The metaclass of Equinox modules, for fields declared by our functions."""
+
+    # To pyright a subclass of Equinox's metaclass is a dataclass, and so not hashable.
+    __hash__ = type.__hash__
 
 
-def as_dtype(value: Any) -> Any:
-    """Makes names and scalar types dtypes, so that equal dtypes are equal fields."""
-    try:
-        return value if value is None else jnp.dtype(value)
-    except TypeError:
-        return value  # For `check_fields` to refuse: it knows the field.
-
-
-def number(
-    default: Any = dataclasses.MISSING, *, kw_only: bool = True, **kwargs: Any
-) -> Any:
-    """A leaf of the pytree: it may be traced, batched and differentiated."""
-    return eqx.field(default=default, kw_only=kw_only, converter=as_number, **kwargs)
-
-
-def setting(
-    default: Any = dataclasses.MISSING,
-    *,
-    kw_only: bool = True,
-    converter: Callable[[Any], Any] = _as_setting,
-    **kwargs: Any,
-) -> Any:
-    """A part of the pytree's structure: a change of it recompiles."""
-    return eqx.field(
-        default=default, kw_only=kw_only, static=True, converter=converter, **kwargs
-    )
-
-
-def part(
-    default: Any = dataclasses.MISSING,
-    *,
-    kw_only: bool = True,
-    converter: Callable[[Any], Any] = as_number,
-    **kwargs: Any,
-) -> Any:
-    """A module itself, a tuple of them, or a number in place of one."""
-    return eqx.field(default=default, kw_only=kw_only, converter=converter, **kwargs)
-
-
-class AbstractConfig(eqx.Module):
+@dataclass_transform(
+    eq_default=False,
+    frozen_default=True,
+    field_specifiers=(eqx.field, number, setting, part, duration),
+)
+class AbstractConfig(eqx.Module, metaclass=_ConfigMeta):
     """A module whose fields are checked against their annotations when it is made.
 
     A field annotated with `Annotated[..., Interval(ge=0, lt=1)]` is held to that
@@ -86,6 +50,10 @@ class AbstractConfig(eqx.Module):
 
     def __check_init__(self) -> None:
         check_fields(self)
+        self._check()
+
+    def _check(self) -> None:
+        """Checks the fields together; each on its own is checked by then."""
 
     def _in_run(self, total_steps: int) -> Any:
         """The module in a run of so many updates: for what only a run can tell."""

@@ -5,10 +5,10 @@ import math
 from collections.abc import Iterator
 from typing import Annotated, Any, final, TypeVar
 
-import numpy as np
 from annotated_types import Interval
 
-from ._config import AbstractConfig, as_number, setting
+from ._config import AbstractConfig
+from ._fields import as_number, setting
 from ._types import Count, PositiveCount
 
 
@@ -28,7 +28,10 @@ class Steps(AbstractConfig):
     - `value`: how many, at least 0.
     """
 
-    value: Count = setting(kw_only=False)
+    value: Count = setting()
+
+    def __index__(self) -> int:
+        return self.value
 
 
 @final
@@ -55,9 +58,7 @@ class Fraction(AbstractConfig):
     - `value`: the part, in [0, 1].
     """
 
-    value: Annotated[float, Interval(ge=0, le=1)] = setting(
-        kw_only=False, converter=as_number
-    )
+    value: Annotated[float, Interval(ge=0, le=1)] = setting(converter=as_number)
 
     def of(self, total_steps: int) -> int:
         """This part of so many updates, rounded down."""
@@ -68,22 +69,6 @@ class Fraction(AbstractConfig):
 
 Duration = Count | Steps | Fraction
 PositiveDuration = PositiveCount | Steps | Fraction
-
-
-def duration(default: Any = dataclasses.MISSING, *, kw_only: bool = True) -> Any:
-    """A field for a length. `None` in it is what the run leaves."""
-    return setting(
-        default,
-        kw_only=kw_only,
-        converter=_as_duration,
-        metadata={"is_duration": True},
-    )
-
-
-def _as_duration(value: Any) -> Any:
-    if isinstance(value, Steps):
-        return value.value
-    return int(value) if isinstance(value, np.integer) else value
 
 
 def known_steps(config: AbstractConfig, name: str) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import KW_ONLY
 from typing import Any, final
 
 import jax
@@ -10,8 +11,9 @@ import optax
 from jaxtyping import PyTree
 
 from ._base import AbstractOptimizer, scaled
-from ._config import AbstractConfig, number, part, setting
+from ._config import AbstractConfig
 from ._explain import Assigned, is_assigned
+from ._fields import number, part, setting
 from ._optimizers.kept import with_state_dtype
 from ._paths import path_text
 from ._types import LearningRate, NonNegative, Scalar, typed
@@ -81,10 +83,11 @@ class Group(AbstractConfig):
         (scaled) learning rate, at least 0. None leaves it to them.
     """
 
-    where: Selection = setting(kw_only=False)
-    optimizer: AbstractOptimizer = part(kw_only=False)
-    schedule_scale: NonNegative = number(1.0)
-    weight_decay: NonNegative | None = number(None)
+    where: Selection = setting()
+    optimizer: AbstractOptimizer = part()
+    _: KW_ONLY
+    schedule_scale: NonNegative = number(default=1.0)
+    weight_decay: NonNegative | None = number(default=None)
 
 
 @final
@@ -117,8 +120,9 @@ class Groups(AbstractOptimizer):
         error if there are any.
     """
 
-    groups: tuple[Group, ...] = part(kw_only=False)
-    rest: AbstractOptimizer | None = part(None)
+    groups: tuple[Group, ...] = part()
+    _: KW_ONLY
+    rest: AbstractOptimizer | None = part(default=None)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:

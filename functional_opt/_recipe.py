@@ -1,4 +1,5 @@
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY
 from typing import Any, final, NamedTuple
 
 import jax
@@ -9,9 +10,10 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from ._base import AbstractOptimizer, AbstractSchedule
-from ._config import AbstractConfig, as_dtype, check_fields, number, part, setting
+from ._config import AbstractConfig
 from ._durations import known_steps, resolved, unresolved
 from ._explain import table
+from ._fields import as_dtype, number, part, setting
 from ._optimizers import ScheduleFree
 from ._optimizers.kept import with_state_dtype
 from ._previews import check_fits
@@ -101,19 +103,19 @@ class Recipe(AbstractConfig):
         clip's own norm costs nothing and is always kept.
     """
 
+    _: KW_ONLY
     optimizer: AbstractOptimizer = part()
     schedule: AbstractSchedule | Scalar = part()
-    clip_norm: Positive | None = number(None)
-    weight_decay: NonNegative | None = number(None)
-    decay_where: Selection | None = setting(None)
-    accumulate: PositiveCount = setting(1)
-    skip_nonfinite: bool = setting(False)
-    ema_decay: DecayRate | None = number(None)
-    state_dtype: FloatDtype | None = setting(None, converter=as_dtype)
-    track_norm: bool = setting(False)
+    clip_norm: Positive | None = number(default=None)
+    weight_decay: NonNegative | None = number(default=None)
+    decay_where: Selection | None = setting(default=None)
+    accumulate: PositiveCount = setting(default=1)
+    skip_nonfinite: bool = setting(default=False)
+    ema_decay: DecayRate | None = number(default=None)
+    state_dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
+    track_norm: bool = setting(default=False)
 
-    def __check_init__(self) -> None:
-        check_fields(self)  # Equinox checks the base class later than this one.
+    def _check(self) -> None:
         if self.decay_where is not None and self.weight_decay is None:
             raise ValueError(
                 f"`Recipe.decay_where` needs `Recipe.weight_decay`, got "

@@ -44,7 +44,8 @@ def modules(draw, cls: Any, kinds: tuple[type, ...], depth: int = 2) -> Any:
         fields = {
             name: draw(values(annotation, kinds, depth))
             for name, annotation in hints.items()
-            if not hasattr(cls, name) or (depth > 0 and draw(st.integers(0, 3)))
+            if annotation is not dataclasses.KW_ONLY
+            and (not hasattr(cls, name) or (depth > 0 and draw(st.integers(0, 3))))
         }
         try:
             return cls(**fields)

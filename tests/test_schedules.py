@@ -438,7 +438,7 @@ def test_steps_are_ints():
 def test_fields_are_keyword_only():
     assert fo.Constant(0.5) == fo.Constant(value=0.5)
     with pytest.raises(TypeError, match="positional"):
-        fo.Linear(1.0, 0.0, 5)
+        fo.Linear(1.0, 0.0, 5)  # pyright: ignore[reportCallIssue]
 
 
 def test_schedule_of_a_user():

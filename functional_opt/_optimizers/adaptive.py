@@ -1,11 +1,12 @@
 """Steps in units of the gradient's own root mean square."""
 
+from dataclasses import KW_ONLY
 from typing import final
 
 import optax
 
 from .._base import AbstractDecayedOptimizer, AbstractOptimizer
-from .._config import as_dtype, number, setting
+from .._fields import as_dtype, number, setting
 from .._types import DecayRate, FloatDtype, LearningRate, NonNegative, Scalar, typed
 from .._where import Mask
 
@@ -42,12 +43,13 @@ class Adam(AbstractOptimizer):
         [NAdam](https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ) does.
     """
 
-    b1: DecayRate = number(0.9)
-    b2: DecayRate = number(0.999)
-    eps: NonNegative = number(1e-8)
-    eps_root: NonNegative = number(0.0)
-    mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)
-    nesterov: bool = setting(False)
+    _: KW_ONLY
+    b1: DecayRate = number(default=0.9)
+    b2: DecayRate = number(default=0.999)
+    eps: NonNegative = number(default=1e-8)
+    eps_root: NonNegative = number(default=0.0)
+    mu_dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
+    nesterov: bool = setting(default=False)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
@@ -103,14 +105,15 @@ class AdamW(AbstractDecayedOptimizer):
         [`Where`][]. All, if left out.
     """
 
-    b1: DecayRate = number(0.9)
-    b2: DecayRate = number(0.999)
-    eps: NonNegative = number(1e-8)
-    eps_root: NonNegative = number(0.0)
-    mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)
-    weight_decay: NonNegative = number(1e-4)
-    mask: Mask | None = setting(None)
-    nesterov: bool = setting(False)
+    _: KW_ONLY
+    b1: DecayRate = number(default=0.9)
+    b2: DecayRate = number(default=0.999)
+    eps: NonNegative = number(default=1e-8)
+    eps_root: NonNegative = number(default=0.0)
+    mu_dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
+    weight_decay: NonNegative = number(default=1e-4)
+    mask: Mask | None = setting(default=None)
+    nesterov: bool = setting(default=False)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
@@ -162,14 +165,15 @@ class RMSProp(AbstractOptimizer):
     - `bias_correction`: whether $v$ is corrected for its start.
     """
 
-    decay: DecayRate = number(0.9)
-    eps: NonNegative = number(1e-8)
-    initial_scale: NonNegative = number(0.0)
-    eps_in_sqrt: bool = setting(True)
-    centered: bool = setting(False)
-    momentum: DecayRate | None = number(None)
-    nesterov: bool = setting(False)
-    bias_correction: bool = setting(False)
+    _: KW_ONLY
+    decay: DecayRate = number(default=0.9)
+    eps: NonNegative = number(default=1e-8)
+    initial_scale: NonNegative = number(default=0.0)
+    eps_in_sqrt: bool = setting(default=True)
+    centered: bool = setting(default=False)
+    momentum: DecayRate | None = number(default=None)
+    nesterov: bool = setting(default=False)
+    bias_correction: bool = setting(default=False)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:

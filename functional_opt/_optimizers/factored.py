@@ -1,6 +1,7 @@
 """Steps in units of a root mean square that rows and columns share."""
 
 import dataclasses
+from dataclasses import KW_ONLY
 from typing import Annotated, final
 
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import optax
 from annotated_types import Interval
 
 from .._base import AbstractOptimizer, AbstractSchedule
-from .._config import as_dtype, number, part, setting
+from .._fields import as_dtype, number, part, setting
 from .._types import (
     Count,
     DecayRate,
@@ -65,17 +66,18 @@ class Adafactor(AbstractOptimizer):
         such as a [`Where`][]. All, if left out.
     """
 
-    min_dim_size_to_factor: PositiveCount = setting(128)
-    decay_rate: Annotated[Scalar, Interval(gt=0, le=1)] = number(0.8)
-    decay_offset: Count = setting(0)
-    multiply_by_parameter_scale: bool = setting(True)
-    clipping_threshold: Positive | None = number(1.0)
-    momentum: DecayRate | None = number(None)
-    dtype_momentum: FloatDtype = setting(jnp.float32, converter=as_dtype)
-    weight_decay_rate: AbstractSchedule | NonNegative | None = part(None)
-    eps: NonNegative = number(1e-30)
-    factored: bool = setting(True)
-    weight_decay_mask: Mask | None = setting(None)
+    _: KW_ONLY
+    min_dim_size_to_factor: PositiveCount = setting(default=128)
+    decay_rate: Annotated[Scalar, Interval(gt=0, le=1)] = number(default=0.8)
+    decay_offset: Count = setting(default=0)
+    multiply_by_parameter_scale: bool = setting(default=True)
+    clipping_threshold: Positive | None = number(default=1.0)
+    momentum: DecayRate | None = number(default=None)
+    dtype_momentum: FloatDtype = setting(default=jnp.float32, converter=as_dtype)
+    weight_decay_rate: AbstractSchedule | NonNegative | None = part(default=None)
+    eps: NonNegative = number(default=1e-30)
+    factored: bool = setting(default=True)
+    weight_decay_mask: Mask | None = setting(default=None)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:

@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+from dataclasses import KW_ONLY
 from typing import Any, final
 
 import numpy as np
@@ -7,7 +8,7 @@ import optax
 from jaxtyping import PyTree
 
 from .._base import AbstractOptimizer
-from .._config import part, setting
+from .._fields import part, setting
 from .._transformations.dtypes import stored, widened
 from .._types import LearningRate, Scalar, typed
 from .._where import Mask
@@ -24,6 +25,7 @@ class Kept(AbstractOptimizer):
     - `is_stored`: whether the whole state is kept in it between updates.
     """
 
+    _: KW_ONLY
     optimizer: AbstractOptimizer = part()
     dtype: np.dtype = setting()
     is_stored: bool = setting()

@@ -1,11 +1,12 @@
 """Steps along the gradient or a moving sum of it."""
 
+from dataclasses import KW_ONLY
 from typing import final
 
 import optax
 
 from .._base import AbstractOptimizer
-from .._config import as_dtype, number, setting
+from .._fields import as_dtype, number, setting
 from .._types import DecayRate, FloatDtype, LearningRate, typed
 
 
@@ -39,9 +40,10 @@ class SGD(AbstractOptimizer):
         left out.
     """
 
-    momentum: DecayRate | None = number(None)
-    nesterov: bool = setting(False)
-    accumulator_dtype: FloatDtype | None = setting(None, converter=as_dtype)
+    _: KW_ONLY
+    momentum: DecayRate | None = number(default=None)
+    nesterov: bool = setting(default=False)
+    accumulator_dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import KW_ONLY
 from typing import Annotated, Any, final, Literal
 
 import jax
@@ -11,8 +12,8 @@ from jaxtyping import PyTree
 from optax.contrib import MuonDimensionNumbers
 
 from .._base import AbstractOptimizer, AbstractSchedule
-from .._config import as_dtype, check_fields, number, part, setting
 from .._explain import assigned
+from .._fields import as_dtype, number, part, setting
 from .._transformations.norm_ball import minimize_over_ball, Norm
 from .._types import (
     DecayRate,
@@ -88,32 +89,32 @@ class Muon(AbstractOptimizer):
         more columns than rows is $\\sqrt{\\mathrm{columns} / \\mathrm{rows}}$ larger.
     """
 
+    _: KW_ONLY
     ns_coeffs: Coefficients | tuple[Coefficients, ...] | Literal["standard", "dion"] = (
-        setting((3.4445, -4.7750, 2.0315), converter=_as_coefficients)
+        setting(default=(3.4445, -4.7750, 2.0315), converter=_as_coefficients)
     )
-    ns_steps: PositiveCount = setting(5)
-    beta: DecayRate = number(0.95)
-    eps: NonNegative = number(1e-8)
-    weight_decay: NonNegative = number(0.0)
-    weight_decay_mask: Mask | None = setting(None)
-    mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)
-    nesterov: bool = setting(True)
-    adaptive: bool = setting(False)
+    ns_steps: PositiveCount = setting(default=5)
+    beta: DecayRate = number(default=0.95)
+    eps: NonNegative = number(default=1e-8)
+    weight_decay: NonNegative = number(default=0.0)
+    weight_decay_mask: Mask | None = setting(default=None)
+    mu_dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
+    nesterov: bool = setting(default=True)
+    adaptive: bool = setting(default=False)
     preconditioning: Literal["frobenius", "spectral", "aol", "schatten"] = setting(
-        "frobenius"
+        default="frobenius"
     )
-    adam_b1: DecayRate = number(0.9)
-    adam_b2: DecayRate = number(0.999)
-    adam_eps_root: NonNegative = number(0.0)
-    adam_weight_decay: NonNegative = number(0.0)
-    adam_learning_rate: AbstractSchedule | NonNegative | None = part(None)
+    adam_b1: DecayRate = number(default=0.9)
+    adam_b2: DecayRate = number(default=0.999)
+    adam_eps_root: NonNegative = number(default=0.0)
+    adam_weight_decay: NonNegative = number(default=0.0)
+    adam_learning_rate: AbstractSchedule | NonNegative | None = part(default=None)
     muon_weight_dimension_numbers: (
         MuonDimensionNumbers | Callable[[PyTree], PyTree] | None
-    ) = setting(None)
-    consistent_rms: Positive | None = number(None)
+    ) = setting(default=None)
+    consistent_rms: Positive | None = number(default=None)
 
-    def __check_init__(self) -> None:
-        check_fields(self)  # Equinox checks the base class later than this one.
+    def _check(self) -> None:
         triples = self.ns_coeffs
         if not triples:
             raise ValueError("`Muon.ns_coeffs` must have at least one triple, got ().")
@@ -238,15 +239,16 @@ class Scion(AbstractOptimizer):
     - `mu_dtype`: the dtype that $d$ is kept in; that of the parameters, if left out.
     """
 
-    momentum: Annotated[Scalar, Interval(gt=0, le=1)] = number(1.0)
-    norm: Norm = setting("Auto")
-    normalized: bool | None = setting(None)
-    transpose: bool = setting(False)
-    max: bool = setting(False)
-    steps: PositiveCount = setting(5)
-    scale: Positive = number(1.0)
-    unconstrained: bool = setting(False)
-    mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)
+    _: KW_ONLY
+    momentum: Annotated[Scalar, Interval(gt=0, le=1)] = number(default=1.0)
+    norm: Norm = setting(default="Auto")
+    normalized: bool | None = setting(default=None)
+    transpose: bool = setting(default=False)
+    max: bool = setting(default=False)
+    steps: PositiveCount = setting(default=5)
+    scale: Positive = number(default=1.0)
+    unconstrained: bool = setting(default=False)
+    mu_dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:

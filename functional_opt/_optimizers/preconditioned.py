@@ -1,6 +1,7 @@
 """Steps in units of the gradient's own covariance."""
 
 import math
+from dataclasses import KW_ONLY
 from typing import Annotated, final
 
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import optax
 from annotated_types import Interval
 
 from .._base import AbstractDecayedOptimizer, AbstractSchedule
-from .._config import as_dtype, number, part, setting
+from .._fields import as_dtype, number, part, setting
 from .._transformations.kron import MemorySaveMode, scale_by_kron
 from .._transformations.soap import scale_by_soap
 from .._types import (
@@ -72,19 +73,20 @@ class SOAP(AbstractDecayedOptimizer):
         the parameters, if left out. Eigenbases are kept in at least float32.
     """
 
-    b1: DecayRate = number(0.95)
-    b2: DecayRate = number(0.95)
-    shampoo_beta: DecayRate | None = number(None)
-    eps: NonNegative = number(1e-8)
-    weight_decay: NonNegative = number(0.01)
-    mask: Mask | None = setting(None)
-    precondition_frequency: PositiveCount = setting(10)
-    max_precond_dim: Count = setting(10_000)
-    merge_dims: bool = setting(False)
-    precondition_1d: bool = setting(False)
-    normalize_grads: bool = setting(False)
-    correct_bias: bool = setting(True)
-    mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)
+    _: KW_ONLY
+    b1: DecayRate = number(default=0.95)
+    b2: DecayRate = number(default=0.95)
+    shampoo_beta: DecayRate | None = number(default=None)
+    eps: NonNegative = number(default=1e-8)
+    weight_decay: NonNegative = number(default=0.01)
+    mask: Mask | None = setting(default=None)
+    precondition_frequency: PositiveCount = setting(default=10)
+    max_precond_dim: Count = setting(default=10_000)
+    merge_dims: bool = setting(default=False)
+    precondition_1d: bool = setting(default=False)
+    normalize_grads: bool = setting(default=False)
+    correct_bias: bool = setting(default=True)
+    mu_dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
@@ -152,22 +154,23 @@ class Kron(AbstractDecayedOptimizer):
     - `seed`: of the random numbers that the factors are fitted with.
     """
 
-    b1: DecayRate = number(0.9)
-    weight_decay: NonNegative = number(0.0)
-    mask: Mask | None = setting(None)
+    _: KW_ONLY
+    b1: DecayRate = number(default=0.9)
+    weight_decay: NonNegative = number(default=0.0)
+    mask: Mask | None = setting(default=None)
     preconditioner_update_probability: AbstractSchedule | Probability | None = part(
-        None
+        default=None
     )
-    max_size_triangular: Count = setting(8192)
-    min_ndim_triangular: Count = setting(2)
-    memory_save_mode: MemorySaveMode | None = setting(None)
-    momentum_into_precond_update: bool = setting(True)
-    precond_lr: Probability = number(0.1)
-    precond_init_scale: Positive = number(1.0)
-    merge_dims: bool = setting(True)
-    mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)
-    precond_dtype: FloatDtype | None = setting(None, converter=as_dtype)
-    seed: int = setting(0)
+    max_size_triangular: Count = setting(default=8192)
+    min_ndim_triangular: Count = setting(default=2)
+    memory_save_mode: MemorySaveMode | None = setting(default=None)
+    momentum_into_precond_update: bool = setting(default=True)
+    precond_lr: Probability = number(default=0.1)
+    precond_init_scale: Positive = number(default=1.0)
+    merge_dims: bool = setting(default=True)
+    mu_dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
+    precond_dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
+    seed: int = setting(default=0)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:

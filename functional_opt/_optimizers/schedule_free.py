@@ -1,4 +1,5 @@
 import dataclasses
+from dataclasses import KW_ONLY
 from typing import Annotated, final
 
 import numpy as np
@@ -7,7 +8,7 @@ from annotated_types import Interval
 from jaxtyping import PyTree
 
 from .._base import AbstractOptimizer
-from .._config import as_dtype, number, part, setting
+from .._fields import as_dtype, number, part, setting
 from .._types import FloatDtype, LearningRate, NonNegative, Scalar, typed
 from .._where import Mask
 from .kept import Kept, with_state_dtype
@@ -40,10 +41,11 @@ class ScheduleFree(AbstractOptimizer):
         left out.
     """
 
+    _: KW_ONLY
     optimizer: AbstractOptimizer = part()
-    b1: Annotated[Scalar, Interval(gt=0, lt=1)] = number(0.9)
-    weight_lr_power: NonNegative = number(2.0)
-    state_dtype: FloatDtype | None = setting(None, converter=as_dtype)
+    b1: Annotated[Scalar, Interval(gt=0, lt=1)] = number(default=0.9)
+    weight_lr_power: NonNegative = number(default=2.0)
+    state_dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:

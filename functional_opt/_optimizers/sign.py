@@ -1,11 +1,12 @@
 """Steps of the same size for every parameter."""
 
+from dataclasses import KW_ONLY
 from typing import final
 
 import optax
 
 from .._base import AbstractDecayedOptimizer
-from .._config import as_dtype, number, setting
+from .._fields import as_dtype, number, setting
 from .._types import DecayRate, FloatDtype, LearningRate, NonNegative, typed
 from .._where import Mask
 
@@ -39,11 +40,12 @@ class Lion(AbstractDecayedOptimizer):
         [`Where`][]. All, if left out.
     """
 
-    b1: DecayRate = number(0.9)
-    b2: DecayRate = number(0.99)
-    mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)
-    weight_decay: NonNegative = number(1e-3)
-    mask: Mask | None = setting(None)
+    _: KW_ONLY
+    b1: DecayRate = number(default=0.9)
+    b2: DecayRate = number(default=0.99)
+    mu_dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
+    weight_decay: NonNegative = number(default=1e-3)
+    mask: Mask | None = setting(default=None)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:

@@ -1,6 +1,7 @@
 """Steps along a gradient corrected by the last one."""
 
 import functools
+from dataclasses import KW_ONLY
 from typing import final
 
 import jax
@@ -8,7 +9,7 @@ import optax
 from jaxtyping import PyTree
 
 from .._base import AbstractDecayedOptimizer
-from .._config import as_dtype, number, setting
+from .._fields import as_dtype, number, setting
 from .._transformations.variance_reduction import reduce_variance
 from .._types import (
     DecayRate,
@@ -54,17 +55,18 @@ class Mars(AbstractDecayedOptimizer):
     - `b1_1d`, `b2_1d`: of plain AdamW, as `b1` and `b2` in [`AdamW`][].
     """
 
-    b1: DecayRate = number(0.95)
-    b2: DecayRate = number(0.99)
-    eps: NonNegative = number(1e-8)
-    gamma: NonNegative = number(0.025)
-    max_norm: Positive | None = number(1.0)
-    mu_dtype: FloatDtype | None = setting(None, converter=as_dtype)
-    weight_decay: NonNegative = number(0.0)
-    mask: Mask | None = setting(None)
-    optimize_1d: bool = setting(False)
-    b1_1d: DecayRate = number(0.9)
-    b2_1d: DecayRate = number(0.95)
+    _: KW_ONLY
+    b1: DecayRate = number(default=0.95)
+    b2: DecayRate = number(default=0.99)
+    eps: NonNegative = number(default=1e-8)
+    gamma: NonNegative = number(default=0.025)
+    max_norm: Positive | None = number(default=1.0)
+    mu_dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
+    weight_decay: NonNegative = number(default=0.0)
+    mask: Mask | None = setting(default=None)
+    optimize_1d: bool = setting(default=False)
+    b1_1d: DecayRate = number(default=0.9)
+    b2_1d: DecayRate = number(default=0.95)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:

@@ -1,12 +1,13 @@
 """Steps along a momentum that is made white."""
 
+from dataclasses import KW_ONLY
 from typing import Annotated, final, Literal
 
 import optax
 from annotated_types import Interval
 
 from .._base import AbstractDecayedOptimizer
-from .._config import as_dtype, as_number, number, setting
+from .._fields import as_dtype, as_number, number, setting
 from .._transformations import geometry
 from .._transformations.geometry import AbstractGeometry
 from .._transformations.whitening import scale_by_whitening
@@ -73,17 +74,18 @@ class Quad(AbstractDecayedOptimizer):
     - `seed`: of the noise.
     """
 
-    lr_style: LearningRateStyle | None = setting("adam")
-    momentum: DecayRate = number(0.95)
-    weight_decay: NonNegative = number(0.1)
-    mask: Mask | None = setting(None)
-    max_size_dense: Count = setting(8192)
-    max_skew_dense: Skewness | None = setting(1.0, converter=as_number)
-    preconditioner_lr: Positive = number(0.7)
-    preconditioner_init_scale: Positive | None = number(None)
-    noise_scale: NonNegative = number(1e-9)
-    dtype: FloatDtype | None = setting(None, converter=as_dtype)
-    seed: int = setting(0)
+    _: KW_ONLY
+    lr_style: LearningRateStyle | None = setting(default="adam")
+    momentum: DecayRate = number(default=0.95)
+    weight_decay: NonNegative = number(default=0.1)
+    mask: Mask | None = setting(default=None)
+    max_size_dense: Count = setting(default=8192)
+    max_skew_dense: Skewness | None = setting(default=1.0, converter=as_number)
+    preconditioner_lr: Positive = number(default=0.7)
+    preconditioner_init_scale: Positive | None = number(default=None)
+    noise_scale: NonNegative = number(default=1e-9)
+    dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
+    seed: int = setting(default=0)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
@@ -113,17 +115,18 @@ class Skew(AbstractDecayedOptimizer):
     - `seed`: of the noise, and of the vectors that find the spectral norms.
     """
 
-    lr_style: LearningRateStyle | None = setting("adam")
-    momentum: DecayRate = number(0.95)
-    weight_decay: NonNegative = number(0.1)
-    mask: Mask | None = setting(None)
-    max_size_dense: Count = setting(8192)
-    max_skew_dense: Skewness | None = setting(1.0, converter=as_number)
-    preconditioner_lr: Positive = number(0.7)
-    preconditioner_init_scale: Positive | None = number(None)
-    noise_scale: NonNegative = number(1e-9)
-    dtype: FloatDtype | None = setting(None, converter=as_dtype)
-    seed: int = setting(0)
+    _: KW_ONLY
+    lr_style: LearningRateStyle | None = setting(default="adam")
+    momentum: DecayRate = number(default=0.95)
+    weight_decay: NonNegative = number(default=0.1)
+    mask: Mask | None = setting(default=None)
+    max_size_dense: Count = setting(default=8192)
+    max_skew_dense: Skewness | None = setting(default=1.0, converter=as_number)
+    preconditioner_lr: Positive = number(default=0.7)
+    preconditioner_init_scale: Positive | None = number(default=None)
+    noise_scale: NonNegative = number(default=1e-9)
+    dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
+    seed: int = setting(default=0)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:

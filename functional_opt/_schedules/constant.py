@@ -1,11 +1,12 @@
 """The same value for ever, from the start or after a warmup."""
 
+from dataclasses import KW_ONLY
 from typing import final
 
 import optax
 
-from .._config import number
-from .._durations import Duration, duration, known_steps
+from .._durations import Duration, known_steps
+from .._fields import duration, number
 from .._types import Scalar
 from .base import AbstractOptaxSchedule
 
@@ -26,7 +27,7 @@ class Constant(AbstractOptaxSchedule):
     - `value`: any finite number, in the unit of the hyperparameter.
     """
 
-    value: Scalar = number(kw_only=False)
+    value: Scalar = number()
 
     def phases(self) -> tuple[tuple[str, int | None], ...]:
         return (("constant", None),)
@@ -56,6 +57,7 @@ class WarmupConstant(AbstractOptaxSchedule):
         `init_value` that stays, as in Optax.
     """
 
+    _: KW_ONLY
     init_value: Scalar = number()
     peak_value: Scalar = number()
     warmup_steps: Duration = duration()

@@ -1,14 +1,15 @@
 """Down along half a cosine, once or again and again."""
 
 from collections.abc import Mapping
+from dataclasses import KW_ONLY
 from itertools import accumulate
 from typing import Any, final
 
 import jax.numpy as jnp
 import optax
 
-from .._config import check_fields, number, part
-from .._durations import Duration, duration, is_resolved, known_steps, PositiveDuration
+from .._durations import Duration, is_resolved, known_steps, PositiveDuration
+from .._fields import duration, number, part
 from .._types import NonNegative, Scalar
 from .base import AbstractOptaxSchedule
 
@@ -44,15 +45,15 @@ class Cosine(AbstractOptaxSchedule):
     - `exponent`: at least 0; above 1 the decay comes earlier, below 1 later.
     """
 
-    init_value: Scalar = number(0.0)
+    _: KW_ONLY
+    init_value: Scalar = number(default=0.0)
     peak_value: Scalar = number()
-    warmup_steps: Duration = duration(0)
+    warmup_steps: Duration = duration(default=0)
     decay_steps: PositiveDuration = duration()
-    end_value: Scalar = number(0.0)
-    exponent: NonNegative = number(1.0)
+    end_value: Scalar = number(default=0.0)
+    exponent: NonNegative = number(default=1.0)
 
-    def __check_init__(self) -> None:
-        check_fields(self)  # Equinox checks the base class later than this one.
+    def _check(self) -> None:
         if not is_resolved(self):
             return
         warmup, both = self._known()
@@ -118,10 +119,11 @@ class CosineDecay(AbstractOptaxSchedule):
     - `exponent`: at least 0; above 1 the decay comes earlier, below 1 later.
     """
 
+    _: KW_ONLY
     init_value: Scalar = number()
     decay_steps: PositiveDuration = duration()
-    alpha: Scalar = number(0.0)
-    exponent: NonNegative = number(1.0)
+    alpha: Scalar = number(default=0.0)
+    exponent: NonNegative = number(default=1.0)
 
     def phases(self) -> tuple[tuple[str, int | None], ...]:
         return (("decay", known_steps(self, "decay_steps")),)
@@ -163,10 +165,10 @@ class SGDR(AbstractOptaxSchedule):
         the end of the one before it, or Optax's dictionaries of their arguments.
     """
 
+    _: KW_ONLY
     cosine_kwargs: tuple[Cosine, ...] = part(converter=_as_cycles)
 
-    def __check_init__(self) -> None:
-        check_fields(self)  # Equinox checks the base class later than this one.
+    def _check(self) -> None:
         if not self.cosine_kwargs:
             raise ValueError(
                 "`SGDR.cosine_kwargs` must have at least one `Cosine`, got ()."

@@ -1,12 +1,13 @@
 """The same factor in the same time."""
 
+from dataclasses import KW_ONLY
 from typing import Annotated, final
 
 import optax
 from annotated_types import Interval
 
-from .._config import as_number, number, setting
-from .._durations import Duration, duration, known_steps, PositiveDuration
+from .._durations import Duration, known_steps, PositiveDuration
+from .._fields import as_number, duration, number, setting
 from .._types import Scalar
 from .base import AbstractOptaxSchedule
 
@@ -46,12 +47,13 @@ class ExponentialDecay(AbstractOptaxSchedule):
         `None` is nowhere.
     """
 
+    _: KW_ONLY
     init_value: Scalar = number()
     transition_steps: PositiveDuration = duration()
     decay_rate: Factor = setting(converter=as_number)
-    transition_begin: Duration = duration(0)
-    staircase: bool = setting(False)
-    end_value: Scalar | None = number(None)
+    transition_begin: Duration = duration(default=0)
+    staircase: bool = setting(default=False)
+    end_value: Scalar | None = number(default=None)
 
     def phases(self) -> tuple[tuple[str, int | None], ...]:
         return (("constant", known_steps(self, "transition_begin")), ("decay", None))
@@ -95,14 +97,15 @@ class WarmupExponentialDecay(AbstractOptaxSchedule):
         in `ExponentialDecay`, counted from the end of the warmup.
     """
 
+    _: KW_ONLY
     init_value: Scalar = number()
     peak_value: Scalar = number()
     warmup_steps: Duration = duration()
     transition_steps: PositiveDuration = duration()
     decay_rate: Factor = setting(converter=as_number)
-    transition_begin: Duration = duration(0)
-    staircase: bool = setting(False)
-    end_value: Scalar | None = number(None)
+    transition_begin: Duration = duration(default=0)
+    staircase: bool = setting(default=False)
+    end_value: Scalar | None = number(default=None)
 
     def phases(self) -> tuple[tuple[str, int | None], ...]:
         return (

@@ -1,11 +1,12 @@
+from dataclasses import KW_ONLY
 from typing import final
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from .._config import number
-from .._durations import Duration, duration, known_steps, PositiveDuration
+from .._durations import Duration, known_steps, PositiveDuration
+from .._fields import duration, number
 from .._types import Scalar
 from .base import AbstractOptaxSchedule
 
@@ -37,10 +38,11 @@ class InverseSqrt(AbstractOptaxSchedule):
         peak: updates, at least 1, or a `Fraction`.
     """
 
-    init_value: Scalar = number(0.0)
+    _: KW_ONLY
+    init_value: Scalar = number(default=0.0)
     peak_value: Scalar = number()
-    warmup_steps: Duration = duration(0)
-    timescale: PositiveDuration = duration(10_000)
+    warmup_steps: Duration = duration(default=0)
+    timescale: PositiveDuration = duration(default=10_000)
 
     def phases(self) -> tuple[tuple[str, int | None], ...]:
         return (("warmup", known_steps(self, "warmup_steps")), ("decay", None))

@@ -1,13 +1,14 @@
 """Up and down once: [Smith and Topin 2018](https://arxiv.org/abs/1708.07120)."""
 
+from dataclasses import KW_ONLY
 from typing import Annotated, final
 
 import jax.numpy as jnp
 import optax
 from annotated_types import Interval
 
-from .._config import as_number, check_fields, number, setting
-from .._durations import duration, is_resolved, known_steps, PositiveDuration
+from .._durations import is_resolved, known_steps, PositiveDuration
+from .._fields import as_number, duration, number, setting
 from .._previews import spans_text
 from .._types import Scalar
 from .base import AbstractOptaxSchedule
@@ -42,14 +43,14 @@ class CosineOnecycle(AbstractOptaxSchedule):
     - `final_div_factor`: the first value over the last; greater than 0.
     """
 
+    _: KW_ONLY
     transition_steps: PositiveDuration = duration()
     peak_value: Scalar = number()
-    pct_start: Part = setting(0.3, converter=as_number)
-    div_factor: Factor = setting(25.0, converter=as_number)
-    final_div_factor: Factor = setting(1e4, converter=as_number)
+    pct_start: Part = setting(default=0.3, converter=as_number)
+    div_factor: Factor = setting(default=25.0, converter=as_number)
+    final_div_factor: Factor = setting(default=1e4, converter=as_number)
 
-    def __check_init__(self) -> None:
-        check_fields(self)  # Equinox checks the base class later than this one.
+    def _check(self) -> None:
         _check_phases(self)
 
     def phases(self) -> tuple[tuple[str, int | None], ...]:
@@ -96,15 +97,15 @@ class LinearOnecycle(AbstractOptaxSchedule):
     - `final_div_factor`: the first value over the last; greater than 0.
     """
 
+    _: KW_ONLY
     transition_steps: PositiveDuration = duration()
     peak_value: Scalar = number()
-    pct_start: Part = setting(0.3, converter=as_number)
-    pct_final: Part = setting(0.85, converter=as_number)
-    div_factor: Factor = setting(25.0, converter=as_number)
-    final_div_factor: Factor = setting(1e4, converter=as_number)
+    pct_start: Part = setting(default=0.3, converter=as_number)
+    pct_final: Part = setting(default=0.85, converter=as_number)
+    div_factor: Factor = setting(default=25.0, converter=as_number)
+    final_div_factor: Factor = setting(default=1e4, converter=as_number)
 
-    def __check_init__(self) -> None:
-        check_fields(self)  # Equinox checks the base class later than this one.
+    def _check(self) -> None:
         if self.pct_final <= self.pct_start:
             raise ValueError(
                 "`LinearOnecycle.pct_final` must be greater than "

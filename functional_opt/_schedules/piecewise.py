@@ -1,6 +1,7 @@
 """A factor at each of some boundaries, at once or towards it."""
 
 from collections.abc import Mapping
+from dataclasses import KW_ONLY
 from itertools import pairwise
 from typing import Annotated, Any, final, Literal
 
@@ -8,8 +9,9 @@ import jax.numpy as jnp
 import optax
 from annotated_types import Interval
 
-from .._config import AbstractConfig, as_number, check_fields, number, setting
-from .._durations import duration, is_resolved, known_steps, PositiveDuration
+from .._config import AbstractConfig
+from .._durations import is_resolved, known_steps, PositiveDuration
+from .._fields import as_number, duration, number, setting
 from .._types import Scalar
 from .base import AbstractOptaxSchedule
 
@@ -31,11 +33,9 @@ class Boundary(AbstractConfig):
     - `scale`: what the value is multiplied with; at least 0. A change of it recompiles.
     """
 
-    step: PositiveDuration = duration(kw_only=False)
+    step: PositiveDuration = duration()
     # Optax looks at it in Python.
-    scale: Annotated[float, Interval(ge=0)] = setting(
-        kw_only=False, converter=as_number
-    )
+    scale: Annotated[float, Interval(ge=0)] = setting(converter=as_number)
 
 
 Boundaries = tuple[Boundary, ...]
@@ -71,11 +71,11 @@ class PiecewiseConstant(AbstractOptaxSchedule):
         or Optax's dictionary of them.
     """
 
+    _: KW_ONLY
     init_value: Scalar = number()
-    boundaries_and_scales: Boundaries = setting((), converter=_as_boundaries)
+    boundaries_and_scales: Boundaries = setting(default=(), converter=_as_boundaries)
 
-    def __check_init__(self) -> None:
-        check_fields(self)  # Equinox checks the base class later than this one.
+    def _check(self) -> None:
         _check_order(self)
 
     def phases(self) -> tuple[tuple[str, int | None], ...]:
@@ -113,12 +113,12 @@ class PiecewiseInterpolate(AbstractOptaxSchedule):
         the one before it times its `scale`.
     """
 
+    _: KW_ONLY
     interpolate_type: Literal["linear", "cosine"] = setting()
     init_value: Scalar = number()
-    boundaries_and_scales: Boundaries = setting((), converter=_as_boundaries)
+    boundaries_and_scales: Boundaries = setting(default=(), converter=_as_boundaries)
 
-    def __check_init__(self) -> None:
-        check_fields(self)  # Equinox checks the base class later than this one.
+    def _check(self) -> None:
         _check_order(self)
 
     def phases(self) -> tuple[tuple[str, int | None], ...]:

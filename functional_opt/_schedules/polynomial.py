@@ -1,11 +1,12 @@
 """From one value to another along a line or a power of it."""
 
+from dataclasses import KW_ONLY
 from typing import final
 
 import optax
 
-from .._config import number
-from .._durations import Duration, duration, known_steps, PositiveDuration
+from .._durations import Duration, known_steps, PositiveDuration
+from .._fields import duration, number
 from .._types import NonNegative, Scalar
 from .base import AbstractOptaxSchedule
 
@@ -38,11 +39,12 @@ class Linear(AbstractOptaxSchedule):
         It is no field of Optax's; 0 is Optax's schedule.
     """
 
+    _: KW_ONLY
     init_value: Scalar = number()
     end_value: Scalar = number()
     transition_steps: PositiveDuration = duration()
-    transition_begin: Duration = duration(0)
-    warmup_steps: Duration = duration(0)
+    transition_begin: Duration = duration(default=0)
+    warmup_steps: Duration = duration(default=0)
 
     def phases(self) -> tuple[tuple[str, int | None], ...]:
         return (
@@ -93,11 +95,12 @@ class Polynomial(AbstractOptaxSchedule):
     - `transition_begin`: how long after the start the transition starts.
     """
 
+    _: KW_ONLY
     init_value: Scalar = number()
     end_value: Scalar = number()
     power: NonNegative = number()
     transition_steps: PositiveDuration = duration()
-    transition_begin: Duration = duration(0)
+    transition_begin: Duration = duration(default=0)
 
     def phases(self) -> tuple[tuple[str, int | None], ...]:
         return (

@@ -1,13 +1,15 @@
 """Schedules one after the other."""
 
+from dataclasses import KW_ONLY
 from itertools import accumulate
 from typing import final
 
 import optax
 
 from .._base import AbstractSchedule
-from .._config import AbstractConfig, check_fields, part
-from .._durations import duration, is_resolved, known_steps, PositiveDuration
+from .._config import AbstractConfig
+from .._durations import is_resolved, known_steps, PositiveDuration
+from .._fields import duration, part
 from .._previews import length, spans_text
 from .base import AbstractOptaxSchedule
 
@@ -30,11 +32,11 @@ class Phase(AbstractConfig):
         what the schedule itself takes; beyond that its last value stays.
     """
 
-    schedule: AbstractSchedule = part(kw_only=False)
+    schedule: AbstractSchedule = part()
+    _: KW_ONLY
     steps: PositiveDuration = duration()
 
-    def __check_init__(self) -> None:
-        check_fields(self)  # Equinox checks the base class later than this one.
+    def _check(self) -> None:
         if not is_resolved(self):
             return
         own, steps = length(self.schedule), known_steps(self, "steps")
@@ -71,10 +73,9 @@ class Sequence(AbstractOptaxSchedule):
         such as `Constant`, is given one by a `Phase`, but for the last.
     """
 
-    schedules: tuple[AbstractSchedule | Phase, ...] = part(kw_only=False)
+    schedules: tuple[AbstractSchedule | Phase, ...] = part()
 
-    def __check_init__(self) -> None:
-        check_fields(self)  # Equinox checks the base class later than this one.
+    def _check(self) -> None:
         if not self.schedules:
             raise ValueError(
                 "`Sequence.schedules` must have at least one schedule, got ()."

@@ -1,6 +1,7 @@
 """A stable run and the decay that ends it, or that branches off it."""
 
 import dataclasses
+from dataclasses import KW_ONLY
 from typing import Any, final, Literal
 
 import jax
@@ -8,8 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from .._base import AbstractSchedule
-from .._config import number, part, setting
-from .._durations import Duration, duration, known_steps, PositiveDuration
+from .._durations import Duration, known_steps, PositiveDuration
+from .._fields import duration, number, part, setting
 from .._previews import spans
 from .._types import Scalar
 from .base import AbstractOptaxSchedule
@@ -54,13 +55,14 @@ class WarmupStableDecay(AbstractOptaxSchedule):
         2024](https://arxiv.org/abs/2405.18392), equation 1.
     """
 
-    init_value: Scalar = number(0.0)
+    _: KW_ONLY
+    init_value: Scalar = number(default=0.0)
     peak_value: Scalar = number()
-    warmup_steps: Duration = duration(0)
-    stable_steps: Duration | None = duration(None)
+    warmup_steps: Duration = duration(default=0)
+    stable_steps: Duration | None = duration(default=None)
     decay_steps: PositiveDuration = duration()
-    end_value: Scalar = number(0.0)
-    decay_type: DecayType = setting("linear")
+    end_value: Scalar = number(default=0.0)
+    decay_type: DecayType = setting(default="linear")
 
     def _in_run(self, total_steps: int) -> Any:
         if self.stable_steps is not None:
@@ -124,11 +126,12 @@ class Cooldown(AbstractOptaxSchedule):
     - `decay_type`: as in `WarmupStableDecay`.
     """
 
-    schedule: AbstractSchedule = part(kw_only=False)
-    start_at: Duration | None = duration(None)
+    schedule: AbstractSchedule = part()
+    _: KW_ONLY
+    start_at: Duration | None = duration(default=None)
     decay_steps: PositiveDuration = duration()
-    end_value: Scalar = number(0.0)
-    decay_type: DecayType = setting("linear")
+    end_value: Scalar = number(default=0.0)
+    decay_type: DecayType = setting(default="linear")
 
     def _in_run(self, total_steps: int) -> Any:
         if self.start_at is not None:
