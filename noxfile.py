@@ -107,6 +107,13 @@ def table(session: nox.Session) -> None:
 
 
 @nox.session
+def exchange(session: nox.Session) -> None:
+    """Compares what stages exchange with the least possible, on trees of many sizes."""
+    session.install("-e", ".", *groups("third-party"))
+    session.run("python", "tests/exchange_table.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measures, and makes the page of it; `-- --quick` only tries it out."""
     session.install("-e", ".", *groups("bench"))

@@ -9,7 +9,7 @@ import inspect
 import typing
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import functional_opt as fo
@@ -44,6 +44,8 @@ class Case:
     - `error`: the error that cutting it raises, as a regular expression.
     - `exchanges`: whether the stages exchange anything.
     - `most_sent`: how many bytes a leaf the stages send at most, all of them together.
+    - `shapes`, `stages`: of the parameters; `stages` may be a prefix.
+    - `num_stages`: how many stages there are, if not one more than the highest.
     - `dtype`: of the parameters.
     - `batch`: how many examples have a gradient of their own, if any has.
     - `synced`: whether the parameters are `optax.LookaheadParams`.
@@ -62,6 +64,9 @@ class Case:
     error: str = ""
     exchanges: bool = False
     most_sent: int = 16
+    shapes: Any = field(default_factory=lambda: SHAPES, repr=False)
+    stages: Any = field(default_factory=lambda: STAGES, repr=False)
+    num_stages: int | None = None
     dtype: Any = jnp.float32
     batch: int | None = None
     synced: bool = False
@@ -84,17 +89,17 @@ class Case:
     def params(self) -> Any:
         params = jax.tree.map(
             lambda shape: jax.ShapeDtypeStruct(shape, self.dtype),
-            SHAPES,
+            self.shapes,
             is_leaf=lambda node: isinstance(node, tuple),
         )
         return optax.LookaheadParams.init_synced(params) if self.synced else params
 
     @functools.cached_property
     def partition(self) -> fo.StagePartition:
-        stages = STAGES
+        stages = self.stages
         if self.synced:
-            stages = optax.LookaheadParams.init_synced(STAGES)
-        return fo.partition(self.params, stages)
+            stages = optax.LookaheadParams.init_synced(stages)
+        return fo.partition(self.params, stages, num_stages=self.num_stages)
 
     def grads(self) -> Sequence[Any] | None:
         """The gradients of each step; None if normal random ones do."""
@@ -106,12 +111,19 @@ class Case:
             grads[1]["scale"] = grads[1]["scale"].at[3].set(self.bad)
         return grads
 
-    def _normal(self, key: Any) -> Any:
-        leaves, structure = jax.tree.flatten(self.params)
-        keys = jax.random.split(key, len(leaves))
+    def example_grads(self) -> Any:
+        """The shapes of gradients."""
         examples = () if self.batch is None else (self.batch,)
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(examples + leaf.shape, leaf.dtype),
+            self.params,
+        )
+
+    def _normal(self, key: Any) -> Any:
+        leaves, structure = jax.tree.flatten(self.example_grads())
+        keys = jax.random.split(key, len(leaves))
         normal = [
-            jax.random.normal(key, examples + leaf.shape, leaf.dtype)
+            jax.random.normal(key, leaf.shape, leaf.dtype)
             for key, leaf in zip(keys, leaves, strict=True)
         ]
         return jax.tree.unflatten(structure, normal)
@@ -121,7 +133,7 @@ class Case:
             self.build(),
             self.params,
             self.partition,
-            grads=next(iter(self.grads() or ()), None),
+            grads=self.example_grads(),
             extra_args=self.extra_args,
         )
 
