@@ -7,8 +7,13 @@ from ._base import (
 )
 from ._checkpoints.checkpoints import Checkpoints as Checkpoints, Restored as Restored
 from ._codec.errors import ConfigError as ConfigError
+from ._composition.frozen import Frozen as Frozen
+from ._composition.held import (
+    AbstractPartitionedOptimizer as AbstractPartitionedOptimizer,
+)
 from ._durations import Fraction as Fraction, Steps as Steps
-from ._groups import Frozen as Frozen, Group as Group, Groups as Groups
+from ._groups import Group as Group, Groups as Groups
+from ._metrics import Metrics as Metrics
 from ._optimizers import (
     Adafactor as Adafactor,
     Adam as Adam,
@@ -25,7 +30,7 @@ from ._optimizers import (
     Skew as Skew,
     SOAP as SOAP,
 )
-from ._recipe import Metrics as Metrics, Recipe as Recipe
+from ._recipe import Recipe as Recipe
 from ._registry import Registry as Registry
 from ._schedules import (
     Boundary as Boundary,
@@ -53,4 +58,5 @@ from ._stages.extra import OnStage as OnStage
 from ._stages.local import stage_local as stage_local, StageLocal as StageLocal
 from ._stages.partition import partition as partition, StagePartition as StagePartition
 from ._stages.program import StageProgram as StageProgram
+from ._stages.staged import Staged as Staged
 from ._where import AllOf as AllOf, AnyOf as AnyOf, Not as Not, Where as Where

@@ -1,11 +1,9 @@
 """The abstract modules: what every optimizer and every schedule is."""
 
 import abc
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import equinox as eqx
 import jax
 import numpy as np
 import optax
@@ -15,12 +13,11 @@ from jaxtyping import PyTree
 
 from ._config import AbstractConfig
 from ._durations import resolved
-from ._explain import assigned
 from ._previews import check_fits, corners, describe, plot, values
-from ._stages.local import stage_local, StageLocal
+from ._stages.local import stage_local
 from ._stages.partition import StagePartition
-from ._types import LearningRate, PositiveCount, Scalar, Scalars, typed
-from ._where import Mask
+from ._stages.staged import Staged
+from ._types import LearningRate, PositiveCount, Scalars, typed
 
 
 S = TypeVar("S", bound="AbstractSchedule")
@@ -104,9 +101,23 @@ class AbstractSchedule(AbstractConfig):
 
 
 class AbstractOptimizer(AbstractConfig):
-    """An optimizer without its learning rate: hyperparameters, checked and frozen.
+    """An optimizer without its learning rate: hyperparameters, validated and immutable.
 
-    Subclass it, declare the hyperparameters as fields and implement `build`.
+    Subclass it, declare the hyperparameters as fields and implement `build`. Nothing
+    else is required, and no other method but `build_mpmd` may be overridden:
+
+    - A field named `weight_decay`, with `mask` or `weight_decay_mask` for the
+        parameters that decay, is the optimizer's own decoupled weight decay per unit of
+        learning rate, as in Optax. `Recipe.weight_decay` replaces it. For an optimizer
+        without such a field, it is added to the updates.
+    - A field that holds another optimizer makes a wrapper of it: weight decay,
+        `Frozen`, `Recipe.state_dtype`, `Group.schedule_scale` and `Recipe.explain` act
+        on the optimizer inside.
+    - An optimizer that holds several is an `AbstractPartitionedOptimizer`, which
+        declares the parameters that each of them updates. Otherwise a weight decay,
+        `Frozen` and `Recipe.explain` raise an error.
+    - `Recipe.state_dtype` sets the fields `mu_dtype`, `accumulator_dtype` and
+        `dtype_momentum`.
     """
 
     @abc.abstractmethod
@@ -120,51 +131,6 @@ class AbstractOptimizer(AbstractConfig):
         """
 
     @typed
-    def build_decayed(
-        self,
-        schedule: LearningRate,
-        weight_decay: Scalar,
-        mask: Mask | None = None,
-    ) -> optax.GradientTransformationExtraArgs:
-        """The transformation with this weight decay in place of the optimizer's own.
-
-        The decay is decoupled: `schedule(count) * weight_decay * params` is taken off
-        beside the optimizer's own update: algorithm 2 of [Loshchilov and Hutter
-        2019](https://arxiv.org/abs/1711.05101). An optimizer that has a weight decay
-        among its own hyperparameters overrides this.
-
-        **Arguments:**
-
-        - `schedule`: as in `build`.
-        - `weight_decay`: the factor, at least 0.
-        - `mask`: from the parameters to a tree of bools: which of them decay. Left
-            out, the optimizer's own mask if it has one, or else all.
-        """
-        rate = scaled(schedule, -weight_decay)
-        return optax.chain(self.build(schedule), optax.add_decayed_weights(rate, mask))
-
-    def assign(
-        self,
-        params: PyTree,
-        weight_decay: Scalar | None = None,
-        mask: Mask | None = None,
-    ) -> PyTree:
-        """What each parameter gets, as `Recipe.explain` shows it.
-
-        **Arguments:**
-
-        - `params`: the parameters, or their shapes.
-        - `weight_decay`, `mask`: as in `build_decayed`. `None` is the optimizer's own.
-
-        **Returns:** a tree of `Assigned`.
-        """
-        return assigned(self, params, weight_decay, mask)
-
-    def frozen(self) -> Mask | None:
-        """From the parameters to a tree of bools: which never change. None are none."""
-        return None
-
-    @typed
     def build_mpmd(
         self,
         schedule: LearningRate,
@@ -173,39 +139,31 @@ class AbstractOptimizer(AbstractConfig):
         *,
         meshes: Sequence[Mesh | Device] | None = None,
         donate: bool = False,
+        grads: PyTree | None = None,
         extra_args: Mapping[str, Any] | None = None,
-    ) -> StageLocal:
-        """`build(schedule)`, cut into one program a stage. See `stage_local`."""
+        state_stage_of: Callable[[tuple[Any, ...], Any], Any] | None = None,
+    ) -> Staged:
+        """`build(schedule)`, split into one program per stage. See `stage_local`.
+
+        Override it in an optimizer that brings stage-local programs of its own: it may
+        return any `Staged`, such as one that exchanges less. Prove it with
+        `fo.testing.assert_stage_local_equal(..., staged=...)`. A `Recipe` around the
+        optimizer does not call this method: it splits what `build` returns, together
+        with its clip, decay and accumulation.
+
+        **Arguments:**
+
+        - `schedule`: as in `build`.
+        - `params`, `partition`, `meshes`, `donate`, `grads`, `extra_args`,
+            `state_stage_of`: as in `stage_local`.
+        """
         return stage_local(
             self.build(schedule),
             params,
             partition,
             meshes=meshes,
             donate=donate,
+            grads=grads,
             extra_args=extra_args,
+            state_stage_of=state_stage_of,
         )
-
-
-class AbstractDecayedOptimizer(AbstractOptimizer):
-    """An optimizer with a decoupled weight decay among its own hyperparameters."""
-
-    weight_decay: eqx.AbstractVar[Scalar]
-    mask: eqx.AbstractVar[Mask | None]
-
-    @typed
-    def build_decayed(
-        self,
-        schedule: LearningRate,
-        weight_decay: Scalar,
-        mask: Mask | None = None,
-    ) -> optax.GradientTransformationExtraArgs:
-        decayed = dataclasses.replace(
-            self, weight_decay=weight_decay, mask=mask or self.mask
-        )
-        return decayed.build(schedule)
-
-
-def scaled(schedule: LearningRate, factor: Scalar) -> optax.Schedule | Scalar:
-    if callable(schedule):
-        return lambda count: factor * schedule(count)
-    return factor * schedule

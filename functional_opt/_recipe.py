@@ -1,8 +1,7 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY
-from typing import Any, final, NamedTuple
+from typing import Any, final
 
-import jax
 import jax.numpy as jnp
 import optax
 from jax import Device
@@ -10,19 +9,24 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from ._base import AbstractOptimizer, AbstractSchedule
+from ._composition.assignments import assigned, table
+from ._composition.decay import decayed
+from ._composition.frozen import without_frozen
+from ._composition.held import all_in
+from ._composition.state_dtype import with_state_dtype
 from ._config import AbstractConfig
 from ._durations import known_steps, resolved, unresolved
-from ._explain import table
 from ._fields import as_dtype, number, part, setting
+from ._metrics import Metrics, metrics_of
 from ._optimizers import ScheduleFree
-from ._optimizers.kept import with_state_dtype
 from ._previews import check_fits
 from ._stages.local import stage_local, StageLocal
 from ._stages.partition import only_params, StagePartition
 from ._transformations.averaging import averaged_params, params_ema
-from ._transformations.clipping import clip_by_global_norm, NormState
-from ._transformations.finding import find_all
-from ._transformations.tracking import track, TrackState
+from ._transformations.clipping import clip_by_global_norm
+from ._transformations.dtypes import same_dtypes
+from ._transformations.gradients import none_as_zero, real_only
+from ._transformations.tracking import track
 from ._types import (
     DecayRate,
     FloatDtype,
@@ -33,26 +37,6 @@ from ._types import (
     typed,
 )
 from ._where import Selection
-
-
-class Metrics(NamedTuple):
-    """What a state knows of its run: scalars where the state is.
-
-    **Attributes:**
-
-    - `updates_completed`: how many updates were made; int32.
-    - `learning_rate`: that of the last update, or of the first where there was none
-        yet; float32.
-    - `gradient_norm`: the norm of the last update's gradient, all parameters together,
-        before the clip; float32. None if the recipe neither clips nor tracks it.
-    - `steps_skipped`: how many gradients were skipped, as they were not finite; int32.
-        None if the recipe skips none.
-    """
-
-    updates_completed: jax.Array
-    learning_rate: jax.Array
-    gradient_norm: jax.Array | None
-    steps_skipped: jax.Array | None
 
 
 @final
@@ -122,7 +106,8 @@ class Recipe(AbstractConfig):
                 f"{self.decay_where} and None. Say how much is to decay there; the "
                 "optimizer's own weight decay goes by the optimizer's own mask."
             )
-        if self.ema_decay is not None and find_all(self.optimizer, ScheduleFree):
+        averages = any(isinstance(x, ScheduleFree) for x in all_in(self.optimizer))
+        if self.ema_decay is not None and averages:
             raise ValueError(
                 f"`Recipe.ema_decay` = {self.ema_decay} and `ScheduleFree` both "
                 "average the parameters. Leave one out."
@@ -166,10 +151,13 @@ class Recipe(AbstractConfig):
         for config, name in unresolved(self):
             known_steps(config, name)
         transformation = self._accumulated(self._chain())
+        if self.state_dtype is not None:
+            transformation = real_only(transformation, "`Recipe.state_dtype`")
         if self.skip_nonfinite:
             never = jnp.iinfo(jnp.int32).max
             transformation = optax.apply_if_finite(transformation, never)
-        return self._checked(self._thawed(transformation))
+        trained = without_frozen(self.optimizer, transformation)
+        return self._checked(none_as_zero(trained))
 
     @typed
     def build_mpmd(
@@ -180,16 +168,31 @@ class Recipe(AbstractConfig):
         total_steps: PositiveCount | None = None,
         meshes: Sequence[Mesh | Device] | None = None,
         donate: bool = False,
+        grads: PyTree | None = None,
         extra_args: Mapping[str, Any] | None = None,
+        state_stage_of: Callable[[tuple[Any, ...], Any], Any] | None = None,
     ) -> StageLocal:
-        """`build(total_steps)`, cut into one program a stage. See `stage_local`."""
+        """`build(total_steps)`, split into one program per stage. See `stage_local`.
+
+        The `build_mpmd` of the optimizer itself is not called.
+
+        **Arguments:**
+
+        - `total_steps`: as in `build`.
+        - `params`, `partition`, `meshes`, `donate`, `grads`, `extra_args`,
+            `state_stage_of`: as in `stage_local`. Gradients in another dtype than the
+            parameters, such as float32 gradients of bfloat16 parameters, require
+            `grads`.
+        """
         return stage_local(
             self.build(total_steps),
             params,
             partition,
             meshes=meshes,
             donate=donate,
+            grads=grads,
             extra_args=extra_args,
+            state_stage_of=state_stage_of,
         )
 
     def metrics(self, state: PyTree) -> Metrics:
@@ -200,15 +203,7 @@ class Recipe(AbstractConfig):
         - `state`: a state of what `build` made; or of what `build_mpmd` made, merged or
             the piece of any stage: these are equal on all of them.
         """
-        (tracked,) = _found(state, TrackState)
-        norms = find_all(state, NormState)
-        skips = find_all(state, optax.ApplyIfFiniteState)
-        return Metrics(
-            tracked.updates_completed,
-            tracked.learning_rate,
-            norms[0].norm if norms else None,
-            skips[0].total_notfinite if skips else None,
-        )
+        return metrics_of(state)
 
     def eval_params(self, state: PyTree, params: PyTree) -> PyTree:
         """The parameters to evaluate with: averaged, by `ema_decay` or `ScheduleFree`.
@@ -230,27 +225,23 @@ class Recipe(AbstractConfig):
         """
         params = only_params(params)
         self._check_where(params)
-        given = self.optimizer.assign(params, self.weight_decay, self.decay_where)
-        return table(params, given)
+        return table(params, assigned(self._decayed_optimizer(), params))
 
     def _chain(self) -> optax.GradientTransformationExtraArgs:
-        links = [self._build_optimizer()]
+        optimizer = self._decayed_optimizer()
+        if self.state_dtype is not None:
+            optimizer = with_state_dtype(optimizer, jnp.dtype(self.state_dtype))
+        links: list[Any] = [optimizer.build(self.schedule)]
         if self.clip_norm is not None or self.track_norm:
             links.insert(0, clip_by_global_norm(self.clip_norm))
         if self.ema_decay is not None:
             links.append(params_ema(self.ema_decay))
-        return optax.chain(*links, track(self.schedule))
+        return same_dtypes(optax.chain(*links, track(self.schedule)))
 
-    def _build_optimizer(self) -> optax.GradientTransformation:
-        optimizer = self.optimizer
-        if self.state_dtype is not None:
-            dtype = jnp.dtype(self.state_dtype)
-            optimizer = with_state_dtype(optimizer, dtype)
+    def _decayed_optimizer(self) -> AbstractOptimizer:
         if self.weight_decay is None:
-            return optimizer.build(self.schedule)
-        return optimizer.build_decayed(
-            self.schedule, self.weight_decay, self.decay_where
-        )
+            return self.optimizer
+        return decayed(self.optimizer, self.weight_decay, self.decay_where)
 
     def _accumulated(
         self, transformation: optax.GradientTransformationExtraArgs
@@ -258,30 +249,17 @@ class Recipe(AbstractConfig):
         if self.accumulate == 1:
             return transformation
         steps = optax.MultiSteps(transformation, self.accumulate)
-        # Its update takes extra arguments, but `MultiSteps` does not say so.
-        return optax.GradientTransformationExtraArgs(*steps.gradient_transformation())
-
-    def _thawed(
-        self, transformation: optax.GradientTransformation
-    ) -> optax.GradientTransformationExtraArgs:
-        """Leaves out what is frozen."""
-        frozen = self.optimizer.frozen()
-        if frozen is None:
-            return optax.with_extra_args_support(transformation)
-
-        def labels(params: PyTree) -> PyTree:
-            return jax.tree.map(
-                lambda is_frozen: "frozen" if is_frozen else "trained", frozen(params)
-            )
-
-        return optax.partition(
-            {"trained": transformation, "frozen": optax.set_to_zero()}, labels
+        # Its update takes extra arguments, which its type does not show. It adds up
+        # gradients in float32, without their imaginary parts.
+        accumulated = optax.GradientTransformationExtraArgs(
+            *steps.gradient_transformation()
         )
+        return real_only(accumulated, "`Recipe.accumulate`")
 
     def _checked(
         self, transformation: optax.GradientTransformationExtraArgs
     ) -> optax.GradientTransformationExtraArgs:
-        """Looks at the decay's rule on the whole tree, before any group is cut out."""
+        """Checks the rule of the decay on the whole tree, before groups see a part."""
 
         def init(params: PyTree) -> PyTree:
             self._check_where(params)
@@ -292,12 +270,3 @@ class Recipe(AbstractConfig):
     def _check_where(self, params: PyTree) -> None:
         if self.decay_where is not None:
             self.decay_where(params)
-
-
-def _found(state: PyTree, kind: type) -> list[Any]:
-    if found := find_all(state, kind):
-        return found[:1]
-    raise ValueError(
-        "`state` is no state of a recipe's transformation: it has no "
-        f"`{kind.__name__}`. Give what `init` or the last update returned."
-    )

@@ -47,7 +47,7 @@ class AbstractWhere(abc.ABC):
         found = jax.tree_util.tree_map_with_path(
             lambda path, leaf: self.finds(path_text(path), leaf), params
         )
-        if not has_holes(params):
+        if is_whole(params):
             check_finds(self, params)
         return found
 
@@ -228,9 +228,14 @@ def check_finds(where: AbstractWhere, params: PyTree) -> None:
             )
 
 
-def has_holes(params: PyTree) -> bool:
+def is_whole(params: PyTree) -> bool:
+    """Whether a tree may be expected to have all parameters.
+
+    One with holes (`optax.MaskedNode`) does not, nor one without any leaf:
+    `optax.tree.map_params` passes a placeholder in place of the parameters.
+    """
     nodes = jax.tree.leaves(params, is_leaf=_is_hole)
-    return any(_is_hole(node) for node in nodes)
+    return bool(nodes) and not any(map(_is_hole, nodes))
 
 
 def _is_hole(node: Any) -> bool:

@@ -1,5 +1,6 @@
 """The dtype that an optimizer keeps its moments in."""
 
+import inspect
 from typing import Any
 
 import equinox as eqx
@@ -92,7 +93,7 @@ def optimizers():
     return [
         given.get(kind) or kind()
         for kind in kinds
-        if issubclass(kind, fo.AbstractOptimizer) and kind is not fo.AbstractOptimizer
+        if issubclass(kind, fo.AbstractOptimizer) and not inspect.isabstract(kind)
     ]
 
 

@@ -49,7 +49,7 @@ def test_metrics_that_were_not_asked_for():
     found = run(tracking.build(), steps=1)
     norm = tracking.metrics(found.state).gradient_norm
     fo.testing.assert_equal(norm, jax.jit(optax.tree.norm)(grads_of(PARAMS)))
-    with pytest.raises(ValueError, match="`state` is no state of a recipe's"):
+    with pytest.raises(ValueError, match="`state` is not the state of a rec"):
         recipe().metrics(optax.adamw(0.1).init(PARAMS))
 
 

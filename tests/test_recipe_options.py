@@ -64,15 +64,27 @@ NORM = jax.jit(optax.tree.norm)
 @given(
     st.lists(st.floats(width=16), min_size=3, max_size=3),
     st.sampled_from(CLIPS),
-    st.sampled_from([jnp.float32, jnp.bfloat16]),
+    st.sampled_from([jnp.float32, jnp.bfloat16, jnp.float16]),
 )
-def test_clip_is_that_of_optax(numbers, clips, dtype):
+def test_clip_is_that_of_optax_for_wide_gradients(numbers, clips, dtype):
     grads = {"a": jnp.array(numbers[:1], dtype), "b": jnp.array(numbers[1:], dtype)}
-    (found, state), (expected, _) = (clip(grads) for clip in clips)
-    fo.testing.assert_equal(found, expected)
-    # XLA does not round to bfloat16 what is only an intermediate of one program.
-    norm = state.norm.astype(dtype), NORM(grads).astype(dtype)
-    fo.testing.assert_equal(*norm, grade="close")
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32), grads)
+    ours, theirs = clips
+    (found, state), (expected, _) = ours(grads), theirs(wide)
+    fo.testing.assert_equal(found, optax.tree.cast_like(expected, grads))
+    fo.testing.assert_equal(state.norm, NORM(wide))
+
+
+def test_norm_of_many_narrow_leaves():
+    """Added up in bfloat16, the sum of squares stops at 256."""
+    grads = {f"leaf {i}": jnp.full(16, 0.25, jnp.bfloat16) for i in range(400)}
+    clipping = recipe(optimizer=fo.SGD(), schedule=1.0, clip_norm=1.0)
+    transformation = clipping.build()
+    updates, state = transformation.update(grads, transformation.init(grads), grads)
+    assert clipping.metrics(state).gradient_norm == 20
+    expected = jnp.full(16, -0.0125, jnp.bfloat16)
+    for update in jax.tree.leaves(updates):
+        fo.testing.assert_equal(update, expected)
 
 
 def test_what_is_skipped_changes_nothing_but_its_count():

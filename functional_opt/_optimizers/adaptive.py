@@ -1,11 +1,13 @@
 """Steps in units of the gradient's own root mean square."""
 
+import dataclasses
 from dataclasses import KW_ONLY
 from typing import final
 
 import optax
 
-from .._base import AbstractDecayedOptimizer, AbstractOptimizer
+from .._base import AbstractOptimizer
+from .._composition.decay import decayed
 from .._fields import as_dtype, number, setting
 from .._types import DecayRate, FloatDtype, LearningRate, NonNegative, Scalar, typed
 from .._where import Mask
@@ -63,28 +65,9 @@ class Adam(AbstractOptimizer):
             nesterov=self.nesterov,
         )
 
-    @typed
-    def build_decayed(
-        self,
-        schedule: LearningRate,
-        weight_decay: Scalar,
-        mask: Mask | None = None,
-    ) -> optax.GradientTransformationExtraArgs:
-        decayed = AdamW(
-            b1=self.b1,
-            b2=self.b2,
-            eps=self.eps,
-            eps_root=self.eps_root,
-            mu_dtype=self.mu_dtype,
-            weight_decay=weight_decay,
-            mask=mask,
-            nesterov=self.nesterov,
-        )
-        return decayed.build(schedule)
-
 
 @final
-class AdamW(AbstractDecayedOptimizer):
+class AdamW(AbstractOptimizer):
     """[AdamW](https://arxiv.org/abs/1711.05101) (Loshchilov and Hutter 2019).
 
     `optax.adamw`: Adam, with the learning rate times `weight_decay` times the parameter
@@ -128,6 +111,17 @@ class AdamW(AbstractDecayedOptimizer):
             mask=self.mask,
             nesterov=self.nesterov,
         )
+
+
+@decayed.register
+def _(
+    optimizer: Adam, weight_decay: Scalar, mask: Mask | None = None
+) -> AbstractOptimizer:
+    fields = {
+        field.name: getattr(optimizer, field.name)
+        for field in dataclasses.fields(optimizer)
+    }
+    return AdamW(**fields, weight_decay=weight_decay, mask=mask)
 
 
 @final

@@ -1,6 +1,5 @@
 """Steps in units of a root mean square that rows and columns share."""
 
-import dataclasses
 from dataclasses import KW_ONLY
 from typing import Annotated, final
 
@@ -9,6 +8,8 @@ import optax
 from annotated_types import Interval
 
 from .._base import AbstractOptimizer, AbstractSchedule
+from .._composition.decay import Decayed, decayed
+from .._composition.held import with_fields
 from .._fields import as_dtype, number, part, setting
 from .._types import (
     Count,
@@ -96,14 +97,15 @@ class Adafactor(AbstractOptimizer):
             weight_decay_mask=self.weight_decay_mask,
         )
 
-    @typed
-    def build_decayed(
-        self,
-        schedule: LearningRate,
-        weight_decay: Scalar,
-        mask: Mask | None = None,
-    ) -> optax.GradientTransformationExtraArgs:
-        plain = dataclasses.replace(self, weight_decay_rate=None)
-        return AbstractOptimizer.build_decayed(
-            plain, schedule, weight_decay, mask or self.weight_decay_mask
-        )
+
+@decayed.register
+def _(
+    optimizer: Adafactor, weight_decay: Scalar, mask: Mask | None = None
+) -> AbstractOptimizer:
+    # Its own decay is not in units of the learning rate.
+    without = with_fields(optimizer, weight_decay_rate=None)
+    return Decayed(
+        optimizer=without,
+        weight_decay=weight_decay,
+        mask=mask or optimizer.weight_decay_mask,
+    )

@@ -1,7 +1,7 @@
 """Steps that are matrices of singular values near 1, or of another unit norm."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY
 from typing import Annotated, Any, final, Literal
 
@@ -12,7 +12,9 @@ from jaxtyping import PyTree
 from optax.contrib import MuonDimensionNumbers
 
 from .._base import AbstractOptimizer, AbstractSchedule
-from .._explain import assigned
+from .._composition.decay import Decayed, decayed, own_decay, OwnDecay
+from .._composition.held import AbstractPartitionedOptimizer, with_fields
+from .._composition.rates import WithRate
 from .._fields import as_dtype, number, part, setting
 from .._transformations.norm_ball import minimize_over_ball, Norm
 from .._types import (
@@ -26,6 +28,7 @@ from .._types import (
     typed,
 )
 from .._where import Mask
+from .adaptive import AdamW
 from .decay import descend
 
 
@@ -40,7 +43,7 @@ def _as_coefficients(value: Any) -> Any:
 
 
 @final
-class Muon(AbstractOptimizer):
+class Muon(AbstractPartitionedOptimizer):
     """[Muon](https://kellerjordan.github.io/posts/muon/) (Jordan et al. 2024).
 
     `optax.contrib.muon`: momentum, made orthogonal by `ns_steps` iterations of
@@ -128,68 +131,74 @@ class Muon(AbstractOptimizer):
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
         muon = optax.contrib.muon(
             schedule,
-            ns_coeffs=self.ns_coeffs,
-            ns_steps=self.ns_steps,
-            beta=self.beta,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            weight_decay_mask=self.weight_decay_mask,
-            mu_dtype=self.mu_dtype,
-            nesterov=self.nesterov,
-            adaptive=self.adaptive,
-            preconditioning=self.preconditioning,
+            **_matrix_options(self),
             adam_b1=self.adam_b1,
             adam_b2=self.adam_b2,
             adam_eps_root=self.adam_eps_root,
             adam_weight_decay=self.adam_weight_decay,
             adam_learning_rate=self.adam_learning_rate,
-            muon_weight_dimension_numbers=self.muon_weight_dimension_numbers,
-            consistent_rms=self.consistent_rms,
         )
         return optax.with_extra_args_support(muon)
 
-    @typed
-    def build_decayed(
-        self,
-        schedule: LearningRate,
-        weight_decay: Scalar,
-        mask: Mask | None = None,
-    ) -> optax.GradientTransformationExtraArgs:
-        plain = dataclasses.replace(self, weight_decay=0.0, adam_weight_decay=0.0)
-        return AbstractOptimizer.build_decayed(
-            plain, schedule, weight_decay, mask or self.weight_decay_mask
+    def parts(self) -> Mapping[str, AbstractOptimizer]:
+        adam = AdamW(
+            b1=self.adam_b1,
+            b2=self.adam_b2,
+            eps=self.eps,
+            eps_root=self.adam_eps_root,
+            weight_decay=self.adam_weight_decay,
+            mu_dtype=self.mu_dtype,
+            nesterov=self.nesterov,
         )
+        return {
+            "muon": MuonMatrices(**_matrix_options(self)),
+            "adam": WithRate(optimizer=adam, schedule=self.adam_learning_rate),
+        }
 
-    def assign(
-        self,
-        params: PyTree,
-        weight_decay: Scalar | None = None,
-        mask: Mask | None = None,
-    ) -> PyTree:
-        if weight_decay is not None:
-            return assigned(self, params, weight_decay, mask)
-        matrices = assigned(self, params, self.weight_decay, mask)
-        rest = assigned(self, params, self.adam_weight_decay, _all)
-        return jax.tree.map(
-            lambda is_matrix, one, other: one if is_matrix else other,
-            *(self._are_matrices(params), matrices, rest),
-        )
-
-    def _are_matrices(self, params: PyTree) -> PyTree:
+    def labels(self, params: PyTree) -> PyTree[str]:
         numbers = self.muon_weight_dimension_numbers
         if numbers is None:
-            return jax.tree.map(lambda leaf: leaf.ndim == 2, params)
+            return jax.tree.map(
+                lambda leaf: "muon" if leaf.ndim == 2 else "adam", params
+            )
         if callable(numbers):
             numbers = numbers(params)
         return jax.tree.map(
-            lambda given, part: jax.tree.map(lambda _: given is not None, part),
+            lambda given, own: jax.tree.map(
+                lambda _: "adam" if given is None else "muon", own
+            ),
             *(numbers, params),
             is_leaf=lambda x: x is None or isinstance(x, MuonDimensionNumbers),
         )
 
 
-def _all(params: PyTree) -> PyTree:
-    return jax.tree.map(lambda _: True, params)
+@final
+class MuonMatrices(AbstractOptimizer):
+    """The part of [`Muon`][] for matrices alone, with fields of the same meaning."""
+
+    _: KW_ONLY
+    ns_coeffs: Any = setting()
+    ns_steps: int = setting()
+    beta: DecayRate = number()
+    eps: NonNegative = number()
+    weight_decay: NonNegative = number()
+    weight_decay_mask: Mask | None = setting()
+    mu_dtype: FloatDtype | None = setting(converter=as_dtype)
+    nesterov: bool = setting()
+    adaptive: bool = setting()
+    preconditioning: str = setting()
+    muon_weight_dimension_numbers: Any = setting()
+    consistent_rms: Positive | None = number()
+
+    @typed
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
+        muon = optax.contrib.muon(schedule, **_matrix_options(self))
+        return optax.with_extra_args_support(muon)
+
+
+def _matrix_options(optimizer: Muon | MuonMatrices) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(MuonMatrices)]
+    return {name: getattr(optimizer, name) for name in names}
 
 
 @final
@@ -263,26 +272,19 @@ class Scion(AbstractOptimizer):
         average = optax.ema(1 - self.momentum, False, accumulator_dtype=self.mu_dtype)
         return descend(optax.chain(average, lmo), schedule, self._pull(), mask=None)
 
-    @typed
-    def build_decayed(
-        self,
-        schedule: LearningRate,
-        weight_decay: Scalar,
-        mask: Mask | None = None,
-    ) -> optax.GradientTransformationExtraArgs:
-        free = dataclasses.replace(self, unconstrained=True)
-        return AbstractOptimizer.build_decayed(free, schedule, weight_decay, mask)
-
-    def assign(
-        self,
-        params: PyTree,
-        weight_decay: Scalar | None = None,
-        mask: Mask | None = None,
-    ) -> PyTree:
-        if weight_decay is None:
-            weight_decay = self._pull()
-        return assigned(self, params, weight_decay, mask)
-
     def _pull(self) -> float:
         """The decay towards 0 that keeps parameters in the ball."""
         return 0.0 if self.unconstrained else 1.0
+
+
+@own_decay.register
+def _(optimizer: Scion) -> OwnDecay:
+    return OwnDecay(optimizer._pull(), None)
+
+
+@decayed.register
+def _(
+    optimizer: Scion, weight_decay: Scalar, mask: Mask | None = None
+) -> AbstractOptimizer:
+    free = with_fields(optimizer, unconstrained=True)
+    return Decayed(optimizer=free, weight_decay=weight_decay, mask=mask)

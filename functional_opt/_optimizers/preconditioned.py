@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from annotated_types import Interval
 
-from .._base import AbstractDecayedOptimizer, AbstractSchedule
+from .._base import AbstractOptimizer, AbstractSchedule
 from .._fields import as_dtype, number, part, setting
 from .._transformations.kron import MemorySaveMode, scale_by_kron
 from .._transformations.soap import scale_by_soap
@@ -31,7 +31,7 @@ Probability = Annotated[Scalar, Interval(gt=0, le=1)]
 
 
 @final
-class SOAP(AbstractDecayedOptimizer):
+class SOAP(AbstractOptimizer):
     """[SOAP](https://arxiv.org/abs/2409.11321) (Vyas et al. 2024).
 
     Adam on the gradient in the eigenbases of Shampoo's preconditioner: along each axis
@@ -107,7 +107,7 @@ class SOAP(AbstractDecayedOptimizer):
 
 
 @final
-class Kron(AbstractDecayedOptimizer):
+class Kron(AbstractOptimizer):
     """PSGD Kron ([Li 2015](https://arxiv.org/abs/1512.04202); Walters 2024).
 
     The moving average of the gradient, times $Q^T Q$. $Q$ is a Kronecker product of

@@ -1,17 +1,13 @@
-import dataclasses
 from dataclasses import KW_ONLY
 from typing import Annotated, final
 
-import numpy as np
 import optax
 from annotated_types import Interval
-from jaxtyping import PyTree
 
 from .._base import AbstractOptimizer
+from .._composition.frozen import without_frozen
 from .._fields import as_dtype, number, part, setting
 from .._types import FloatDtype, LearningRate, NonNegative, Scalar, typed
-from .._where import Mask
-from .kept import Kept, with_state_dtype
 
 
 @final
@@ -49,41 +45,12 @@ class ScheduleFree(AbstractOptimizer):
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
-        return self._around(self.optimizer.build(schedule), schedule)
-
-    @typed
-    def build_decayed(
-        self,
-        schedule: LearningRate,
-        weight_decay: Scalar,
-        mask: Mask | None = None,
-    ) -> optax.GradientTransformationExtraArgs:
-        inner = self.optimizer.build_decayed(schedule, weight_decay, mask)
-        return self._around(inner, schedule)
-
-    def assign(
-        self,
-        params: PyTree,
-        weight_decay: Scalar | None = None,
-        mask: Mask | None = None,
-    ) -> PyTree:
-        return self.optimizer.assign(params, weight_decay, mask)
-
-    def _around(
-        self, inner: optax.GradientTransformation, schedule: LearningRate
-    ) -> optax.GradientTransformationExtraArgs:
-        return optax.contrib.schedule_free(
-            inner,
+        averaged = optax.contrib.schedule_free(
+            self.optimizer.build(schedule),
             schedule,
             b1=self.b1,
             weight_lr_power=self.weight_lr_power,
             state_dtype=self.state_dtype,
         )
-
-
-@with_state_dtype.register
-def _(optimizer: ScheduleFree, dtype: np.dtype) -> AbstractOptimizer:
-    # The iterates are parameters, no moments: to be kept narrower is bad for them.
-    inner = with_state_dtype(optimizer.optimizer, dtype)
-    changed = dataclasses.replace(optimizer, optimizer=inner)
-    return Kept(optimizer=changed, dtype=dtype, is_stored=False)
+        # An average of equal parameters differs from them by rounding.
+        return without_frozen(self.optimizer, averaged)

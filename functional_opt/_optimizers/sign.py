@@ -5,14 +5,14 @@ from typing import final
 
 import optax
 
-from .._base import AbstractDecayedOptimizer
+from .._base import AbstractOptimizer
 from .._fields import as_dtype, number, setting
 from .._types import DecayRate, FloatDtype, LearningRate, NonNegative, typed
 from .._where import Mask
 
 
 @final
-class Lion(AbstractDecayedOptimizer):
+class Lion(AbstractOptimizer):
     """[Lion](https://arxiv.org/abs/2302.06675) (Chen et al. 2023): `optax.lion`.
 
     The step is the learning rate times $sign(\\beta_1 m + (1 - \\beta_1) g) + \\lambda

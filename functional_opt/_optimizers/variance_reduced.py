@@ -8,7 +8,7 @@ import jax
 import optax
 from jaxtyping import PyTree
 
-from .._base import AbstractDecayedOptimizer
+from .._base import AbstractOptimizer
 from .._fields import as_dtype, number, setting
 from .._transformations.variance_reduction import reduce_variance
 from .._types import (
@@ -24,7 +24,7 @@ from .decay import descend
 
 
 @final
-class Mars(AbstractDecayedOptimizer):
+class Mars(AbstractOptimizer):
     """[MARS](https://arxiv.org/abs/2411.10438) (Yuan et al. 2024): MARS-AdamW.
 
     AdamW on $c = g + \\gamma \\beta_1 / (1 - \\beta_1) (g - g')$, with $g'$ the

@@ -6,7 +6,7 @@ from typing import Annotated, final, Literal
 import optax
 from annotated_types import Interval
 
-from .._base import AbstractDecayedOptimizer
+from .._base import AbstractOptimizer
 from .._fields import as_dtype, as_number, number, setting
 from .._transformations import geometry
 from .._transformations.geometry import AbstractGeometry
@@ -29,7 +29,7 @@ Skewness = Annotated[float, Interval(gt=0)]
 
 
 @final
-class Quad(AbstractDecayedOptimizer):
+class Quad(AbstractOptimizer):
     """PSGD QUAD ([Li 2024](https://arxiv.org/abs/2402.11858), section IV).
 
     The moving average of the gradient, times $Q^T Q$. $Q$ is a Kronecker product of
@@ -93,7 +93,7 @@ class Quad(AbstractDecayedOptimizer):
 
 
 @final
-class Skew(AbstractDecayedOptimizer):
+class Skew(AbstractOptimizer):
     """PSGD PRO ([Li 2024](https://arxiv.org/abs/2402.11858), section IV).
 
     As [`Quad`][], but that $Q$ moves by $Q^{1/2} \\mathcal{E} Q^{3/2}$: the left factor

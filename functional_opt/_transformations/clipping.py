@@ -18,6 +18,11 @@ class NormState(NamedTuple):
 def clip_by_global_norm(max_norm: Scalar | None) -> optax.GradientTransformation:
     """`optax.clip_by_global_norm`, with the norm before the clip in its state.
 
+    The norm and the division are computed in float32 or wider. In these dtypes the
+    result is that of Optax bit for bit. For narrower gradients Optax accumulates in
+    their own dtype, in which a sum stops growing: of 400 leaves of norm 1, Optax finds
+    a norm of 16 in bfloat16 rather than 20.
+
     **Arguments:**
 
     - `max_norm`: as in Optax. None clips nothing.
@@ -29,18 +34,23 @@ def clip_by_global_norm(max_norm: Scalar | None) -> optax.GradientTransformation
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         del state, params
-        norm = optax.tree.norm(updates)
+        norm = optax.tree.norm(jax.tree.map(_wide, updates))
         state = NormState(norm.astype(jnp.float32))
         if max_norm is None:
             return updates, state
+        limit = max_norm
         # The operations of Optax in their order: its own would take the norm again.
-        is_small = jnp.squeeze(norm < max_norm)
-        clipped = jax.tree.map(
-            lambda x: jax.lax.select(
-                is_small, x, (x / norm.astype(x.dtype)) * max_norm
-            ),
-            updates,
-        )
-        return clipped, state
+        is_small = jnp.squeeze(norm < limit)
+
+        def clip(x: jax.Array) -> jax.Array:
+            wide = _wide(x)
+            clipped = (wide / norm.astype(wide.dtype)) * limit
+            return jax.lax.select(is_small, x, clipped.astype(x.dtype))
+
+        return jax.tree.map(clip, updates), state
 
     return optax.GradientTransformation(init, update)
+
+
+def _wide(leaf: jax.Array) -> jax.Array:
+    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))

@@ -32,6 +32,26 @@ def widened(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def same_dtypes(
+    inner: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Returns updates in the dtypes of the gradients, and keeps those of the state.
+
+    Optax promotes both where a hyperparameter or a schedule is a float32 array and the
+    parameters are narrower. A `jax.lax.cond` between an update and none, as in
+    `optax.apply_if_finite`, requires that they stay.
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        found, new_state = inner.update(updates, state, params, **extra_args)
+        if jax.tree.structure(new_state) == jax.tree.structure(state):
+            new_state = jax.tree.map(_cast_like, new_state, state)
+        return jax.tree.map(_cast_like, found, updates), new_state
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
 def stored(
     inner: optax.GradientTransformation, dtype: np.dtype
 ) -> optax.GradientTransformationExtraArgs:
@@ -65,3 +85,8 @@ def stored(
 
 def _is_float_array(leaf: Any) -> bool:
     return jnp.ndim(leaf) > 0 and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+
+
+def _cast_like(leaf: Any, like: Any) -> Any:
+    dtype = jnp.result_type(like)
+    return leaf if jnp.result_type(leaf) == dtype else jnp.asarray(leaf, dtype)

@@ -1,0 +1,136 @@
+"""Weight decay over a tree of optimizers."""
+
+import dataclasses
+import functools
+from dataclasses import KW_ONLY
+from typing import Any, final, NamedTuple
+
+import optax
+
+from .._base import AbstractOptimizer
+from .._fields import number, part, setting
+from .._transformations.dtypes import same_dtypes
+from .._types import LearningRate, NonNegative, Scalar, typed
+from .._where import Mask
+from .frozen import Frozen
+from .held import AbstractPartitionedOptimizer, only_held, replace_held, with_fields
+from .rates import scaled
+
+
+class OwnDecay(NamedTuple):
+    """The weight decay among an optimizer's own hyperparameters."""
+
+    weight_decay: Any
+    mask: Mask | None
+
+
+@functools.singledispatch
+def own_decay(optimizer: AbstractOptimizer) -> OwnDecay:
+    """The weight decay of one optimizer, without those inside it; 0 if it has none."""
+    return OwnDecay(
+        _first_field(optimizer, "weight_decay", "weight_decay_rate") or 0.0,
+        _first_field(optimizer, "mask", "weight_decay_mask"),
+    )
+
+
+@functools.singledispatch
+def decayed(
+    optimizer: AbstractOptimizer, weight_decay: Scalar, mask: Mask | None = None
+) -> AbstractOptimizer:
+    """The same optimizer with this weight decay in place of all that are inside it.
+
+    The decay is decoupled: algorithm 2 of [Loshchilov and Hutter
+    2019](https://arxiv.org/abs/1711.05101).
+
+    **Arguments:**
+
+    - `weight_decay`: per unit of learning rate, at least 0.
+    - `mask`: which parameters decay. None is the optimizer's own mask if it has one,
+        or else all.
+    """
+    inner = only_held(optimizer, "a weight decay")
+    names = {field.name for field in dataclasses.fields(optimizer)}
+    if "weight_decay" not in names:
+        if inner is None:
+            return Decayed(optimizer=optimizer, weight_decay=weight_decay, mask=mask)
+        return replace_held(optimizer, lambda x: decayed(x, weight_decay, mask))
+    without = replace_held(optimizer, lambda x: decayed(x, 0.0))
+    if mask is None:
+        return with_fields(without, weight_decay=weight_decay)
+    for name in names & {"mask", "weight_decay_mask"}:
+        return with_fields(without, weight_decay=weight_decay, **{name: mask})
+    without = with_fields(without, weight_decay=0.0)
+    return Decayed(optimizer=without, weight_decay=weight_decay, mask=mask)
+
+
+@decayed.register
+def _(
+    optimizer: AbstractPartitionedOptimizer,
+    weight_decay: Scalar,
+    mask: Mask | None = None,
+) -> AbstractOptimizer:
+    return replace_held(optimizer, lambda inner: decayed(inner, weight_decay, mask))
+
+
+@decayed.register
+def _(
+    optimizer: Frozen, weight_decay: Scalar, mask: Mask | None = None
+) -> AbstractOptimizer:
+    del weight_decay, mask
+    return optimizer
+
+
+@final
+class WithDecay(AbstractOptimizer):
+    """An optimizer whose weight decay a recipe leaves as it is.
+
+    **Arguments:**
+
+    - `optimizer`: the optimizer.
+    - `weight_decay`: in place of its own; per unit of learning rate.
+    """
+
+    _: KW_ONLY
+    optimizer: AbstractOptimizer = part()
+    weight_decay: NonNegative = number()
+
+    @typed
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
+        return decayed(self.optimizer, self.weight_decay).build(schedule)
+
+
+@decayed.register
+def _(
+    optimizer: WithDecay, weight_decay: Scalar, mask: Mask | None = None
+) -> AbstractOptimizer:
+    del weight_decay
+    return decayed(optimizer.optimizer, optimizer.weight_decay, mask)
+
+
+@final
+class Decayed(AbstractOptimizer):
+    """An optimizer without weight decay, and a decoupled one beside it.
+
+    **Arguments:**
+
+    - `optimizer`: the optimizer.
+    - `weight_decay`: per unit of learning rate.
+    - `mask`: which parameters decay; all, if omitted.
+    """
+
+    _: KW_ONLY
+    optimizer: AbstractOptimizer = part()
+    weight_decay: NonNegative = number()
+    mask: Mask | None = setting(default=None)
+
+    @typed
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
+        # A negative zero is still a constant that Optax skips.
+        rate: Any = scaled(schedule, -self.weight_decay)
+        decay = same_dtypes(optax.add_decayed_weights(rate, self.mask))
+        return optax.chain(self.optimizer.build(schedule), decay)
+
+
+def _first_field(optimizer: AbstractOptimizer, *names: str) -> Any:
+    found = (getattr(optimizer, name, None) for name in names)
+    return next((value for value in found if value is not None), None)

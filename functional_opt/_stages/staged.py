@@ -1,0 +1,61 @@
+"""What a stage-local optimizer must be able to do, whoever wrote it."""
+
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import PyTree
+
+from .partition import StagePartition
+from .trees import Pieces
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """A stage-local optimizer: a `StageLocal`, or any other object with these methods.
+
+    An optimizer that brings stage-local programs of its own returns one from
+    `build_mpmd`. Trees are passed and returned as tuples with one piece per stage, as
+    `partition.split` makes them. For the same inputs the results must be those of the
+    optimizer's `build` on the whole tree, which
+    `fo.testing.assert_stage_local_equal(..., staged=...)` asserts.
+
+    **Attributes:**
+
+    - `partition`: the stages that own each parameter.
+    """
+
+    @property
+    def partition(self) -> StagePartition: ...
+
+    def init(self, params_by_stage: Pieces) -> tuple[PyTree, ...]:
+        """The state of each stage, equal to `split_state` of `tx.init`."""
+        ...
+
+    def step(
+        self,
+        grads_by_stage: Pieces,
+        states: Pieces,
+        params_by_stage: Pieces,
+        **extra_args: Any,
+    ) -> tuple[tuple[PyTree, ...], tuple[PyTree, ...]]:
+        """The new parameters and states: `tx.update` and `optax.apply_updates`."""
+        ...
+
+    def update(
+        self,
+        grads_by_stage: Pieces,
+        states: Pieces,
+        params_by_stage: Pieces,
+        **extra_args: Any,
+    ) -> tuple[tuple[PyTree, ...], tuple[PyTree, ...]]:
+        """The updates, not yet applied, and the new states: `tx.update`."""
+        ...
+
+    def merge_state(self, states: Pieces) -> PyTree:
+        """The state that `tx.update` returns for the whole tree."""
+        ...
+
+    def split_state(
+        self, state: PyTree, params_by_stage: Pieces | None = None
+    ) -> tuple[PyTree, ...]:
+        """Each stage's part of a state of the whole tree."""
+        ...
