@@ -16,11 +16,19 @@ def cut(
     args: Sequence[Any],
     input_places: Sequence[frozenset[int]],
     result_places: Sequence[frozenset[int]],
-    partial: Sequence[int] = (),
+    summands: Sequence[int] = (),
+    marks: Sequence[tuple[bool, ...]] | None = None,
 ) -> Slices:
     closed = jax.make_jaxpr(function)(*args)
     num_stages = 1 + max(s for p in (*input_places, *result_places) for s in p)
-    return slice_jaxpr(closed, input_places, result_places, num_stages, partial)
+    return slice_jaxpr(
+        closed,
+        input_places,
+        result_places,
+        num_stages,
+        summands=summands,
+        marks=marks,
+    )
 
 
 def run(slices: Slices, args: Sequence[Any], stage: int, results: Sequence[int]) -> Any:

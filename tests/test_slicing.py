@@ -175,8 +175,10 @@ def test_a_large_result_cannot_be_wanted_elsewhere():
         cut(lambda x: x + 1, [BIG], [place(0)], [place(1)])
 
 
-def test_a_small_result_travels_to_the_stage_that_wants_it():
-    slices = cut(lambda x: x + 1, [SMALL], [place(0)], [place(1)])
+def test_a_result_without_a_dimension_of_a_parameter_travels():
+    slices = cut(
+        lambda x: x + 1, [SMALL], [place(0)], [place(1)], marks=[(False,)]
+    )
     same(run(slices, [SMALL], 1, [0])[0], SMALL + 1)
 
 
@@ -455,7 +457,7 @@ def test_division_by_a_shared_scalar_keeps_its_bits():
         same(run(slices, args, stage, [stage])[0], expected[stage])
 
 
-def test_partial_sums_meet_on_all_their_stages_however_large():
+def test_summands_travel_however_large():
     def total(first, second, third, param):
         summed = first + second + third
         return param - summed, jnp.sum(summed * summed)
@@ -463,10 +465,10 @@ def test_partial_sums_meet_on_all_their_stages_however_large():
     args = [BIG, OTHER_BIG, BIG * 3, OTHER_BIG]
     places = [place(0), place(1), place(3), place(0, 1, 3)]
     slices = cut(
-        total, args, places, [place(0, 1, 3), place(0, 1, 2, 3)], partial=(0, 1, 2)
+        total, args, places, [place(0, 1, 3), place(0, 1, 2, 3)], summands=(0, 1, 2)
     )
     sizes = [[size(m.var) for m in messages] for messages in slices.rounds]
-    assert sizes == [[2048, 2048, 2048], [1]]
+    assert sizes == [[2048, 2048, 2048]]
     for stage in (0, 1, 3):
         for found, expected in zip(
             run(slices, args, stage, [0, 1]), jax.jit(total)(*args), strict=True
@@ -475,16 +477,15 @@ def test_partial_sums_meet_on_all_their_stages_however_large():
 
 
 def test_a_value_travels_as_late_as_it_may():
-    def clip(partial, other_partial, x):
-        tied = partial + other_partial
-        norm = jnp.sum(tied) + jnp.sum(x)
-        return tied / norm, x / norm
+    def clip(x, y, z):
+        norm = jnp.sum(x / (jnp.sum(x) + jnp.sum(y))) + jnp.sum(z)
+        return x / norm, y / norm, z / norm
 
     args = [BIG, OTHER_BIG, BIG]
     places = [place(0), place(1), place(2)]
-    slices = cut(clip, args, places, [place(0, 1), place(2)], partial=(0, 1))
-    sizes = [[size(m.var) for m in messages] for messages in slices.rounds]
-    assert sizes == [[2048, 2048], [1, 1]]
+    slices = cut(clip, args, places, places)
+    senders = [[m.sender for m in messages] for messages in slices.rounds]
+    assert senders == [[1], [0, 2]]
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import PyTree
 
-from .._slicing.placing import Place
+from .._slicing.stage_sets import StageSet as Place
 from .._stages.local import StageLocal
 from .._stages.run.processes import check_pieces_here
 from .._stages.trees import check_stages, Cut, Pieces

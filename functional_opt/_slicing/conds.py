@@ -84,7 +84,7 @@ def put_branches_back(
     - `equations`: of the program, with their positions among all.
     - `choices`: inner ones before those that they are in.
     - `wanted`: the program's results.
-    - `known`: what the program is given.
+    - `known`: the indices that the program computes or is given.
     """
     for choice in choices:
         first = bisect.bisect_left(equations, choice.start, key=_position)
@@ -92,7 +92,7 @@ def put_branches_back(
         before, after = equations[:first], equations[last:]
         inside = equations[first:last]
         begun = choice.is_begun([i for i, _ in inside])
-        if begun and _is_available(choice.index, before, known):
+        if begun and choice.index in known:
             read_later = used((eqn for _, eqn in after), wanted)
             cond = choice.put_back(inside, read_later)
             equations = [*before, (choice.selects.start, cond), *after]
@@ -130,11 +130,6 @@ def _jaxprs_in(param: Any) -> list[Jaxpr]:
 
 def _position(numbered: tuple[int, JaxprEqn]) -> int:
     return numbered[0]
-
-
-def _is_available(index: Var, before: Numbered, known: AbstractSet[Var]) -> bool:
-    made = (var for _, eqn in before for var in eqn.outvars)
-    return index in known or index in set(made)
 
 
 def _fill(

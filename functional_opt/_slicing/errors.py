@@ -7,20 +7,22 @@ from typing import Any
 import jax
 from jax.extend.core import Jaxpr, JaxprEqn
 
+from .stage_sets import stages_text, StageSet
+
 
 class CrossStageError(ValueError):
     """A transformation mixes whole tensors of different stages, or has side effects.
 
-    Small values (norms, counters, factors) are exchanged between the stages; whole
-    parameters are not. The message names the operation, its line in the
+    Stages exchange only values without a dimension of a parameter: norms, counters,
+    factors, small histories. The message names the operation, its line in the
     transformation, and the stages.
     """
 
 
 _REMEDY = (
-    "Only small values travel between stages. Put the parameters that "
-    "it mixes on one stage, leave them out of it with `optax.masked`, or apply it to "
-    "the whole tree."
+    "Values with a dimension of a parameter do not travel between stages. Assign the "
+    "parameters to one stage, exclude them with `optax.masked`, raise `travel_limit`, "
+    "or apply the transformation to the whole tree."
 )
 
 
@@ -32,7 +34,7 @@ def mixture_text(placed: Any, eqn: JaxprEqn, hidden: tuple[str, ...]) -> str:
     )
 
 
-def result_text(placed: Any, atom: Any, here: frozenset[int]) -> str:
+def result_text(placed: Any, atom: Any, here: StageSet) -> str:
     return (
         f"A value needed on {stages_text(here)} is computed elsewhere: "
         f"{_operand_text(placed, atom)}. {_REMEDY}"
@@ -51,14 +53,7 @@ def effect_text(jaxpr: Jaxpr, hidden: tuple[str, ...]) -> str:
 
 
 def _operand_text(placed: Any, atom: Any) -> str:
-    return f"{atom.aval.str_short()} of {stages_text(placed.value(atom).place)}"
-
-
-def stages_text(place: frozenset[int]) -> str:
-    if not place:
-        return "no stage"
-    names = ", ".join(map(str, sorted(place)))
-    return f"stage {names}" if len(place) == 1 else f"stages {names}"
+    return f"{atom.aval.str_short()} of {stages_text(placed.value(atom).home)}"
 
 
 _JAX = os.path.dirname(jax.__file__)

@@ -91,9 +91,14 @@ def shape_of(atom: Atom) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
 
 
+def shape(atom: Atom) -> tuple[int, ...]:
+    """The shape of a value; that of a token is empty."""
+    return getattr(atom.aval, "shape", ())
+
+
 def size(atom: Atom) -> int:
     """The number of a value's elements."""
-    return math.prod(getattr(atom.aval, "shape", ()))
+    return math.prod(shape(atom))
 
 
 def nbytes(atom: Atom) -> int | float:

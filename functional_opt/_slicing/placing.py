@@ -1,17 +1,13 @@
-"""Where each equation of a jaxpr runs, when its inputs live on different stages.
+"""Where each equation of a jaxpr can run, when its inputs are on different stages.
 
-A *place* is the set of stages on which a value exists. An equation runs where all its
-operands are. One whose operands are nowhere together *crosses*: calls and conds that
-cross are taken apart, and of what is left the small operands travel.
-
-A value has two *levels*: how many rounds of exchange it takes until it can be at its
-place, and until it can be on every stage. It gets to every stage by travelling, one
-round later, or by being computed there from operands that are there earlier.
+An equation runs where all its operands are. One whose operands are nowhere together
+*crosses*: calls and conds that cross are taken apart, and short loops unrolled. Of what
+is left, the operands that may travel do; if the others are apart, its results cannot be
+computed.
 """
 
-import functools
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,146 +15,296 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jax.extend.core.primitives import cond_p, scan_p, select_n_p
 
 from .conds import Branch, Choice, may_not_end, only_if_taken
+from .dimensions import CALLS, Marks, marks_of_results
 from .divisions import count_readers, keep_branch
-from .jaxprs import Atom, inputs_read, keep_inputs, keep_results, nbytes, size, unroll
-
-
-Place = frozenset[int]
-
-NOWHERE: Place = frozenset()
-LARGEST_MESSAGE = 4096  # bytes a value
-LONGEST_UNROLL = 128  # steps of a scan
-
-_CALLS = frozenset(
-    {"checkpoint", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call"}
-    | {"jit", "pjit", "remat2"}
+from .jaxprs import (
+    Atom,
+    inputs_read,
+    keep_inputs,
+    keep_results,
+    nbytes,
+    shape,
+    unroll,
 )
+from .stage_sets import NOWHERE, StageSet
+from .times import Clock, NEVER, Times
+
+
+LONGEST_UNROLL = 128  # steps of a scan, or of nested scans together
 
 
 class Value(NamedTuple):
-    """Where a value is, and after how many rounds: there, and on every stage.
+    """Where a value can be, and after how many rounds of exchange.
 
-    A value that is `NOWHERE` cannot be computed, as `culprit` mixes whole tensors of
-    different stages. One that is never everywhere has an infinite `level_everywhere`.
-    A `partial` value is one summand, each from one of the stages that need the sum.
-    The `price` is the size of the largest value that travels for it to be everywhere.
+    **Attributes:**
+
+    - `made`: after how many rounds each stage can compute it.
+    - `times`: after how many rounds each stage can have it: computed or received.
+    - `home`: the stages that can compute it without what other stages own; all, if it
+        mixes what several own; none, if it can nowhere be computed.
+    - `owners`: the stages that own inputs it is computed from. What every stage is
+        given has none.
+    - `marks`: which of its dimensions are dimensions of a parameter.
+    - `may_travel`: whether it may be sent.
+    - `culprit`: if it can nowhere be computed, the equation because of which.
     """
 
-    place: Place
-    level: int | float
-    level_everywhere: int | float
-    price: int = 0
+    made: Times
+    times: Times
+    home: StageSet
+    owners: StageSet
+    marks: Marks
+    may_travel: bool
     culprit: JaxprEqn | None = None
-    partial: bool = False
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A jaxpr without crossing calls and conds, and where each of its values is.
+    """A jaxpr without crossing calls and conds, and where each of its values can be."""
 
-    `within` has the cond, its index and the number of each branch that is being placed.
-    """
-
-    everywhere: Place
-    values: dict[Var, Value] = field(default_factory=dict)
-    equations: list[JaxprEqn] = field(default_factory=list)
-    choices: list[Choice] = field(default_factory=list)
-    within: list[tuple[JaxprEqn, Var, int]] = field(default_factory=list)
-    consts: dict[Var, Any] = field(default_factory=dict)
-    results: list[Atom] = field(default_factory=list)
+    values: dict[Var, Value]
+    equations: list[JaxprEqn]
+    choices: list[Choice]
+    consts: dict[Var, Any]
+    results: list[Atom]
+    everywhere: Value
 
     def value(self, atom: Atom) -> Value:
-        if isinstance(atom, Literal):
-            return Value(self.everywhere, 0, 0)
-        return self.values[atom]
-
-    def meet(self, atoms: Iterable[Atom]) -> Place:
-        places = (self.value(atom).place for atom in atoms)
-        return functools.reduce(frozenset.intersection, places, self.everywhere)
-
-    def level_at(self, atom: Atom, here: Place) -> int | float:
-        value = self.value(atom)
-        return value.level if here <= value.place else value.level_everywhere
-
-    def may_travel(self, var: Var) -> bool:
-        return self.values[var].partial or nbytes(var) <= LARGEST_MESSAGE
+        return self.everywhere if isinstance(atom, Literal) else self.values[atom]
 
 
 def place_equations(
     closed: ClosedJaxpr,
-    places: Sequence[Place],
+    places: Sequence[StageSet],
     num_stages: int,
-    partial: Collection[int] = (),
+    *,
+    marks: Sequence[Marks] | None = None,
+    summands: Collection[int] = (),
+    travel_limit: int = 0,
 ) -> Placed:
-    """Walks a jaxpr once and gives every equation a place.
+    """Walks a jaxpr once, and says where each of its values can be.
 
     **Arguments:**
 
     - `closed`: the function.
-    - `places`: the place of each of its inputs.
+    - `places`: for each input the stages that are given it.
     - `num_stages`: how many stages there are.
-    - `partial`: the indices of inputs that are summands of a sum over stages. They may
-        travel however large they are, and where they meet is on all of their stages.
+    - `marks`: for each input which of its dimensions are dimensions of a parameter. If
+        omitted, all of them are.
+    - `summands`: the indices of inputs that travel however large they are.
+    - `travel_limit`: values of at most so many bytes travel whatever they are.
     """
-    placed = Placed(everywhere=frozenset(range(num_stages)))
-    for i, (var, place) in enumerate(zip(closed.jaxpr.invars, places, strict=True)):
-        value = _value_at(placed, place, [], var)
-        if i in partial:
-            value = Value(place, 0, 1, size(var), partial=True)
-        placed.values[var] = value
-    placed.results.extend(_inline(placed, closed, closed.jaxpr.invars))
-    return placed
+    placer = _Placer(num_stages, travel_limit)
+    inputs = closed.jaxpr.invars
+    if marks is None:
+        marks = [(True,) * len(shape(var)) for var in inputs]
+    for i, var in enumerate(inputs):
+        placer.give(var, places[i], marks[i], travels=i in summands)
+    results = placer.inline(closed, inputs)
+    return Placed(
+        placer.values,
+        placer.equations,
+        placer.choices,
+        placer.consts,
+        results,
+        placer.everywhere,
+    )
 
 
-def _value_at(placed: Placed, here: Place, operands: Sequence[Atom], var: Var) -> Value:
-    level = max((placed.level_at(atom, here) for atom in operands), default=0)
-    if here == placed.everywhere:
-        return Value(here, level, level)
-    travelled = level + 1 if nbytes(var) <= LARGEST_MESSAGE else math.inf
-    values = [placed.value(atom) for atom in operands]
-    computed = max((value.level_everywhere for value in values), default=math.inf)
-    price = max((value.price for value in values), default=0)
-    # A round is saved, but not by sending what is larger than the value itself.
-    if computed < travelled and price <= size(var):
-        return Value(here, level, computed, price)
-    return Value(here, level, travelled, size(var))
+class _Within(NamedTuple):
+    """A branch that is being placed: the cond, its index, the number of the branch."""
+
+    cond: JaxprEqn
+    index: Var
+    number: int
 
 
-def _inline(placed: Placed, body: ClosedJaxpr, operands: Sequence[Atom]) -> list[Atom]:
-    """Places the equations of `body`, under fresh names, and returns its results."""
-    name = dict(zip(body.jaxpr.invars, operands, strict=True))
-    for var, const in zip(body.jaxpr.constvars, body.consts, strict=True):
-        name[var] = _constant(placed, var, const)
+@dataclass
+class _Placer:
+    num_stages: int
+    travel_limit: int
+    values: dict[Var, Value] = field(default_factory=dict)
+    equations: list[JaxprEqn] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+    consts: dict[Var, Any] = field(default_factory=dict)
 
-    def read(atom: Atom) -> Atom:
-        return atom if isinstance(atom, Literal) else name[atom]
+    def __post_init__(self) -> None:
+        self.clock = Clock(self.num_stages)
+        self.stages = frozenset(range(self.num_stages))
+        always = self.clock.always
+        self.everywhere = Value(always, always, self.stages, NOWHERE, (), False)
 
-    for eqn in body.jaxpr.eqns:
-        results = _place(placed, eqn, [read(atom) for atom in eqn.invars])
-        name.update(zip(eqn.outvars, results, strict=True))
-    return [read(atom) for atom in body.jaxpr.outvars]
+    def value(self, atom: Atom) -> Value:
+        return self.everywhere if isinstance(atom, Literal) else self.values[atom]
 
+    def give(self, var: Var, place: StageSet, marks: Marks, *, travels: bool) -> None:
+        """An input, which these stages are given."""
+        made = self.clock.given(place)
+        owners = NOWHERE if place == self.stages else place
+        may_travel = travels or self._may_travel(var, marks)
+        times = self.clock.spread(made) if may_travel else made
+        self.values[var] = Value(made, times, place, owners, marks, may_travel)
 
-def _constant(placed: Placed, var: Var, const: Any) -> Var:
-    fresh = Var(var.aval)
-    placed.consts[fresh] = const
-    placed.values[fresh] = Value(placed.everywhere, 0, 0)
-    return fresh
+    def _may_travel(self, var: Var, marks: Marks) -> bool:
+        size = nbytes(var)
+        return size < math.inf and (not any(marks) or size <= self.travel_limit)
 
+    def inline(
+        self,
+        body: ClosedJaxpr,
+        operands: Sequence[Atom],
+        within: tuple[_Within, ...] = (),
+        steps: int = 1,
+    ) -> list[Atom]:
+        """Places the equations of `body`, under fresh names, and returns its results.
 
-def _place(placed: Placed, eqn: JaxprEqn, operands: list[Atom]) -> list[Atom]:
-    if eqn.primitive is cond_p:
-        return _place_cond(placed, eqn, operands)
-    together = len({placed.value(atom).place for atom in operands}) <= 1
-    if eqn.primitive.name in _CALLS and not together:
-        return _inline(placed, _body(eqn), operands)
-    if eqn.primitive is scan_p and not placed.meet(operands) and _is_short(eqn):
-        return _inline(placed, unroll(eqn), operands)
-    return _emit(placed, eqn, operands)
+        They are in the branches `within`, and in loops unrolled to so many `steps`.
+        """
+        name = dict(zip(body.jaxpr.invars, operands, strict=True))
+        for var, const in zip(body.jaxpr.constvars, body.consts, strict=True):
+            name[var] = self._constant(var, const)
 
+        def read(atom: Atom) -> Atom:
+            return atom if isinstance(atom, Literal) else name[atom]
 
-def _is_short(eqn: JaxprEqn) -> bool:
-    return eqn.params["length"] <= LONGEST_UNROLL
+        for eqn in body.jaxpr.eqns:
+            given = [read(atom) for atom in eqn.invars]
+            results = self._place(eqn, given, within, steps)
+            name.update(zip(eqn.outvars, results, strict=True))
+        return [read(atom) for atom in body.jaxpr.outvars]
+
+    def _constant(self, var: Var, const: Any) -> Var:
+        fresh = Var(var.aval)
+        self.consts[fresh] = const
+        marks = (False,) * len(shape(var))
+        self.values[fresh] = self.everywhere._replace(marks=marks)
+        return fresh
+
+    def _place(
+        self,
+        eqn: JaxprEqn,
+        operands: list[Atom],
+        within: tuple[_Within, ...],
+        steps: int,
+    ) -> list[Atom]:
+        if eqn.primitive is cond_p:
+            return self._place_cond(eqn, operands, within, steps)
+        if eqn.primitive.name in CALLS and self._are_apart(operands):
+            return self.inline(_body(eqn), operands, within, steps)
+        if eqn.primitive is scan_p and not self._home(operands):
+            unrolled = steps * eqn.params["length"]
+            if unrolled <= LONGEST_UNROLL:
+                return self.inline(unroll(eqn), operands, within, unrolled)
+        return self._emit(eqn, operands, within)
+
+    def _are_apart(self, operands: Iterable[Atom]) -> bool:
+        return len({self.value(atom).home for atom in operands}) > 1
+
+    def _emit(
+        self, eqn: JaxprEqn, operands: Sequence[Atom], within: tuple[_Within, ...]
+    ) -> list[Atom]:
+        results = [Var(var.aval) for var in eqn.outvars]
+        eqn = eqn.replace(invars=list(operands), outvars=list(results))
+        if within and may_not_end(eqn):
+            for branch in reversed(within):
+                eqn = only_if_taken(eqn, *branch)
+        given = [self.value(atom) for atom in eqn.invars]
+        marks = marks_of_results(eqn, [value.marks for value in given])
+        made = self.clock.meet(value.times for value in given)
+        if made.first == NEVER:
+            culprit = next((v.culprit for v in given if v.culprit), eqn)
+            nowhere = Value(made, made, NOWHERE, NOWHERE, (), False, culprit)
+            self.values.update(
+                (var, nowhere._replace(marks=m))
+                for var, m in zip(results, marks, strict=True)
+            )
+            return list(results)
+        self.equations.append(eqn)
+        home, owners = self._home(eqn.invars), NOWHERE.union(*(v.owners for v in given))
+        for var, mine in zip(results, marks, strict=True):
+            may_travel = self._may_travel(var, mine)
+            times = self.clock.spread(made) if may_travel else made
+            self.values[var] = Value(made, times, home, owners, mine, may_travel)
+        return list(results)
+
+    def _home(self, operands: Iterable[Atom]) -> StageSet:
+        """Where the operands are; if they are apart, where those are that stay."""
+        given = [self.value(atom) for atom in operands]
+        together = self.stages.intersection(*(value.home for value in given))
+        if together:
+            return together
+        staying = [v.home for v in given if v.times.everywhere == NEVER]
+        return self.stages.intersection(*staying)
+
+    def _place_cond(
+        self,
+        eqn: JaxprEqn,
+        operands: list[Atom],
+        within: tuple[_Within, ...],
+        steps: int,
+    ) -> list[Atom]:
+        """One cond for the results of each home, and a choice where branches mix."""
+        index, *operands = operands
+        branches = eqn.params["branches"]
+        if isinstance(index, Literal):
+            return self.inline(branches[int(index.val)], operands, within, steps)
+        homes = self._homes_of_results(branches, operands)
+        results: dict[int, Atom] = {}
+        for home in dict.fromkeys(homes):
+            chosen = [i for i, other in enumerate(homes) if other == home]
+            if home:
+                part = _cond_of(eqn, index, operands, chosen)
+                parts = self._emit(*part, within)
+            else:
+                parts = self._choose(eqn, index, operands, chosen, within, steps)
+            results.update(zip(chosen, parts, strict=True))
+        return [results[i] for i in range(len(homes))]
+
+    def _homes_of_results(
+        self, branches: Sequence[ClosedJaxpr], operands: Sequence[Atom]
+    ) -> list[StageSet]:
+        """Where each result of a cond can be computed without anything travelling."""
+        given = [self.value(atom).home for atom in operands]
+        by_branch = [list(self._homes(branch.jaxpr, given)) for branch in branches]
+        return [frozenset.intersection(*each) for each in zip(*by_branch, strict=True)]
+
+    def _homes(self, body: Jaxpr, given: Sequence[StageSet]) -> Iterator[StageSet]:
+        home = dict(zip(body.invars, given, strict=True))
+
+        def meet(atoms: Iterable[Atom]) -> StageSet:
+            known = (home.get(x, self.stages) for x in atoms if isinstance(x, Var))
+            return self.stages.intersection(*known)
+
+        for eqn in body.eqns:
+            home.update(dict.fromkeys(eqn.outvars, meet(eqn.invars)))
+        return (meet([atom]) for atom in body.outvars)
+
+    def _choose(
+        self,
+        eqn: JaxprEqn,
+        index: Var,
+        operands: Sequence[Atom],
+        chosen: Sequence[int],
+        within: tuple[_Within, ...],
+        steps: int,
+    ) -> list[Atom]:
+        """Places every branch, and a choice between their results."""
+        cases, branches = [], []
+        for number, branch in enumerate(eqn.params["branches"]):
+            start, inside = len(self.equations), _Within(eqn, index, number)
+            part = keep_results(branch, chosen)
+            cases.append(self.inline(part, operands, (*within, inside), steps))
+            readers = count_readers(self.equations[start:], cases[number])
+            branches.append(Branch(range(start, len(self.equations)), readers))
+        start, results = len(self.equations), []
+        for i, values in zip(chosen, zip(*cases, strict=True), strict=True):
+            select = eqn.replace(
+                primitive=select_n_p, params={}, outvars=[eqn.outvars[i]]
+            )
+            results += self._emit(select, [index, *values], within)
+        selects = range(start, len(self.equations))
+        self.choices.append(Choice(eqn, index, tuple(branches), selects))
+        return results
 
 
 def _body(eqn: JaxprEqn) -> ClosedJaxpr:
@@ -167,90 +313,9 @@ def _body(eqn: JaxprEqn) -> ClosedJaxpr:
     return ClosedJaxpr(body, ()) if isinstance(body, Jaxpr) else body
 
 
-def _emit(placed: Placed, eqn: JaxprEqn, operands: Sequence[Atom]) -> list[Atom]:
-    results = [Var(var.aval) for var in eqn.outvars]
-    eqn = eqn.replace(invars=list(operands), outvars=list(results))
-    if placed.within and may_not_end(eqn):
-        for branch in reversed(placed.within):
-            eqn = only_if_taken(eqn, *branch)
-        operands = eqn.invars
-    here = _place_of(placed, operands)
-    if here:
-        placed.equations.append(eqn)
-        for var in results:
-            placed.values[var] = _value_at(placed, here, operands, var)
-    else:
-        culprits = [placed.value(atom).culprit for atom in operands]
-        culprit = next(filter(None, culprits), eqn)
-        nowhere = Value(NOWHERE, math.inf, math.inf, culprit=culprit)
-        placed.values.update(dict.fromkeys(results, nowhere))
-    return list(results)
-
-
-def _place_of(placed: Placed, operands: Sequence[Atom]) -> Place:
-    """Where the operands are that would take another round to be everywhere.
-
-    If these are apart, it is where those are that cannot travel, or else the largest;
-    if even these are apart, on every stage. Summands meet on all of their stages.
-    """
-    values = {atom: placed.value(atom) for atom in operands if isinstance(atom, Var)}
-    moving = [x for x, value in values.items() if value.level < value.level_everywhere]
-    if any(value.partial for value in values.values()):
-        return frozenset().union(*(value.place for value in values.values()))
-    together = placed.meet(moving or operands)
-    if together:
-        return together
-    fixed = [x for x in moving if values[x].level_everywhere == math.inf]
-    if fixed:
-        return placed.meet(fixed)
-    most = max(map(nbytes, moving), default=0)
-    largest = [x for x in moving if nbytes(x) == most]
-    return placed.meet(largest) or placed.everywhere
-
-
-def _place_cond(placed: Placed, eqn: JaxprEqn, operands: list[Atom]) -> list[Atom]:
-    index, *operands = operands
-    branches = eqn.params["branches"]
-    if isinstance(index, Literal):
-        return _inline(placed, branches[int(index.val)], operands)
-    places = [placed.value(atom).place for atom in operands]
-    owners = _owners_of_results(branches, places, placed.everywhere)
-    results: dict[int, Atom] = {}
-    for owner in dict.fromkeys(owners):
-        chosen = [i for i, place in enumerate(owners) if place == owner]
-        place_part = _place_cond_of_owner if owner else _place_choice
-        parts = place_part(placed, eqn, index, operands, chosen)
-        results.update(zip(chosen, parts, strict=True))
-    return [results[i] for i in range(len(owners))]
-
-
-def _owners_of_results(
-    branches: Sequence[ClosedJaxpr], places: Sequence[Place], everywhere: Place
-) -> list[Place]:
-    """Where each result of a cond can be computed without anything travelling."""
-
-    def owners(branch: ClosedJaxpr) -> list[Place]:
-        place = dict(zip(branch.jaxpr.invars, places, strict=True))
-
-        def meet(atoms: Iterable[Atom]) -> Place:
-            known = (place.get(x, everywhere) for x in atoms if isinstance(x, Var))
-            return functools.reduce(frozenset.intersection, known, everywhere)
-
-        for eqn in branch.jaxpr.eqns:
-            place.update(dict.fromkeys(eqn.outvars, meet(eqn.invars)))
-        return [meet([atom]) for atom in branch.jaxpr.outvars]
-
-    by_branch = zip(*map(owners, branches), strict=True)
-    return [frozenset.intersection(*where) for where in by_branch]
-
-
-def _place_cond_of_owner(
-    placed: Placed,
-    eqn: JaxprEqn,
-    index: Var,
-    operands: Sequence[Atom],
-    chosen: Sequence[int],
-) -> list[Atom]:
+def _cond_of(
+    eqn: JaxprEqn, index: Var, operands: Sequence[Atom], chosen: Sequence[int]
+) -> tuple[JaxprEqn, list[Atom]]:
     """The same cond with only the chosen results, and the operands these need."""
     branches = [keep_branch(branch, chosen) for branch in eqn.params["branches"]]
     kept = sorted(set().union(*map(inputs_read, branches)))
@@ -259,29 +324,4 @@ def _place_cond_of_owner(
         outvars=[eqn.outvars[i] for i in chosen],
         params={**eqn.params, "branches": branches},
     )
-    return _emit(placed, part, [index, *(operands[i] for i in kept)])
-
-
-def _place_choice(
-    placed: Placed,
-    eqn: JaxprEqn,
-    index: Var,
-    operands: Sequence[Atom],
-    chosen: Sequence[int],
-) -> list[Atom]:
-    """Every branch, and a choice between their results."""
-    cases, branches = [], []
-    for number, branch in enumerate(eqn.params["branches"]):
-        start = len(placed.equations)
-        placed.within.append((eqn, index, number))
-        cases.append(_inline(placed, keep_results(branch, chosen), operands))
-        placed.within.pop()
-        readers = count_readers(placed.equations[start:], cases[number])
-        branches.append(Branch(range(start, len(placed.equations)), readers))
-    start, results = len(placed.equations), []
-    for i, values in zip(chosen, zip(*cases, strict=True), strict=True):
-        select = eqn.replace(primitive=select_n_p, params={}, outvars=[eqn.outvars[i]])
-        results += _emit(placed, select, [index, *values])
-    selects = range(start, len(placed.equations))
-    placed.choices.append(Choice(eqn, index, tuple(branches), selects))
-    return results
+    return part, [index, *(operands[i] for i in kept)]

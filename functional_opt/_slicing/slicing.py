@@ -1,38 +1,25 @@
-"""A jaxpr and places in, one program a stage out.
+"""A jaxpr and stage sets in, one program per stage and round out.
 
-A value that is needed where it is not travels: in round 0 what can be computed from the
-inputs alone, in round 1 what needs also what travelled in round 0, and so on. Every
-program is a pure function of its stage's inputs and of what has been received, so
-nothing large is kept from one round to the next.
+Every program is a pure function of its stage's inputs and of what has been received, so
+that nothing large is kept from one round to the next.
 """
 
 import functools
-import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun, JaxprEqn, Literal, Var
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun, JaxprEqn, Var
 
 from .conds import put_branches_back
+from .dimensions import Marks
 from .divisions import count_readers, keep_divisions
-from .errors import CrossStageError, effect_text, mixture_text, result_text
-from .jaxprs import Atom, backward_slice, computable, rebuild, used
-from .placing import Place, place_equations, Placed
-
-
-@dataclass(frozen=True, eq=False)
-class Message:
-    """A value that travels in `round` from `sender`, as late as it may.
-
-    `needed_by` is the first equation that reads it elsewhere; None for a result.
-    """
-
-    var: Var
-    round: int
-    sender: int
-    needed_by: JaxprEqn | None
+from .errors import CrossStageError, effect_text
+from .jaxprs import Atom, rebuild, used, variables
+from .placing import place_equations, Placed
+from .planning import Message, plan_messages
+from .stage_sets import StageSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +36,12 @@ class Program:
 
 @dataclass(frozen=True, eq=False)
 class Slices:
-    """A function cut into programs: rounds of messages, then each stage's results."""
+    """A function split into programs: rounds of messages, then each stage's results."""
 
     source: ClosedJaxpr
+    result_places: Sequence[StageSet]
     placed: Placed
     rounds: tuple[tuple[Message, ...], ...]
-    equations: Sequence[Sequence[JaxprEqn]] = field(repr=False)
 
     @functools.cached_property
     def _sent(self) -> dict[tuple[int, int], list[Message]]:
@@ -82,36 +69,62 @@ class Slices:
         wanted = [self.placed.results[i] for i in results]
         return self._program(stage, wanted, self.rounds)
 
-    def _inputs_of(self, stage: int) -> set[Var]:
-        place = {v: self.placed.values[v].place for v in self.source.jaxpr.invars}
-        return {var for var, stages in place.items() if stage in stages}
-
-    def _positions(self, equations: Sequence[JaxprEqn]) -> list[int]:
-        return [self._position[id(eqn)] for eqn in equations]
-
     @functools.cached_property
-    def _position(self) -> dict[int, int]:
-        return {id(eqn): i for i, eqn in enumerate(self.placed.equations)}
+    def _producers(self) -> dict[Var, int]:
+        equations = enumerate(self.placed.equations)
+        return {var: i for i, eqn in equations for var in eqn.outvars}
 
     @functools.cached_property
     def _readers(self) -> Counter[Var]:
         return count_readers(self.placed.equations, self.placed.results)
 
+    def _slice(self, wanted: Iterable[Atom], known: AbstractSet[Var]) -> list[int]:
+        """The numbers of the equations that compute `wanted` when `known` is given."""
+        needed = [var for var in variables(wanted) if var not in known]
+        numbers: set[int] = set()
+        while needed:
+            number = self._producers.get(needed.pop())
+            if number is not None and number not in numbers:
+                numbers.add(number)
+                operands = variables(self.placed.equations[number].invars)
+                needed += [var for var in operands if var not in known]
+        return sorted(numbers)
+
+    def _is_computable(self, var: Var, stage: int, received: AbstractSet[Var]) -> bool:
+        """Whether a stage can compute a value from its inputs and what it received."""
+        equations = [self.placed.equations[i] for i in self._slice([var], received)]
+        made = {made for eqn in equations for made in eqn.outvars}
+        given = used(equations, [var]) - made - received
+        return all(stage in self.placed.values[leaf].home for leaf in given)
+
     def _program(
         self, stage: int, wanted: Sequence[Atom], rounds: Sequence[Sequence[Message]]
     ) -> Program:
         received = {message.var: message for sent in rounds for message in sent}
-        given = received.keys() | self.placed.consts.keys() | self._inputs_of(stage)
-        choices, here = self.placed.choices, self.equations[stage]
-        sliced = backward_slice(here, wanted, received.keys())
-        if begun := [c for c in choices if c.is_begun(self._positions(sliced))]:
-            known = computable(here, given)
-            indices = known.intersection(choice.index for choice in begun)
-            sliced = backward_slice(here, [*wanted, *indices], received.keys())
-        named = [_rename_known(eqn, received) for eqn in sliced]
-        numbered = list(zip(self._positions(sliced), named, strict=True))
-        equations = put_branches_back(numbered, choices, wanted, given)
+        numbers = self._slice(wanted, received.keys())
+        begun = [c.index for c in self.placed.choices if c.is_begun(numbers)]
+        indices = [
+            index
+            for index in dict.fromkeys(begun)
+            if self._is_computable(index, stage, received.keys())
+        ]
+        numbers = self._slice([*wanted, *indices], received.keys())
+        equations = put_branches_back(
+            [(i, _rename_known(self.placed.equations[i], received)) for i in numbers],
+            self.placed.choices,
+            wanted,
+            frozenset(indices),
+        )
         equations = keep_divisions(equations, wanted, self._readers)
+        return self._close(equations, wanted, received)
+
+    def _close(
+        self,
+        equations: Sequence[JaxprEqn],
+        wanted: Sequence[Atom],
+        received: Mapping[Var, Message],
+    ) -> Program:
+        """The equations as a function of the inputs and messages that they read."""
         read = used(equations, wanted)
         invars = self.source.jaxpr.invars
         inputs = [i for i, v in enumerate(invars) if v in read and v not in received]
@@ -122,124 +135,70 @@ class Slices:
         closed = ClosedJaxpr(jaxpr, list(consts.values()))
         return Program(closed, tuple(inputs), tuple(messages))
 
+    @functools.cached_property
+    def readers(self) -> tuple[frozenset[int], ...]:
+        """For each round the stages that read something of it from another stage."""
+        readers: list[set[int]] = [set() for _ in self.rounds]
+        sent = [self.message_program(*key) for key in self._sent]
+        stages = [stage for stage, _ in self._sent]
+        results = range(len(self.result_places))
+        for stage in sorted(frozenset().union(*self.result_places)):
+            mine = [i for i in results if stage in self.result_places[i]]
+            stages.append(stage)
+            sent.append(self.result_program(stage, mine))
+        for stage, program in zip(stages, sent, strict=True):
+            for message in program.received:
+                if message.sender != stage:
+                    readers[message.round].add(stage)
+        return tuple(map(frozenset, readers))
+
 
 def slice_jaxpr(
     closed: ClosedJaxpr,
-    input_places: Sequence[Place],
-    result_places: Sequence[Place],
+    input_places: Sequence[StageSet],
+    result_places: Sequence[StageSet],
     num_stages: int,
-    partial: Collection[int] = (),
+    *,
+    marks: Sequence[Marks] | None = None,
+    summands: Collection[int] = (),
+    travel_limit: int = 0,
     hidden: tuple[str, ...] = (),
 ) -> Slices:
-    """Cuts a function into one program a stage and round.
+    """Splits a function into one program per stage and round.
 
     **Arguments:**
 
     - `closed`: the function, as `jax.make_jaxpr` traces it.
     - `input_places`: for each input the set of stages that are given it.
     - `result_places`: for each result the set of stages that need it.
-    - `num_stages`: how many stages there are.
-    - `partial`: the indices of the inputs that are summands, one from each stage that
-        needs their sum.
+    - `num_stages`: the number of stages.
+    - `marks`: for each input which of its dimensions are dimensions of a parameter. If
+        omitted, all of them are.
+    - `summands`: the indices of inputs that travel however large they are.
+    - `travel_limit`: values of at most this many bytes travel whatever they are.
     - `hidden`: the paths of libraries whose lines errors do not name.
 
-    **Raises:** `CrossStageError` if whole tensors of different stages are mixed, or if
-    the function has side effects.
+    **Raises:** `CrossStageError` if the function needs values with a dimension of a
+    parameter on stages that cannot compute them, or if it has side effects.
     """
     if closed.jaxpr.effects:
         raise CrossStageError(effect_text(closed.jaxpr, hidden))
-    placed = place_equations(closed, input_places, num_stages, partial)
-    results = list(zip(placed.results, result_places, strict=True))
-    num_rounds = max((placed.level_at(*result) for result in results), default=0)
-    demand = _Demand(placed, hidden)
-    for atom, place in results:
-        demand.require(atom, place, num_rounds, None)
-    runs_on = {id(eqn): demand.propagate(eqn) for eqn in reversed(placed.equations)}
-    equations: list[list[JaxprEqn]] = [[] for _ in range(num_stages)]
-    for eqn in placed.equations:
-        for stage in runs_on[id(eqn)]:
-            equations[stage].append(eqn)
-    return Slices(closed, placed, demand.rounds(closed.jaxpr.invars), equations)
-
-
-@dataclass(frozen=True)
-class _Demand:
-    """Which values are needed at their own place, which on every stage, and when.
-
-    A deadline is the number of rounds after which a value must be there.
-    """
-
-    placed: Placed
-    hidden: tuple[str, ...]
-    local: dict[Var, int | float] = field(default_factory=dict)
-    remote: dict[Var, int | float] = field(default_factory=dict)
-    reader: dict[Var, JaxprEqn | None] = field(default_factory=dict)
-    sent: set[Var] = field(default_factory=set)
-
-    def require(
-        self, atom: Atom, here: Place, deadline: int | float, reader: JaxprEqn | None
-    ) -> None:
-        if isinstance(atom, Literal):
-            return
-        value = self.placed.values[atom]
-        if value.culprit is not None:
-            raise CrossStageError(mixture_text(self.placed, value.culprit, self.hidden))
-        if here <= value.place:
-            self.local[atom] = min(deadline, self.local.get(atom, math.inf))
-        elif value.level_everywhere == math.inf:
-            raise CrossStageError(result_text(self.placed, atom, here))
-        else:
-            self.remote[atom] = min(deadline, self.remote.get(atom, math.inf))
-            self.reader[atom] = reader
-
-    def propagate(self, eqn: JaxprEqn) -> Place:
-        """Requires the operands of `eqn` where it runs, and says where that is."""
-        here, local, everywhere = frozenset(), [], []
-        for var in eqn.outvars:
-            local += [self.local[var]] if var in self.local else []
-            if var in self.remote and self._is_sent(var, eqn):
-                self.sent.add(var)
-                local.append(self.remote[var] - 1)
-            elif var in self.remote:
-                everywhere.append(self.remote[var])
-        if local:
-            here = self.placed.values[eqn.outvars[0]].place
-            self._require_all(eqn, here, min(local))
-        if everywhere:
-            here = self.placed.everywhere
-            self._require_all(eqn, here, min(everywhere))
-        return here
-
-    def _is_sent(self, var: Var, eqn: JaxprEqn) -> bool:
-        """Whether a value travels, and is not computed on every stage."""
-        deadline, value = self.remote[var], self.placed.values[var]
-        in_time = value.level < min(deadline, value.level_everywhere)
-        if not (in_time and self.placed.may_travel(var)):
-            return False
-        return not all(self._is_there(atom, deadline) for atom in eqn.invars)
-
-    def _is_there(self, atom: Atom, deadline: int | float) -> bool:
-        """Whether a value will be on every stage anyway."""
-        value = self.placed.value(atom)
-        is_remote = isinstance(atom, Var) and atom in self.remote
-        known = value.place == self.placed.everywhere or is_remote
-        return known and value.level_everywhere <= deadline
-
-    def _require_all(self, eqn: JaxprEqn, here: Place, deadline: int | float) -> None:
-        for atom in eqn.invars:
-            self.require(atom, here, deadline, eqn)
-
-    def rounds(self, inputs: Sequence[Var]) -> tuple[tuple[Message, ...], ...]:
-        self.sent.update(var for var in inputs if var in self.remote)
-        messages = [
-            Message(var, int(self.remote[var]) - 1, min(value.place), self.reader[var])
-            for var, value in self.placed.values.items()
-            if var in self.sent
-        ]
-        num_rounds = max((message.round + 1 for message in messages), default=0)
-        return tuple(
-            tuple(m for m in messages if m.round == r) for r in range(num_rounds)
-        )
+    placed = place_equations(
+        closed,
+        input_places,
+        num_stages,
+        marks=marks,
+        summands=summands,
+        travel_limit=travel_limit,
+    )
+    wanted = list(zip(placed.results, result_places, strict=True))
+    messages = plan_messages(placed, wanted, hidden)
+    num_rounds = max((message.round + 1 for message in messages), default=0)
+    rounds = tuple(
+        tuple(message for message in messages if message.round == number)
+        for number in range(num_rounds)
+    )
+    return Slices(closed, result_places, placed, rounds)
 
 
 def _rename_known(eqn: JaxprEqn, known: Mapping[Var, Any]) -> JaxprEqn:

@@ -8,7 +8,7 @@ import jax
 from jaxtyping import PyTree
 
 from .._slicing.errors import CrossStageError
-from .._slicing.placing import Place
+from .._slicing.stage_sets import StageSet as Place
 from .._types import typed
 from .trees import Cut
 

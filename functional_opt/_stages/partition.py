@@ -11,8 +11,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._paths import path_text
-from .._slicing.errors import stages_text
-from .._slicing.placing import Place
+from .._slicing.stage_sets import stages_text, StageSet as Place
 from .._types import typed
 from .trees import check_stages, Cut, leaf_paths, Pieces
 

@@ -11,7 +11,7 @@ import jax
 from jaxtyping import PyTree
 
 from .._paths import path_text
-from .._slicing.placing import Place
+from .._slicing.stage_sets import StageSet as Place
 
 
 # A tuple of one piece a stage. `check_stages` refuses all else, in better words than a

@@ -11,7 +11,7 @@ import optax
 from jax.extend.core import ClosedJaxpr
 
 from ..._slicing.canonical import Canonical
-from ..._slicing.jaxprs import shape_of, used
+from ..._slicing.jaxprs import shape_of
 from ..._slicing.slicing import Message, Program, slice_jaxpr, Slices
 from ..run.packing import Packing
 from ..trees import Cut
@@ -162,21 +162,8 @@ class StagedFunction:
 
     @functools.cached_property
     def readers(self) -> tuple[frozenset[int], ...]:
-        """For each round the stages that may read something of it from another."""
-        results = self.slices.placed.results
-        places = [place for cut in self.results.values() for place in cut.places]
-        readers: list[set[int]] = [set() for _ in self.slices.rounds]
-        for stage, equations in enumerate(self.slices.equations):
-            wanted = [
-                result
-                for result, place in zip(results, places, strict=True)
-                if stage in place
-            ]
-            read = used(equations, wanted)
-            for round, messages in enumerate(self.slices.rounds):
-                if any(m.var in read and m.sender != stage for m in messages):
-                    readers[round].add(stage)
-        return tuple(map(frozenset, readers))
+        """For each round the stages that read something of it from another."""
+        return self.slices.readers
 
     def packing(self, stage: int, round: int) -> Packing:
         """How the vector is packed that the stage sends in the round."""

@@ -9,7 +9,8 @@ from jaxtyping import PyTree
 
 from ..._paths import path_text
 from ..._slicing.jaxprs import variables
-from ..._slicing.placing import NOWHERE, Place, place_equations, Placed
+from ..._slicing.placing import place_equations, Placed
+from ..._slicing.stage_sets import NOWHERE, StageSet as Place
 from ..partition import as_place, check_place, StageOf
 from ..trees import Cut, leaf_paths
 
@@ -74,11 +75,11 @@ def _refine(
 ) -> list[Place]:
     met = dict(zip(inputs, owners, strict=True))
     for eqn in filter(_has_results, placed.equations):
-        here = placed.value(eqn.outvars[0]).place
+        here = placed.value(eqn.outvars[0]).home
         for var in met.keys() & set(variables(eqn.invars)):
             met[var] = met[var] & here or met[var]
     results = placed.results[len(placed.results) - len(inputs) :]
-    made = [placed.value(result).place for result in results]
+    made = [placed.value(result).home for result in results]
     return [
         met[var] & place or met[var] for var, place in zip(inputs, made, strict=True)
     ]

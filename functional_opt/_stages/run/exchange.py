@@ -14,7 +14,7 @@ from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, PyTree, UInt32
 
-from ..._slicing.errors import stages_text
+from ..._slicing.stage_sets import stages_text
 
 
 Vector = UInt32[Array, " words"]

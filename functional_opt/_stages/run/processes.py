@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.sharding import Sharding
 
-from ..._slicing.errors import stages_text
+from ..._slicing.stage_sets import stages_text
 from ..derive.functions import StagedFunction
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from ..._slicing.placing import Place
+from ..._slicing.stage_sets import StageSet as Place
 from ..derive.functions import Leaves, StagedFunction
 from ..trees import Cut
 from .running import Arguments, Placements, Runners

@@ -1,0 +1,12 @@
+"""The stages on which a value is."""
+
+StageSet = frozenset[int]
+
+NOWHERE: StageSet = frozenset()
+
+
+def stages_text(stages: StageSet) -> str:
+    if not stages:
+        return "no stage"
+    names = ", ".join(map(str, sorted(stages)))
+    return f"stage {names}" if len(stages) == 1 else f"stages {names}"

@@ -1,0 +1,65 @@
+"""Which dimensions of gradients, state and parameters are dimensions of a parameter.
+
+Those of a parameter all are. Those of the state are found out by making the parameters
+larger: a dimension that grows with them is one of a parameter, and the length of a
+history of losses is not.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import optax
+from jaxtyping import PyTree
+
+from ..._slicing.dimensions import Marks
+
+
+def marks_of_params(params: PyTree) -> list[Marks]:
+    return [(True,) * len(leaf.shape) for leaf in jax.tree.leaves(params)]
+
+
+def marks_of_grads(grads: PyTree, params: PyTree) -> list[Marks]:
+    """Gradients may have leading dimensions of their own, such as one of examples."""
+    return [
+        _trailing(grad.shape, param.shape)
+        for grad, param in zip(
+            jax.tree.leaves(grads), jax.tree.leaves(params), strict=True
+        )
+    ]
+
+
+def _trailing(shape: Sequence[int], of_param: Sequence[int]) -> Marks:
+    leading = len(shape) - len(of_param)
+    if leading < 0 or tuple(shape[leading:]) != tuple(of_param):
+        return (True,) * len(shape)
+    return (False,) * leading + (True,) * len(of_param)
+
+
+def marks_of_state(
+    tx: optax.GradientTransformation, params: PyTree, state: PyTree
+) -> list[Marks]:
+    """If `tx.init` fails on larger parameters, all dimensions count as theirs."""
+    larger = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            tuple(2 * size + 1 for size in leaf.shape), leaf.dtype
+        ),
+        params,
+    )
+    leaves = jax.tree.leaves(state)
+    try:
+        grown = jax.tree.leaves(jax.eval_shape(tx.init, larger))
+    # Someone else's `init` may refuse these shapes in any way.
+    except Exception:
+        grown = []
+    if len(grown) != len(leaves):
+        return [(True,) * len(leaf.shape) for leaf in leaves]
+    return [
+        _grown(leaf.shape, other.shape)
+        for leaf, other in zip(leaves, grown, strict=True)
+    ]
+
+
+def _grown(shape: Sequence[int], larger: Sequence[int]) -> Marks:
+    if len(shape) != len(larger):
+        return (True,) * len(shape)
+    return tuple(one != other for one, other in zip(shape, larger, strict=True))
