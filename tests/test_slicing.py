@@ -176,9 +176,7 @@ def test_a_large_result_cannot_be_wanted_elsewhere():
 
 
 def test_a_result_without_a_dimension_of_a_parameter_travels():
-    slices = cut(
-        lambda x: x + 1, [SMALL], [place(0)], [place(1)], marks=[(False,)]
-    )
+    slices = cut(lambda x: x + 1, [SMALL], [place(0)], [place(1)], marks=[(False,)])
     same(run(slices, [SMALL], 1, [0])[0], SMALL + 1)
 
 

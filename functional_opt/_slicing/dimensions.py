@@ -28,9 +28,11 @@ Rule = Callable[[JaxprEqn, Sequence[Marks]], list[Marks]]
 
 def marks_of_results(eqn: JaxprEqn, operands: Sequence[Marks]) -> list[Marks]:
     """The marks of the results of an equation."""
+    name = eqn.primitive.name
+    if name == "random_bits":  # Its key cannot travel in its place.
+        return [(True,) * len(shape(var)) for var in eqn.outvars]
     if not any(map(any, operands)):
         return [_none(var) for var in eqn.outvars]
-    name = eqn.primitive.name
     if name.startswith(("reduce_", "arg")) and "axes" in eqn.params:
         return [_without(operands[0], eqn.params["axes"])] * len(eqn.outvars)
     if name in _RULES:

@@ -36,6 +36,7 @@ def stage_local(
     grads: PyTree | None = None,
     extra_args: Mapping[str, Any] | None = None,
     state_stage_of: Callable[[tuple[Any, ...], Any], Any] | None = None,
+    travel_limit: int = 0,
 ) -> "StageLocal":
     """Cuts an Optax transformation into one program a stage.
 
@@ -61,6 +62,10 @@ def stage_local(
     - `state_stage_of`: like `stage_of` of `partition`, for the leaves of the state.
         Where it returns None, or is left out, whose a leaf is follows from how `tx`
         makes and uses it.
+    - `travel_limit`: stages exchange only values without a dimension of a parameter:
+        norms, counters, factors, small histories. If given, they also exchange any
+        value of at most this many bytes, so that transformations that mix small
+        tensors of several stages are accepted.
 
     **Returns:** a `StageLocal`.
 
@@ -82,7 +87,15 @@ def stage_local(
         ... )
     """
     check_transformation(tx)
-    derived = derive(tx, params, partition, grads, extra_args or {}, state_stage_of)
+    derived = derive(
+        tx,
+        params,
+        partition,
+        grads,
+        extra_args or {},
+        state_stage_of,
+        travel_limit,
+    )
     step, num_stages = derived.step, partition.num_stages
     placements = None if meshes is None else placements_on(meshes, num_stages)
     here = None if placements is None else local_stages(placements)

@@ -13,6 +13,12 @@ from ..partition import StageOf, StagePartition
 from ..run.tied import TiedGradients
 from ..trees import Cut
 from .functions import Likes, StagedFunction
+from .marks import (
+    marks_of_extra_args,
+    marks_of_grads,
+    marks_of_params,
+    marks_of_state,
+)
 from .ownership import owners_by_init, owners_by_use, owners_by_word
 from .tracing import shapes_of_params, trace_update
 
@@ -41,6 +47,7 @@ def derive(
     grads: PyTree | None,
     extra_args: Mapping[str, Any],
     state_stage_of: StageOf | None,
+    travel_limit: int,
 ) -> Derived:
     """Traces a transformation and cuts it. The arguments are those of `stage_local`."""
     num_stages, cut = partition.num_stages, partition.params
@@ -58,17 +65,27 @@ def derive(
     owners = owners_by_word(state_stage_of, state, owners, num_stages)
     state_cut = Cut.of(state, owners, num_stages, "the state of this transformation")
     like_params, like_state = _each("params", cut), _each("state", state_cut)
+    of_params = marks_of_params(shapes)
     step = StagedFunction.of(
         update,
         {"grads": cut, "state": state_cut, "params": cut, "extra_args": extra},
         {"updates": cut, "params": cut, "state": state_cut},
         {"updates": like_params, "params": like_params, "state": like_state},
+        marks=[
+            *marks_of_grads(given, shapes),
+            *marks_of_state(tx, shapes, state),
+            *of_params,
+            *marks_of_extra_args(extra_shapes, shapes),
+        ],
+        travel_limit=travel_limit,
     )
     init = StagedFunction.of(
         jax.make_jaxpr(tx.init)(shapes),
         {"params": cut},
         {"state": state_cut},
         {"state": _params_of_state(shapes, state)},
+        marks=of_params,
+        travel_limit=travel_limit,
     )
     return Derived(init, step, TiedGradients.of(cut, given))
 

@@ -11,6 +11,7 @@ import optax
 from jax.extend.core import ClosedJaxpr
 
 from ..._slicing.canonical import Canonical
+from ..._slicing.dimensions import Marks
 from ..._slicing.jaxprs import shape_of
 from ..._slicing.slicing import Message, Program, slice_jaxpr, Slices
 from ..run.packing import Packing
@@ -122,14 +123,21 @@ class StagedFunction:
         arguments: dict[str, Cut],
         results: dict[str, Cut],
         likes: dict[str, Sequence[Likes]],
-        partial: Collection[int] = (),
+        *,
+        marks: Sequence[Marks],
+        summands: Collection[int] = (),
+        travel_limit: int = 0,
         purpose: str | None = None,
     ) -> "StagedFunction":
-        input_places = [place for cut in arguments.values() for place in cut.places]
-        result_places = [place for cut in results.values() for place in cut.places]
-        num_stages = next(iter(arguments.values())).num_stages
         slices = slice_jaxpr(
-            closed, input_places, result_places, num_stages, partial, HIDDEN
+            closed,
+            input_places=[place for cut in arguments.values() for place in cut.places],
+            result_places=[place for cut in results.values() for place in cut.places],
+            num_stages=next(iter(arguments.values())).num_stages,
+            marks=marks,
+            summands=summands,
+            travel_limit=travel_limit,
+            hidden=HIDDEN,
         )
         return cls(slices, arguments, results, likes, purpose)
 

@@ -35,6 +35,13 @@ def _trailing(shape: Sequence[int], of_param: Sequence[int]) -> Marks:
     return (False,) * leading + (True,) * len(of_param)
 
 
+def marks_of_extra_args(extra_args: PyTree, params: PyTree) -> list[Marks]:
+    """An extra argument of the shape of a parameter has that parameter's dimensions."""
+    shapes = {leaf.shape for leaf in jax.tree.leaves(params)}
+    leaves = jax.tree.leaves(extra_args)
+    return [(leaf.shape in shapes,) * len(leaf.shape) for leaf in leaves]
+
+
 def marks_of_state(
     tx: optax.GradientTransformation, params: PyTree, state: PyTree
 ) -> list[Marks]:

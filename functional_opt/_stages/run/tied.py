@@ -145,6 +145,7 @@ def _sums(params: Cut, leaves: Leaves, tied: Sequence[int]) -> StagedFunction:
         {"grads": summands},
         {"grads": cut(tied, [params.places[i] for i in tied])},
         {"grads": likes},
-        partial=range(len(given)),
+        marks=[(True,) * len(leaves[i].shape) for i, _ in given],
+        summands=range(len(given)),
         purpose="the sums of the gradients of tied parameters",
     )
