@@ -6,7 +6,6 @@ A message that is sent before that is computed either way.
 """
 
 import bisect
-from collections import Counter
 from collections.abc import Iterable, Sequence, Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 from jax.extend.core.primitives import while_p
 
-from .divisions import keep_divisions
+from .fidelity import keep_bits, Readers
 from .jaxprs import Atom, rebuild, shape_of, used, variables
 
 
@@ -24,10 +23,10 @@ Numbered = list[tuple[int, JaxprEqn]]
 
 
 class Branch(NamedTuple):
-    """Where a branch's equations are among all, and how often it reads each value."""
+    """Where a branch's equations are among all, and what reads its values."""
 
     positions: range
-    readers: Counter[Var]
+    readers: Readers
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +64,7 @@ class Choice:
         for k, (positions, readers) in enumerate(self.branches):
             part = [eqn for i, eqn in inside if i in positions]
             cases = [eqn.invars[1 + k] for eqn in selects]
-            part = keep_divisions(part, cases, readers)
+            part = keep_bits(part, cases, readers)
             branches.append(_fill(part, cases, leaving))
         outvars = [*(eqn.outvars[0] for eqn in selects), *leaving]
         return _cond(self.cond, self.index, branches, outvars)

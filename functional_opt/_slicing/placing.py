@@ -16,7 +16,7 @@ from jax.extend.core.primitives import cond_p, scan_p, select_n_p
 
 from .conds import Branch, Choice, may_not_end, only_if_taken
 from .dimensions import CALLS, Marks, marks_of_results
-from .divisions import count_readers, keep_branch
+from .fidelity import keep_branch, Readers
 from .jaxprs import (
     Atom,
     inputs_read,
@@ -294,7 +294,7 @@ class _Placer:
             start, inside = len(self.equations), _Within(eqn, index, number)
             part = keep_results(branch, chosen)
             cases.append(self.inline(part, operands, (*within, inside), steps))
-            readers = count_readers(self.equations[start:], cases[number])
+            readers = Readers.of(self.equations[start:], cases[number])
             branches.append(Branch(range(start, len(self.equations)), readers))
         start, results = len(self.equations), []
         for i, values in zip(chosen, zip(*cases, strict=True), strict=True):

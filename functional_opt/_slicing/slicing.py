@@ -5,7 +5,6 @@ that nothing large is kept from one round to the next.
 """
 
 import functools
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +13,8 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun, JaxprEqn, Var
 
 from .conds import put_branches_back
 from .dimensions import Marks
-from .divisions import count_readers, keep_divisions
 from .errors import CrossStageError, effect_text
+from .fidelity import keep_bits, Readers
 from .jaxprs import Atom, rebuild, used, variables
 from .placing import place_equations, Placed
 from .planning import Message, plan_messages
@@ -75,8 +74,14 @@ class Slices:
         return {var: i for i, eqn in equations for var in eqn.outvars}
 
     @functools.cached_property
-    def _readers(self) -> Counter[Var]:
-        return count_readers(self.placed.equations, self.placed.results)
+    def _readers(self) -> Readers:
+        placed = self.placed
+        everywhere = placed.everywhere.home
+        return Readers.of(
+            placed.equations,
+            placed.results,
+            lambda var: placed.values[var].home == everywhere,
+        )
 
     def _slice(self, wanted: Iterable[Atom], known: AbstractSet[Var]) -> list[int]:
         """The numbers of the equations that compute `wanted` when `known` is given."""
@@ -115,7 +120,7 @@ class Slices:
             wanted,
             frozenset(indices),
         )
-        equations = keep_divisions(equations, wanted, self._readers)
+        equations = keep_bits(equations, wanted, self._readers)
         return self._close(equations, wanted, received)
 
     def _close(

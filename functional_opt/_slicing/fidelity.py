@@ -1,0 +1,193 @@
+"""Keeps XLA to what it does with the whole function, where a slice would change it.
+
+XLA decides by how often a value is read, and a slice has fewer readers than the whole.
+Two of its decisions change bits:
+
+- It divides an array by a scalar that nothing else reads by multiplying with the
+  reciprocal.
+- It fuses an expensive operation into its only reader, if that is not larger. Within
+  one kernel its last multiplication may be contracted with an addition, which then
+  rounds once. Of `c = 1 - pow(b, t)` and `x / c` for each `x`, the whole computes
+  `pow(b, t)` apart, and a slice whose only `x` has one entry would not.
+
+There an optimization barrier or a branch takes the place of the other readers.
+"""
+
+import functools
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
+from jax.extend.core.primitives import convert_element_type_p, copy_p, div_p
+from jaxtyping import Array
+
+from .jaxprs import Atom, keep_results, rebuild, replace_by, shape_of, size, variables
+
+
+def count_readers(
+    equations: Sequence[JaxprEqn], results: Iterable[Atom]
+) -> Counter[Var]:
+    """How often each value is read, by whatever name.
+
+    What makes nothing does not count: XLA removes operations on arrays without entries.
+    """
+    original = _original_names(equations)
+    read = [
+        var
+        for eqn in equations
+        if not _only_renames(eqn) and _makes_something(eqn)
+        for var in eqn.invars
+    ]
+    return Counter(original.get(v, v) for v in variables([*read, *results]))
+
+
+class Readers(NamedTuple):
+    """What reads the values of the whole function.
+
+    **Attributes:**
+
+    - `direct`: how often each value is read.
+    - `kernels`: how many kernels read each scalar that all stages share.
+    """
+
+    direct: Counter[Var]
+    kernels: Counter[Var]
+
+    @classmethod
+    def of(
+        cls,
+        equations: Sequence[JaxprEqn],
+        results: Sequence[Atom],
+        is_shared: Callable[[Var], bool] = lambda _: False,
+    ) -> "Readers":
+        scalars = _readers_of_scalars(equations, results)
+        shared = {v: read.kernels for v, read in scalars.items() if is_shared(v)}
+        return cls(count_readers(equations, results), Counter(shared))
+
+
+def keep_bits(
+    equations: Sequence[JaxprEqn], results: Sequence[Atom], in_whole: Readers
+) -> list[JaxprEqn]:
+    """Adds barriers and branches where a slice has lost readers that XLA decides by.
+
+    **Arguments:**
+
+    - `equations`, `results`: the slice.
+    - `in_whole`: what reads the same values in the whole function.
+    """
+    original = _original_names(equations)
+    direct = count_readers(equations, results)
+    scalars = _readers_of_scalars(equations, results)
+
+    def is_alone(var: Var) -> bool:
+        return direct[var] == 1 < in_whole.direct[var]
+
+    def is_fused(var: Var) -> bool:
+        alone = scalars[var].kernels == 1 < in_whole.kernels[var]
+        return alone and scalars[var].largest <= 1
+
+    kept = []
+    for eqn in equations:
+        if any(is_alone(original.get(v, v)) for v in _broadcast_divisors(eqn)):
+            kept += replace_by(eqn, _divide_opaquely)
+        elif eqn.primitive.name in _EXPENSIVE and is_fused(eqn.outvars[0]):
+            kept += replace_by(eqn, functools.partial(_compute_apart, eqn))
+        else:
+            kept.append(eqn)
+    return kept
+
+
+# What XLA for CPU, of JAX 0.8 to 0.10, computes once for several readers, instead of in
+# the kernel of each: `IsExpensive` in xla/service/instruction_fusion.cc.
+_EXPENSIVE = frozenset(
+    {"atan2", "cbrt", "div", "erf", "exp", "exp2", "expm1", "log", "log1p", "logistic"}
+    | {"pow", "rem", "rsqrt", "sqrt", "tanh"}
+)
+
+
+class _Read(NamedTuple):
+    """How many kernels read a scalar, and the size of their largest result."""
+
+    kernels: int = 0
+    largest: int = 0
+
+
+def _readers_of_scalars(
+    equations: Sequence[JaxprEqn], results: Iterable[Atom]
+) -> defaultdict[Var, _Read]:
+    """A cheap operation on scalars is a part of each kernel that reads its result."""
+    read: defaultdict[Var, _Read] = defaultdict(_Read)
+    for var in variables(results):
+        read[var] = _Read(read[var].kernels + 1, 1)
+    for eqn in reversed(equations):
+        largest = max(map(size, eqn.outvars), default=0)
+        is_part = largest == 1 and eqn.primitive.name not in _EXPENSIVE
+        reading = [read[v] for v in eqn.outvars] if is_part else [_Read(1, largest)]
+        for var in set(variables(eqn.invars)):
+            if size(var) == 1 and largest:
+                reads = [read[var], *reading]
+                read[var] = _Read(
+                    sum(one.kernels for one in reads),
+                    max(one.largest for one in reads),
+                )
+    return read
+
+
+def _compute_apart(eqn: JaxprEqn, *operands: Array) -> Array:
+    """In a branch, which is no part of another kernel, as a barrier's result is one.
+
+    XLA removes barriers before it fuses, but after it would remove a known branch.
+    """
+
+    def compute(*operands: Array) -> Array:
+        return eqn.primitive.bind(*operands, **eqn.params)
+
+    def never(*_: Array) -> Array:
+        return jnp.zeros_like(jax.eval_shape(compute, *operands))
+
+    always = jax.lax.optimization_barrier(True)
+    return jax.lax.cond(always, compute, never, *operands)
+
+
+def _makes_something(eqn: JaxprEqn) -> bool:
+    return not eqn.outvars or any(map(size, eqn.outvars))
+
+
+def keep_branch(branch: ClosedJaxpr, chosen: Sequence[int]) -> ClosedJaxpr:
+    """A branch of a `cond` with only the chosen results, which keep their bits."""
+    whole, part = branch.jaxpr, keep_results(branch, chosen).jaxpr
+    in_whole = Readers.of(whole.eqns, whole.outvars)
+    equations = keep_bits(part.eqns, part.outvars, in_whole)
+    kept = rebuild(part, part.constvars, part.invars, equations, part.outvars)
+    return ClosedJaxpr(kept, branch.consts)
+
+
+def _broadcast_divisors(eqn: JaxprEqn) -> list[Var]:
+    """The scalar by which an equation divides an array, if that is what it does."""
+    if eqn.primitive is not div_p:
+        return []
+    dividend, divisor = map(shape_of, eqn.invars)
+    return variables(eqn.invars[1:]) if divisor.shape == () != dividend.shape else []
+
+
+def _original_names(equations: Sequence[JaxprEqn]) -> dict[Var, Var]:
+    original: dict[Var, Var] = {}
+    for eqn in filter(_only_renames, equations):
+        for source in variables(eqn.invars):
+            original[eqn.outvars[0]] = original.get(source, source)
+    return original
+
+
+def _only_renames(eqn: JaxprEqn) -> bool:
+    """Copies, and conversions of nothing but the weak type."""
+    if eqn.primitive is convert_element_type_p:
+        return shape_of(eqn.invars[0]) == shape_of(eqn.outvars[0])
+    return eqn.primitive is copy_p
+
+
+def _divide_opaquely(dividend: Array, divisor: Array) -> Array:
+    divisor = jnp.broadcast_to(divisor, dividend.shape)
+    return jax.lax.div(dividend, jax.lax.optimization_barrier(divisor))
