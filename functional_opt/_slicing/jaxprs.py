@@ -110,7 +110,11 @@ def nbytes(atom: Atom) -> int | float:
 
 
 def unroll(eqn: JaxprEqn) -> ClosedJaxpr:
-    """A scan of static length, as its steps one after the other."""
+    """A scan of static length, as its steps one after the other.
+
+    A loop rounds its results to their dtype after each step. Straight-line code would
+    not, where a dtype is narrower than what the compiler computes in.
+    """
     body, length = jaxpr_as_fun(eqn.params["jaxpr"]), eqn.params["length"]
     num_consts, num_carry = eqn.params["num_consts"], eqn.params["num_carry"]
 
@@ -120,11 +124,18 @@ def unroll(eqn: JaxprEqn) -> ClosedJaxpr:
         order = range(length)
         for i in reversed(order) if eqn.params["reverse"] else order:
             taken = [x[i] for x in operands[num_consts + num_carry :]]
-            results = body(*consts, *carry, *taken)
+            results = list(map(_rounded, body(*consts, *carry, *taken)))
             carry, slices[i] = results[:num_carry], results[num_carry:]
         return [*carry, *(jnp.stack(parts) for parts in zip(*slices, strict=True))]
 
     return jax.make_jaxpr(steps)(*map(shape_of, eqn.invars))
+
+
+def _rounded(x: Array) -> Array:
+    if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize >= 4:
+        return x
+    kind = jnp.finfo(x.dtype)
+    return jax.lax.reduce_precision(x, kind.nexp, kind.nmant)
 
 
 def replace_by(eqn: JaxprEqn, function: Callable[..., Any]) -> list[JaxprEqn]:
