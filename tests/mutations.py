@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 import functional_opt as fo
-from functional_opt._cli.examples import example
+from class_examples import example
 from functional_opt._codec.files import write
 
 

@@ -1,8 +1,11 @@
 """The command line: what it prints, where, and how it ends."""
 
+import importlib.metadata
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +14,14 @@ from pathlib import Path
 import functional_opt as fo
 import jsonschema
 import pytest
+from functional_opt._cli.colours import coloured
 from functional_opt._cli.documents import library
 from functional_opt._cli.main import main
-from functional_opt._cli.overrides import assignment, overridden
-from functional_opt._codec.files import parse
+from functional_opt._cli.overrides import assignment, changed
+from functional_opt._codec.choices import reachable
+from functional_opt._codec.fields import fields_of
+from functional_opt._codec.files import Document, parse
+from functional_opt._registry import name_of
 
 
 ROOT = Path(fo.__file__).parents[1]
@@ -76,8 +83,15 @@ def test_check(run, recipe):
     assert run("check", recipe) == (0, "", "")
     code, out, err = run("check", recipe, "--set", "optimizer.b1=2", "--set", "b=1")
     assert (code, out) == (1, "")
-    assert err.splitlines()[0] == f"{recipe}: optimizer.b1: must be in [0, 1), got 2.0"
-    assert err.splitlines()[1].startswith(f"{recipe}: b: unknown key of Recipe; known")
+    first, second = err.splitlines()
+    assert first == "--set optimizer.b1=2: optimizer.b1: must be in [0, 1), got 2.0"
+    assert second.startswith("--set b=1: b: unknown key of Recipe; known")
+    Path(recipe).write_text(RECIPE.replace("b2 = 0.95", "b3 = 0.95"))
+    code, out, err = run("check", recipe)
+    assert (code, out) == (1, "")
+    head, line, mark = err.splitlines()
+    assert head.startswith(f"{recipe}:7:1: optimizer.b3: unknown key of AdamW; ")
+    assert (line, mark) == ("    7 | b3 = 0.95", "      | ^^")
 
 
 def test_check_of_lengths(run, recipe):
@@ -94,8 +108,10 @@ def test_standard_input():
     assert (process.returncode, out) == (1, "")
     assert err.splitlines() == [
         "<stdin>: schedule: required key of Recipe is missing",
-        "<stdin>: schedul: unknown key of Recipe; did you mean 'schedule'? known: "
+        "<stdin>:2:1: schedul: unknown key of Recipe; did you mean 'schedule'? known: "
         + ", ".join(fo.Recipe.__dataclass_fields__),
+        "    2 | schedul: 1",
+        "      | ^^^^^^^",
     ]
     process = python("check", "-")
     out, err = process.communicate(RECIPE)
@@ -119,9 +135,14 @@ def test_a_reader_that_stops_reading():
         (["check"], "required: FILE"),
         (["check", "x.toml", "--set", "b2"], "expected KEY=VALUE, got 'b2'"),
         (["check", "x.toml", "--set", "=3"], "expected KEY=VALUE, got '=3'"),
-        (["check", "x.toml", "--total-steps", "0"], "must be at least 1, got 0"),
+        (["check", "x.toml", "--total-steps", "0"], "a positive integer, got '0'"),
+        (["check", "x.toml", "--total-steps", "1k"], "a positive integer, got '1k'"),
+        (["completion", "ksh"], "invalid choice: 'ksh'"),
         (["check", "x.toml", "--registry", "no_such:thing"], "No module named"),
-        (["check", "x.toml", "--registry", "json:dumps"], "json:dumps is no Registry"),
+        (
+            ["check", "x.toml", "--registry", "json:dumps"],
+            "json:dumps is not a Registry",
+        ),
         (["check", "x.toml", "--registry", "json:x"], "has no attribute 'x'"),
         (["check", "x.toml", "--registry", ":x"], "Empty module name"),
         (["plot", "x.toml"], "required: -o/--output"),
@@ -141,7 +162,7 @@ def test_files_that_are_not_there(run, tmp_path, recipe):
     assert run(*arguments) == (1, "", message)
     assert run("schema", "-o", f"{path}/schema.json")[0] == 1
     code, _, err = run("check", str(tmp_path / "recipe.ini"))
-    assert code == 1 and "ends in .toml, .yaml, .yml or .json, got" in err
+    assert code == 1 and "end in .toml, .yaml, .yml or .json, got" in err
     assert run("check", str(tmp_path))[0] == 1
 
 
@@ -189,22 +210,25 @@ def test_show_state(run, recipe, tmp_path):
     code, out, err = run(*arguments)
     assert (code, err) == (0, "")
     rows = [line.split() for line in out.splitlines()]
-    head = rows.index(["stage", "leaves", "params", "state", "sent", "a", "step"])
+    assert ["embed", "(256,", "64)", "AdamW", "x", "1", "0.1"] in rows
+    assert ["layers[0].bias", "(64,)", "AdamW", "x", "1", "0"] in rows
+    (head,) = (n for n, row in enumerate(rows) if row[:2] == ["stage", "leaves"])
     assert rows[head + 1][:6] == ["0", "1", "65.5", "kB", "131.1", "kB"]
     assert rows[head + 2][:6] == ["1", "2", "8.4", "kB", "16.9", "kB"]
+    assert "round of exchange" in out
 
     parameters["embed"] = {"shape": [-1], "dtyp": "float32"}
     shapes.write_text(json.dumps(parameters))
     code, out, err = run(*arguments)
     assert (code, out) == (1, "")
-    assert err.splitlines() == [
-        f"{shapes}: embed: shape[0]: must be at least 0, got -1",
-        f"{shapes}: embed: dtyp: unknown key of Parameter; did you mean 'dtype'? "
+    assert err.splitlines()[::3] == [
+        f"{shapes}:1:22: embed.shape[0]: must be at least 0, got -1",
+        f"{shapes}:1:27: embed.dtyp: unknown key of Parameter; did you mean 'dtype'? "
         "known: shape, dtype, stage",
     ]
     shapes.write_text("[]")
     code, out, err = run(*arguments)
-    assert err == f"{shapes}: expected parameters by their paths, as JSON\n"
+    assert err.startswith(f"{shapes}:1:1: expected the parameters by their paths\n")
 
 
 def test_rules_find_parameters_by_their_paths(run, recipe, tmp_path):
@@ -221,7 +245,8 @@ def test_lengths_that_are_not_known(run, recipe):
     code, out, err = run("show", recipe)
     assert (code, out) == (1, "")
     assert err.startswith("functional-opt: schedule: ")
-    assert "length is not known; say it with --total-steps" in err
+    assert "depends on the number of updates of the run, got " in err
+    assert "; pass --total-steps" in err
 
 
 def test_plot(run, recipe, tmp_path):
@@ -232,13 +257,16 @@ def test_plot(run, recipe, tmp_path):
     picture.unlink()
     assert run(*arguments, str(picture), "--set", "schedule=3e-4")[0] == 0
     assert picture.exists()
+    message = f"functional-opt: {picture}: the file exists; pass --force to overwrite"
+    assert run(*arguments, str(picture)) == (1, "", f"{message} it\n")
+    assert run(*arguments, str(picture), "--force")[0] == 0
     code, _, err = run(*arguments, str(tmp_path / "rate.word"))
     assert code == 1 and err.startswith(
         "functional-opt: Format 'word' is not supported"
     )
     adam = tmp_path / "adam.toml"
     adam.write_text('name = "adam"')
-    assert run("plot", str(adam), "-o", str(picture)) == (
+    assert run("plot", str(adam), "--force", "-o", str(picture)) == (
         1,
         "",
         "functional-opt: adam has no learning rate to plot\n",
@@ -250,21 +278,51 @@ def test_schema(run, tmp_path):
     assert run("schema", "-o", str(target)) == (0, "", "")
     schema = json.loads(target.read_text())
     assert schema == json.loads(run("schema")[1])
-    jsonschema.validate(parse(RECIPE, "toml"), schema)
+    jsonschema.validate(parse(RECIPE, "toml").data, schema)
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(parse(RECIPE, "toml") | {"clip_nrm": 1}, schema)
+        jsonschema.validate(parse(RECIPE, "toml").data | {"clip_nrm": 1}, schema)
+
+
+KNOWN = {name_of(cls): cls for cls in reachable(LIBRARY.kinds)}
+PARTS = ("recipe", "where", "allof", "not", "group", "fraction", "steps", "boundary")
 
 
 @pytest.mark.parametrize("format", ["toml", "yaml", "json"])
-@pytest.mark.parametrize("name", ["recipe", *LIBRARY])
-def test_templates_load(run, tmp_path, name, format):
+@pytest.mark.parametrize("name", [*PARTS, *LIBRARY])
+def test_templates(run, tmp_path, name, format):
+    """They have every field, and load if nothing must be filled in."""
     target = tmp_path / f"template.{format}"
     arguments = ["template", name, "--format", format, "-o", str(target)]
     assert run(*arguments) == (0, "", "")
-    module = LIBRARY.load(target)
-    assert type(module).__name__.lower() == name
-    for field, data in LIBRARY.encode(type(module)(**vars(module))).items():
-        assert field in target.read_text(), data
+    cls = KNOWN[name]
+    text = target.read_text()
+    for field in fields_of(cls):
+        assert field.name in text or (format == "json" and field.name == "path")
+    code, out, err = run("check", str(target))
+    required = [field.name for field in fields_of(cls) if field.required]
+    if not required:
+        assert (code, out, err) == (0, "", "")
+        assert LIBRARY.load(target) == cls()
+        return
+    assert (code, out) == (1, "")
+    for field in required:
+        assert re.search(rf"template\.{format}[:\d]*: {field}[.:]", err), err
+
+
+def test_a_template_filled_in(run, tmp_path):
+    target = tmp_path / "recipe.toml"
+    assert run("template", "recipe", "-o", str(target))[0] == 0
+    text = target.read_text()
+    for value in ("1e-3", "10"):
+        text = text.replace("...", value, 1)
+    target.write_text(re.sub(r"^# (\w+ = [^.\s]+)$", r"\1", text, flags=re.MULTILINE))
+    recipe = LIBRARY.load(target)
+    schedule = fo.Cosine(peak_value=1e-3, decay_steps=10)
+    assert recipe == fo.Recipe(optimizer=fo.AdamW(), schedule=schedule)
+    assert run("template", "recipe", "-o", str(target))[0] == 1
+    assert LIBRARY.load(target) == recipe
+    assert run("template", "adam", "-o", str(target), "--force")[0] == 0
+    assert LIBRARY.load(target) == fo.Adam()
 
 
 def test_template_says_what_fields_mean(run):
@@ -301,7 +359,7 @@ def test_registries_of_users(run, tmp_path, monkeypatch):
     arguments = ["check", "recipe.json", "--registry", "mine:registry"]
     assert run(*arguments) == (0, "", "")
     code, _, err = run(*arguments, "--set", "optimizer.name=lion")
-    assert code == 1 and "'lion' is no Optimizer; known: adam" in err
+    assert code == 1 and "no optimizer is named 'lion'; known: adam" in err
 
 
 @pytest.mark.parametrize(
@@ -321,27 +379,103 @@ def test_registries_of_users(run, tmp_path, monkeypatch):
     ],
 )
 def test_assignments(text, path, value):
-    assert assignment(text) == (path, value)
+    assert assignment(text) == (tuple(path), value, f"--set {text}")
+
+
+def set_in(data, *assignments):
+    document = Document(data, "", "toml", "x")
+    return changed(document, map(assignment, assignments))
 
 
 def test_overrides():
-    data = {"a": {"b": 1}, "parts": [{"c": 1}, {"c": 2}]}
+    data = {"a": {"b": 1}, "parts": [{"c": 1}, {"c": 2}], "n": 1, "w": "none"}
     before = json.dumps(data)
-    changes = [assignment(x) for x in ("a.b=3", "x.y=4", "parts[1].c=5", "a.d=6")]
-    assert overridden(data, changes) == {
+    texts = ("a.b=3", "x.y=4", "parts[1].c=5", "a.d=6", "n.m=7", "w.path=bias")
+    document = set_in(data, *texts)
+    assert document.data == {
         "a": {"b": 3, "d": 6},
         "parts": [{"c": 1}, {"c": 5}],
+        "n": {"m": 7},
+        "w": {"path": "bias"},
         "x": {"y": 4},
     }
+    assert [change.location for change in document.changes] == [
+        ("a", "b"),
+        ("x",),
+        ("parts", 1, "c"),
+        ("a", "d"),
+        ("n",),
+        ("w",),
+    ]
     assert json.dumps(data) == before
-    for text, place, message in (
-        ("a.b.c=1", "a.b", "has no 'c' to set, as it is 1"),
-        ("parts[2].c=1", "parts", "has no '2' to set, as it is [{'c': 1}, {'c': 2}]"),
-        ("parts.x=1", "parts", "has no 'x' to set, as it is [{'c': 1}, {'c': 2}]"),
-    ):
+    for text, key in (("parts[2].c=1", "2"), ("parts.x=1", "x")):
         with pytest.raises(fo.ConfigError) as caught:
-            overridden(data, [assignment(text)])
-        assert caught.value.problems == ((place, message),)
+            set_in(data, text)
+        message = f"has no item {key}, it is a list of 2 items"
+        assert str(caught.value) == f"--set {text}: parts: {message}"
+
+
+@pytest.mark.parametrize(
+    "assignments, message",
+    [
+        (["decay_where=none", "decay_where.path=bias"], ""),
+        (["accumulate=10k"], "accumulate: expected a positive integer, got '10k'"),
+        (["schedule=1", "schedule.name=cosine"], "schedule.peak_value: required key"),
+        (
+            ["optimizer.lr=1"],
+            "optimizer.lr: the learning rate is `schedule`, of Recipe",
+        ),
+        (["optimizer[3].x=1"], "optimizer.3: unknown key of AdamW"),
+    ],
+)
+def test_mistakes_of_assignments(run, recipe, assignments, message):
+    arguments = [x for assignment in assignments for x in ("--set", assignment)]
+    code, out, err = run("check", recipe, *arguments)
+    assert out == "" and code == (1 if message else 0)
+    start = f"--set {assignments[-1]}: {message}"
+    assert err.startswith(start) if message else err == ""
+
+
+def test_diff(run, recipe, tmp_path):
+    assert run("diff", recipe, recipe) == (0, "", "")
+    other = tmp_path / "recipe.json"
+    other.write_text('{"optimizer": {"name": "adamw", "eps": 1e-8}, "schedule": 1e-3}')
+    code, out, err = run("diff", recipe, str(other))
+    assert (code, err) == (1, "")
+    rows = [re.split("  +", line) for line in out.splitlines()]
+    assert rows[0] == ["field", "first", "second"]
+    assert ["optimizer.b2", "0.95", "0.999"] in rows
+    assert ["schedule", "cosine", "0.001"] in rows
+    assert ["schedule.peak_value", "0.0003"] in rows
+    assert not any(row[0] == "optimizer.eps" for row in rows)
+
+
+def test_version(run):
+    version = importlib.metadata.version("functional_opt")
+    assert run("--version") == (0, f"functional-opt {version}\n", "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(run, shell):
+    code, out, err = run("completion", shell)
+    assert (code, err) == (0, "")
+    assert "--model-shapes" in out or "model-shapes" in out
+    if shutil.which(shell) is not None:
+        subprocess.run([shell, "-n"], input=out, text=True, check=True)
+
+
+def test_colours_on_terminals_only(monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    text = "x.toml:1:1: b: wrong\n    1 | b = 1\n      | ^"
+    assert coloured(text, terminal) == (
+        "\033[1mx.toml:1:1:\033[0m b: wrong\n    1 | b = 1\n      | \033[31m^\033[0m"
+    )
+    assert coloured(text, io.StringIO()) == text
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert coloured(text, terminal) == text
 
 
 def test_interrupted(run, recipe, monkeypatch):

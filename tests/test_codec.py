@@ -105,7 +105,7 @@ def test_round_trip(cls, data, schema):
     for format in FORMATS:
         if format == "toml" and has_none(plain):
             continue
-        read = parse(write(plain, format), format)
+        read = parse(write(plain, format), format).data
         assert text_of(read) == text_of(plain)
 
 
@@ -143,8 +143,8 @@ def test_files(tmp_path, suffix):
         REGISTRY.load(path, Pair)
     places = [place for place, _ in caught.value.problems]
     assert sorted(places) == sorted(REGISTRY.encode(recipe))
-    for line in str(caught.value).splitlines():
-        assert line.startswith(f"{path}: ")
+    for position in caught.value.positions:
+        assert position is not None and position.source == str(path)
 
 
 def test_plain_data():
@@ -193,7 +193,7 @@ def test_words_for_none():
     assert written["maybe"] == written["switch"] == "none"
     assert written["text"] is None  # Where any word could stand, no word is None.
     assert REGISTRY.decode({**data, "text": "none"}).text == "none"
-    message = "^text: TOML has no word for None$"
+    message = "^text: TOML has no null; use YAML or JSON$"
     with pytest.raises(fo.ConfigError, match=message):
         write(written, "toml")
 
@@ -204,10 +204,10 @@ def test_only_the_registry_is_known():
     with pytest.raises(fo.ConfigError) as caught:
         small.encode(recipe)
     assert caught.value.problems == (
-        ("optimizer", "Adam is no class that may be here; known: sgd"),
-        ("schedule", "Constant is no class that may be here; known: none"),
+        ("optimizer", "`Adam` is not known here; known: sgd"),
+        ("schedule", "`Constant` is not known here; known: none"),
     )
-    message = "^optimizer.name: 'adam' is no Optimizer; known: sgd$"
+    message = "^optimizer.name: no optimizer is named 'adam'; known: sgd$"
     with pytest.raises(fo.ConfigError, match=message):
         small.decode({"optimizer": {"name": "adam"}, "schedule": 1})
 
@@ -215,18 +215,18 @@ def test_only_the_registry_is_known():
 def test_what_has_no_plain_data():
     @jax.jit
     def encode(value):
-        with pytest.raises(fo.ConfigError, match=r"^b1: .*Tracer.* has no plain data$"):
+        with pytest.raises(fo.ConfigError, match=r"^b1: a traced value has "):
             REGISTRY.encode(fo.Adam(b1=value))
         return value
 
     encode(0.5)
-    with pytest.raises(fo.ConfigError, match=r"^mask: <function .* has no plain data$"):
+    with pytest.raises(fo.ConfigError, match=r"^mask: a function exists in Python "):
         REGISTRY.encode(fo.AdamW(mask=lambda params: params))
     swapped = np.dtype(">f4")
     assert fo.Adam(mu_dtype=swapped).mu_dtype == swapped
-    with pytest.raises(fo.ConfigError, match=r"^mu_dtype: .* has no plain data$"):
+    with pytest.raises(fo.ConfigError, match=r"^mu_dtype: only dtypes in native byte "):
         REGISTRY.encode(fo.Adam(mu_dtype=swapped))
-    with pytest.raises(fo.ConfigError, match=r"^int is no class that may be here; "):
+    with pytest.raises(fo.ConfigError, match=r"^`int` is not known here; "):
         REGISTRY.encode(3)
 
 
@@ -253,8 +253,8 @@ def test_a_field_that_only_python_can_set():
     with pytest.raises(fo.ConfigError) as caught:
         registry.decode({"name": "wrapped", "schedule": 1, "numbers": [1]})
     assert caught.value.problems == (
-        ("schedule", "only Python can set this key, got 1"),
-        ("numbers", "expected none, got [1]"),
+        ("schedule", "this key can only be set in Python, got 1"),
+        ("numbers", "expected 'none', got [1]"),
     )
 
 
@@ -272,7 +272,7 @@ SMALL = fo.Registry.of(fo.AdamW, fo.SGD, fo.Cosine, fo.Constant, Everything)
         (
             RECIPE | {"optimizer": ADAMW | {"beta1": 1}},
             "optimizer.beta1",
-            f"unknown key of AdamW; known: {ADAMW_KEYS}",
+            "unknown key of AdamW; the first decay rate is `b1`",
         ),
         (
             RECIPE | {"optimizer": ADAMW | {"weight_decoy": 1}},
@@ -282,12 +282,12 @@ SMALL = fo.Registry.of(fo.AdamW, fo.SGD, fo.Cosine, fo.Constant, Everything)
         (
             RECIPE | {"optimizer": ADAMW | {"b1": "0.9"}},
             "optimizer.b1",
-            "expected a valid number, got '0.9'",
+            "expected a number in [0, 1), got '0.9'",
         ),
         (
             RECIPE | {"optimizer": ADAMW | {"b1": True}},
             "optimizer.b1",
-            "expected a valid number, got True",
+            "expected a number in [0, 1), got true",
         ),
         (
             RECIPE | {"optimizer": ADAMW | {"b1": 1.5}},
@@ -313,12 +313,12 @@ SMALL = fo.Registry.of(fo.AdamW, fo.SGD, fo.Cosine, fo.Constant, Everything)
         (
             RECIPE | {"optimizer": ADAMW | {"nesterov": 1}},
             "optimizer.nesterov",
-            "expected a valid boolean, got 1",
+            "expected true or false, got 1",
         ),
         (
             RECIPE | {"optimizer": ADAMW | {"mask": 1}},
             "optimizer.mask",
-            "expected a table for Where or none, got 1",
+            "expected a table for Where or 'none', got 1",
         ),
         (
             RECIPE | {"optimizer": ADAMW | {"eps": {"array": 1, "dtyp": 1}}},
@@ -328,7 +328,7 @@ SMALL = fo.Registry.of(fo.AdamW, fo.SGD, fo.Cosine, fo.Constant, Everything)
         (
             RECIPE | {"optimizer": ADAMW | {"eps": {"array": 1, "dtype": "float64"}}},
             "optimizer.eps.dtype",
-            "float64 takes `jax.config.update('jax_enable_x64', True)`",
+            "float64 requires `jax.config.update('jax_enable_x64', True)`",
         ),
         (
             RECIPE | {"schedule": {"name": "cosine", "peak_value": 1}},
@@ -338,7 +338,7 @@ SMALL = fo.Registry.of(fo.AdamW, fo.SGD, fo.Cosine, fo.Constant, Everything)
         (
             RECIPE | {"schedule": COSINE | {"decay_steps": 1.5}},
             "schedule.decay_steps",
-            "expected a valid integer or a table for Steps or Fraction, got 1.5",
+            "expected a positive integer or a table for Steps or Fraction, got 1.5",
         ),
         (
             RECIPE | {"schedule": COSINE | {"warmup_steps": 9}},
@@ -349,37 +349,38 @@ SMALL = fo.Registry.of(fo.AdamW, fo.SGD, fo.Cosine, fo.Constant, Everything)
         (
             RECIPE | {"schedule": "cosine"},
             "schedule",
-            "expected a valid number or a table for Schedule, got 'cosine'",
+            "expected a number or a schedule, got 'cosine'; write "
+            '{"name": "cosine", "peak_value": ..., "decay_steps": ...}',
         ),
         (
             RECIPE | {"optimizer": {"name": "adamwx"}},
             "optimizer.name",
-            "'adamwx' is no Optimizer; did you mean 'adamw'? known: adamw, sgd",
+            "no optimizer is named 'adamwx'; did you mean 'adamw'? known: adamw, sgd",
         ),
         (
             RECIPE | {"optimizer": {"name": "AdamW"}},
             "optimizer.name",
-            "'AdamW' is no Optimizer; did you mean 'adamw'? known: adamw, sgd",
+            "no optimizer is named 'AdamW'; did you mean 'adamw'? known: adamw, sgd",
         ),
         (
             RECIPE | {"optimizer": COSINE},
             "optimizer.name",
-            "'cosine' is no Optimizer but a Schedule; known: adamw, sgd",
+            "'cosine' is a schedule; an optimizer is expected here; known: adamw, sgd",
         ),
         (
             RECIPE | {"optimizer": {"name": ["sgd"]}},
             "optimizer.name",
-            "['sgd'] is no Optimizer; known: adamw, sgd",
+            "expected a name, got ['sgd']; known: adamw, sgd",
         ),
         (
             RECIPE | {"optimizer": {"b1": 0.5}},
             "optimizer.name",
-            "required key of Optimizer is missing; known: adamw, sgd",
+            "the name of an optimizer is required; known: adamw, sgd",
         ),
         (
             RECIPE | {"optimizer": None},
             "optimizer",
-            "expected a table for Optimizer, got None",
+            "expected an optimizer, got null",
         ),
         (
             RECIPE | {"decay_where": {"path": "("}, "weight_decay": 1},
@@ -397,12 +398,13 @@ SMALL = fo.Registry.of(fo.AdamW, fo.SGD, fo.Cosine, fo.Constant, Everything)
         (
             RECIPE | {"decay_where": {"name": "wear"}},
             "decay_where.name",
-            "'wear' is no Where; did you mean 'where'? known: where, allof, anyof, not",
+            "no where is named 'wear'; did you mean 'where'? known: where, allof, "
+            "anyof, not",
         ),
-        (RECIPE | {1: 2}, "", "expected a word for a key, got 1"),
+        (RECIPE | {1: 2}, "1", "a key must be a string, got 1"),
         (RECIPE | {"a.b": 2}, '"a.b"', "unknown key of Recipe; known: "),
         ([], "", "expected a table for Recipe, got []"),
-        ({"name": "x"}, "name", "'x' is no Recipe; known: recipe, adamw, sgd, "),
+        ({"name": "x"}, "name", "no module is named 'x'; known: recipe, adamw, sgd, "),
     ],
 )
 def test_mistakes(data, place, text):
@@ -416,21 +418,26 @@ def test_mistakes(data, place, text):
 @pytest.mark.parametrize(
     "field, value, place, text",
     [
-        ("maybe", "none ", "maybe", "expected a valid number or none, got 'none '"),
+        (
+            "maybe",
+            "none ",
+            "maybe",
+            "expected a positive number or 'none', got 'none '",
+        ),
         ("maybe", 0, "maybe", "must be greater than 0, got 0.0"),
         (
             "whole",
             "x",
             "whole",
-            "expected a valid integer or a table for Pair, got 'x'",
+            "expected an integer in [0, 50] or a table for Pair, got 'x'",
         ),
         (
             "whole",
             0.5,
             "whole",
-            "expected a valid integer or a table for Pair, got 0.5",
+            "expected an integer in [0, 50] or a table for Pair, got 0.5",
         ),
-        ("whole", {"first": "x"}, "whole.first", "expected a valid number, got 'x'"),
+        ("whole", {"first": "x"}, "whole.first", "expected a number, got 'x'"),
         (
             "word",
             "sone",
@@ -438,8 +445,8 @@ def test_mistakes(data, place, text):
             "'sone' is not allowed; did you mean 'some'? known: none, some, all",
         ),
         ("level", 3, "level", "3 is not allowed; known: 1, 2"),
-        ("level", True, "level", "expected a valid integer or 'auto', got True"),
-        ("dtype", 3, "dtype", "expected a dtype or none, got 3"),
+        ("level", True, "level", "expected an integer or 'auto', got true"),
+        ("dtype", 3, "dtype", "expected a dtype or 'none', got 3"),
         ("level", "aut", "level", None),
         (
             "dtype",
@@ -447,18 +454,23 @@ def test_mistakes(data, place, text):
             "dtype",
             "expected a dtype, got 'f32'; did you mean ",
         ),
-        ("array", 1.0, "array", "expected none, got 1.0"),
-        ("numbers", [1, "x"], "numbers[1]", "expected a valid number, got 'x'"),
+        ("array", 1.0, "array", "expected 'none', got 1.0"),
+        ("numbers", [1, "x"], "numbers[1]", "expected a number, got 'x'"),
         ("numbers", {1.0}, "numbers", "expected a list, got {1.0}"),
         ("numbers", "12", "numbers", "expected a list, got '12'"),
         ("mixed", [1, "a"], "mixed[2]", "required item is missing"),
         ("mixed", [1, "a", None, 3], "mixed", "the list should have at most 3 items"),
-        ("forms", [[1, "x"]], "forms[0][1]", "expected a valid number, got 'x'"),
-        ("forms", ["x", 1], "forms[0]", "expected a valid number, got 'x'"),
-        ("forms", "all", "forms", "expected a list or none, got 'all'"),
-        ("pair", {"first": None}, "pair.first", "expected a valid number, got None"),
-        ("parts", [COSINE, {"name": "x"}], "parts[1].name", "'x' is no Schedule; "),
-        ("nested", [[1], [2, "y"]], "nested[1][1]", "expected a valid integer or none"),
+        ("forms", [[1, "x"]], "forms[0][1]", "expected a number, got 'x'"),
+        ("forms", ["x", 1], "forms[0]", "expected a number, got 'x'"),
+        ("forms", "all", "forms", "expected a list or 'none', got 'all'"),
+        ("pair", {"first": None}, "pair.first", "expected a number, got null"),
+        (
+            "parts",
+            [COSINE, {"name": "x"}],
+            "parts[1].name",
+            "no schedule is named 'x'; ",
+        ),
+        ("nested", [[1], [2, "y"]], "nested[1][1]", "expected an integer or 'none'"),
     ],
 )
 def test_mistakes_in_every_type(field, value, place, text):
@@ -485,29 +497,34 @@ def test_all_mistakes_at_once():
     places = ["optimizer.b1", "optimizer.b2", "optimizer.beta", "schedule.name"]
     assert [place for place, _ in caught.value.problems] == [*places, "clip_nrm"]
     lines = str(caught.value).splitlines()
-    assert lines[0] == "optimizer.b1: expected a valid number, got 'x'"
-    assert lines[3].startswith("schedule.name: 'sgd' is no Schedule but an Optimizer; ")
+    assert lines[0] == "optimizer.b1: expected a number in [0, 1), got 'x'"
+    assert lines[3].startswith("schedule.name: 'sgd' is an optimizer; a schedule is ")
     assert len(lines) == 5
 
 
 @pytest.mark.parametrize(
     "format, text, message",
     [
-        ("toml", "a = 1\na = 2", "x: line 2, column 6: Cannot overwrite a value"),
-        ("toml", "a = ", "x: line 1, column 5: Invalid value"),
-        ("toml", "\n a ? 1", "x: line 2, column 4: Expected '=' after a key"),
-        ("toml", "a = " + "[" * 9999, "x: there are too many levels"),
-        ("toml", "a = " + "9" * 5000, "x: Exceeds the limit"),
-        ("yaml", "a: 1\na: 2", "x: line 2, column 1: found duplicate key"),
-        ("yaml", "a: [1", "x: line 1, column 6: expected ',' or ']'"),
-        ("yaml", "a: !!bool x", "x: line 1, column 4: documents have no tags, got "),
-        ("yaml", "!!python/name:os.system", "x: line 1, column 1: documents have no"),
-        ("yaml", "a: \0", "x: unacceptable character"),
-        ("yaml", "- " * 9999, "x: there are too many levels"),
-        ("yaml", "a: 2020-99-99", "x: month must be in"),
-        ("json", "[1,]", "x: line 1, column 4: "),
-        ("json", "NaN", "x: JSON has no word NaN"),
-        ("json", "[" * 100_000, "x: there are too many levels"),
+        ("toml", "a = 1\na = 2", "x:2:1: a: the key is given twice, first on line 1"),
+        ("toml", "a = ", "x:1:5: invalid value"),
+        ("toml", "\n a ? 1", "x:2:4: expected '=' after a key"),
+        ("toml", "a = " + "[" * 9999, "x: there are more than 32 levels"),
+        ("toml", "a." * 9999 + "a = 1", "x: there are more than 32 levels"),
+        ("toml", "a = " + "9" * 5000, "x:1:1: Exceeds the limit"),
+        ("yaml", "a: [1", "x:1:6: expected ',' or ']'"),
+        ("yaml", "a: !!bool x", "x:1:4: tags are not allowed, got tag:yaml.org"),
+        ("yaml", "!!python/name:os.system", "x:1:1: tags are not allowed, got "),
+        ("yaml", "a: \0", "x:1:4: control characters are not allowed"),
+        ("yaml", "a: \ud800", "x:1:4: UTF-8 has no surrogates"),
+        ("yaml", "- " * 9999, "x: there are more than 32 levels"),
+        ("yaml", "a: " + "9" * 5000, "x:1:4: Exceeds the limit"),
+        ("yaml", "a: *b", "x:1:4: no anchor `&b` before here"),
+        ("yaml", "%YAML 1.3\n---\na: 1", "x:1:1: found incompatible YAML document"),
+        ("yaml", 'a: "\\Uffffffff"', "x:1:7: found invalid Unicode character"),
+        ("json", "[1,]", "x:1:3: JSON allows no comma before "),
+        ("json", "[1, NaN]", "x:1:5: JSON cannot represent NaN"),
+        ("json", "[" * 100_000, "x: there are more than 32 levels"),
+        ("json", "1" * 5000, "x:1:1: Exceeds the limit"),
     ],
 )
 def test_texts_that_are_no_documents(format, text, message):
@@ -516,26 +533,30 @@ def test_texts_that_are_no_documents(format, text, message):
     assert str(caught.value).startswith(message)
 
 
-def test_keys_given_twice_in_json(tmp_path):
-    path = tmp_path / "recipe.json"
-    path.write_text('{"optimizer": {"name": "sgd", "name": "sgd"}, "schedule": "x"}')
-    with pytest.raises(fo.ConfigError, match=r"optimizer.name: the key is given twice"):
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+def test_keys_given_twice(tmp_path, suffix):
+    path = tmp_path / f"recipe.{suffix}"
+    path.write_text('{"optimizer": {"name": "sgd",\n"name": "sgd"}, "schedule": "x"}')
+    message = r":2:1: optimizer.name: the key is given twice, first on line 1"
+    with pytest.raises(fo.ConfigError, match=message):
         REGISTRY.load(path)
 
 
 def test_what_a_file_cannot_be(tmp_path):
-    with pytest.raises(ValueError, match=r"ends in \.toml, .* got 'recipe\.txt'"):
+    with pytest.raises(ValueError, match=r"must end in \.toml, .* got 'recipe\.txt'"):
         REGISTRY.load("recipe.txt")
     with pytest.raises(FileNotFoundError):
         REGISTRY.load(tmp_path / "recipe.toml")
     path = tmp_path / "recipe.toml"
     path.write_bytes(b"a = '\xff'")
-    with pytest.raises(fo.ConfigError, match=r"expected UTF-8, got the byte 0xff at 5"):
+    with pytest.raises(
+        fo.ConfigError, match=r"recipe.toml:1:6: expected UTF-8, got the byte 0xff"
+    ):
         REGISTRY.load(path)
     odd = Everything(1.0, text="\ud800")
-    with pytest.raises(fo.ConfigError, match=r"is nothing that UTF-8 has"):
+    with pytest.raises(fo.ConfigError, match=r"UTF-8 cannot represent '.ud800'"):
         REGISTRY.save(odd, path)
-    with pytest.raises(fo.ConfigError, match=r"JSON has no infinities"):
+    with pytest.raises(fo.ConfigError, match=r"^numbers\[0\]: JSON cannot "):
         REGISTRY.save(Everything(1.0, numbers=(float("inf"),)), tmp_path / "x.json")
 
 
@@ -548,10 +569,10 @@ def test_json_files_may_name_their_schema(tmp_path):
 def test_documents_without_an_end():
     inside = dict(RECIPE)
     inside["optimizer"] = inside
-    with pytest.raises(fo.ConfigError, match=r"there are more than 64 levels"):
+    with pytest.raises(fo.ConfigError, match=r"there are more than 32 levels"):
         REGISTRY.decode(inside)
     many: Any = [0]
-    for _ in range(40):
+    for _ in range(20):
         many = [many, many]
     with pytest.raises(fo.ConfigError, match=r"there are more than 100,000 values"):
         REGISTRY.decode(RECIPE | {"x": many})

@@ -15,7 +15,8 @@ from mutations import Mutations
 
 # What texts have that are about the shape of a document, not about its values.
 OF_SHAPE = re.compile(
-    r"^(expected |unknown key of |required |only Python can )| is no "
+    r"^(expected |unknown key of |required |this key can only |the name of )"
+    r"|^no \w+ is named |^`\w+` is a key of | (is|are) .*(`, of| is expected here)"
 )
 
 

@@ -1,48 +1,60 @@
-"""The command `functional-opt`: recipes as files, looked at, checked and begun."""
+"""The command `functional-opt`: checks, shows, compares and starts recipes as files."""
 
 import argparse
+import importlib.metadata
+import io
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import shtab
+
 import functional_opt as fo
 
 from .._codec.errors import ConfigError
-from .documents import library, read, registry_at, write
+from .colours import coloured
+from .documents import check_new, library, read, registry_at, write
 from .overrides import Assignment, assignment
-from .show import plot, schedule_of, show
-from .template import FORMATS, template
+from .rendering import FORMATS
+from .show import difference, plot, schedule_of, show
+from .template import template
 
 
 PROGRAM = "functional-opt"
+SHELLS = ("bash", "zsh", "fish")
 PROBLEMS, INTERRUPTED, BROKEN_PIPE = 1, 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command. 0 if all is well, 1 if a file has problems, 2 for wrong usage."""
-    options = parser().parse_args(arguments)
+    """Runs a command. Returns 0 on success and 1 if a file has problems."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # Files are UTF-8 on every system.
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
-        options.command(options)
+        options = parser().parse_args(arguments)
+        code = options.command(options)
         sys.stdout.flush()
     except BrokenPipeError:
-        # What is left in the buffer goes nowhere, without a word about it at exit.
+        # What is left in the buffer goes nowhere, without a message at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except KeyboardInterrupt:
         return INTERRUPTED
     except ConfigError as error:
-        return _complain(str(ConfigError(error.problems, error.source or PROGRAM)))
+        source = error.source or PROGRAM
+        return _complain(str(ConfigError(error.problems, source, error.positions)))
     except ImportError as error:  # Matplotlib is an extra.
         return _complain(f"{PROGRAM}: {error}")
     except OSError as error:
-        return _complain(f"{PROGRAM}: {error.filename}: {error.strerror}")
-    return 0
+        where = (str(x) for x in (PROGRAM, error.filename, error.strerror) if x)
+        return _complain(": ".join(where))
+    return code or 0
 
 
 def _complain(text: str) -> int:
-    print(text, file=sys.stderr)
+    print(coloured(text, sys.stderr), file=sys.stderr)
     return PROBLEMS
 
 
@@ -50,20 +62,30 @@ def parser() -> argparse.ArgumentParser:
     """The command line and its help."""
     top = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Recipes of optimizers as files in TOML, YAML or JSON.",
-        epilog="It ends with 0 if all is well, 1 if a file has problems, which are "
-        "then on standard error, and 2 if the command line is wrong.",
+        description="Optimizer recipes as files in TOML, YAML or JSON.",
+        epilog="The exit status is 0 on success, 1 if a file has problems, which are "
+        "printed on standard error, and 2 if the command line is wrong.",
     )
+    top.add_argument("--version", action=_Version, nargs=0, help="prints the version")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _add_show(commands)
+    _add_diff(commands)
     _add_plot(commands)
     _add_check(commands)
     _add_schema(commands)
     _add_template(commands)
+    _add_completion(commands)
     return top
 
 
-def _add(commands: Any, name: str, run: Callable[..., None], text: str) -> Any:
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        version = importlib.metadata.version("functional_opt")
+        sys.stdout.write(f"{PROGRAM} {version}\n")
+        parser.exit()
+
+
+def _add(commands: Any, name: str, run: Callable[..., Any], text: str) -> Any:
     command = commands.add_parser(name, help=text, description=text)
     command.set_defaults(command=run)
     command.add_argument(
@@ -71,18 +93,22 @@ def _add(commands: Any, name: str, run: Callable[..., None], text: str) -> Any:
         type=_registry,
         metavar="MODULE:NAME",
         default=library(),
-        help="the registry that knows the names; left out, all of the library",
+        help="the registry that names refer to (default: the whole library)",
     )
     return command
 
 
-def _add_document(commands: Any, name: str, run: Callable[..., None], text: str) -> Any:
+def _add_document(
+    commands: Any, name: str, run: Callable[..., Any], text: str, *files: str
+) -> Any:
     command = _add(commands, name, run, text)
-    command.add_argument("file", metavar="FILE", help="the recipe; - reads it here")
+    for file in files or ("file",):
+        help = "the recipe; - reads standard input"
+        _add_path(command, file, metavar=file.upper(), help=help)
     command.add_argument(
         "--format",
         choices=FORMATS,
-        help="the format, where the suffix does not say it; toml for -",
+        help="the format (default: by the suffix of the file; toml for -)",
     )
     command.add_argument(
         "--set",
@@ -91,13 +117,13 @@ def _add_document(commands: Any, name: str, run: Callable[..., None], text: str)
         type=_assignment,
         action="append",
         default=[],
-        help="another value at a place, such as optimizer.b2=0.95; can be repeated",
+        help="replaces a value, as in optimizer.b2=0.95; can be repeated",
     )
     command.add_argument(
         "--total-steps",
         type=_positive,
         metavar="STEPS",
-        help="how many updates the run makes, for durations that are parts of it",
+        help="the number of updates of the run, for durations that are fractions of it",
     )
     return command
 
@@ -105,37 +131,66 @@ def _add_document(commands: Any, name: str, run: Callable[..., None], text: str)
 def _add_show(commands: Any) -> None:
     text = "Prints the chain, every field with its default, and the learning rate."
     command = _add_document(commands, "show", _show, text)
-    command.add_argument(
+    _add_path(
+        command,
         "--model-shapes",
         metavar="FILE",
         help="JSON of the parameters by path, each with its shape, dtype and stage: "
-        "prints what the state takes on each stage",
+        "also prints the optimizer, learning rate scale and decay of each parameter, "
+        "the state of each stage and what the stages exchange",
     )
+
+
+def _add_diff(commands: Any) -> None:
+    text = (
+        "Compares two recipes field by field, defaults included. The exit status is 0 "
+        "if they are equal and 1 if not."
+    )
+    _add_document(commands, "diff", _diff, text, "first", "second")
 
 
 def _add_plot(commands: Any) -> None:
     text = "Draws the learning rate."
     command = _add_document(commands, "plot", _plot, text)
-    command.add_argument("-o", "--output", required=True, metavar="PICTURE")
+    _add_output(command, metavar="PICTURE", required=True)
 
 
 def _add_check(commands: Any) -> None:
-    text = "Says nothing if the file is in order, and all that is wrong if not."
+    text = "Prints nothing if the file is valid, and all of its problems if not."
     _add_document(commands, "check", _check, text)
 
 
 def _add_schema(commands: Any) -> None:
     text = "Writes the JSON Schema by which editors complete and check recipes."
     command = _add(commands, "schema", _schema, text)
-    command.add_argument("-o", "--output", default="-", metavar="FILE")
+    _add_output(command, metavar="FILE", default="-")
 
 
 def _add_template(commands: Any) -> None:
-    text = "Writes a file with every field, its default and what it means."
+    text = "Writes a file with every field, its default and its meaning."
     command = _add(commands, "template", _template, text)
-    command.add_argument("name", help="a name of the registry, or recipe")
+    command.add_argument("name", help="recipe, a name of the registry, or a part")
     command.add_argument("--format", choices=FORMATS, default="toml")
-    command.add_argument("-o", "--output", default="-", metavar="FILE")
+    _add_output(command, metavar="FILE", default="-")
+
+
+def _add_completion(commands: Any) -> None:
+    text = "Prints the completion script of a shell."
+    command = commands.add_parser("completion", help=text, description=text)
+    command.set_defaults(command=_completion)
+    command.add_argument("shell", choices=SHELLS)
+
+
+def _add_output(command: Any, **kwargs: Any) -> None:
+    _add_path(command, "-o", "--output", **kwargs)
+    command.add_argument(
+        "--force", action="store_true", help="overwrite the file if it exists"
+    )
+
+
+def _add_path(command: Any, *names: str, **kwargs: Any) -> None:
+    """An argument that shells complete to the name of a file."""
+    command.add_argument(*names, **kwargs).complete = shtab.FILE
 
 
 def _registry(text: str) -> fo.Registry:
@@ -150,28 +205,42 @@ def _assignment(text: str) -> Assignment:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
+    if not (text.isascii() and text.isdecimal() and text.strip("0") and len(text) < 20):
+        text = f"expected a positive integer, got {text!r}"
+        raise argparse.ArgumentTypeError(text)
+    return int(text)
 
 
 def _show(options: argparse.Namespace) -> None:
-    write(show(read(options), options), "-")
+    write(show(read(options, options.file), options), "-")
+
+
+def _diff(options: argparse.Namespace) -> int:
+    text = difference(*(read(options, x) for x in (options.first, options.second)))
+    write(text, "-")
+    return PROBLEMS if text else 0
 
 
 def _plot(options: argparse.Namespace) -> None:
-    plot(read(options), options.output, options.total_steps)
+    module = read(options, options.file)
+    check_new(options.output, force=options.force)
+    plot(module, options.output, options.total_steps)
 
 
 def _check(options: argparse.Namespace) -> None:
-    schedule_of(read(options), options.total_steps)
+    schedule_of(read(options, options.file), options.total_steps)
 
 
 def _schema(options: argparse.Namespace) -> None:
     schema = options.registry.json_schema(fo.Recipe)
-    write(json.dumps(schema, indent=2) + "\n", options.output)
+    text = json.dumps(schema, indent=2) + "\n"
+    write(text, options.output, force=options.force)
 
 
 def _template(options: argparse.Namespace) -> None:
-    write(template(options.registry, options.name, options.format), options.output)
+    text = template(options.registry, options.name, options.format)
+    write(text, options.output, force=options.force)
+
+
+def _completion(options: argparse.Namespace) -> None:
+    write(shtab.complete(parser(), options.shell) + "\n", "-")

@@ -1,7 +1,6 @@
-"""A model that is known by the paths, shapes, dtypes and stages of its parameters."""
+"""Models described by the paths, shapes, dtypes and stages of their parameters."""
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -11,9 +10,12 @@ from annotated_types import Interval
 
 import functional_opt as fo
 
-from .._codec.errors import ConfigError
-from .._codec.files import decode_text, parse
+from .._codec.decode import read
+from .._codec.files import Document, parse
+from .._codec.notation import Notation
+from .._codec.problems import MOST_PROBLEMS, Problem, Refused
 from .._paths import path_text
+from .documents import read_text
 
 
 FLOAT32 = jnp.dtype("float32")
@@ -27,8 +29,8 @@ class Parameter:
     **Arguments:**
 
     - `shape`: its dimensions.
-    - `dtype`: what its entries are.
-    - `stage`: the pipeline stage that has it, or the stages that share it.
+    - `dtype`: the dtype of its entries.
+    - `stage`: the pipeline stage that owns it, or the stages that share it.
     """
 
     shape: tuple[Size, ...]
@@ -36,19 +38,19 @@ class Parameter:
     stage: Size | tuple[Size, ...] = 0
 
 
-class Place(str):
-    """The path of a parameter, as one key of a tree."""
+class PathKey(str):
+    """The whole path of a parameter, as one key of a tree."""
 
 
 @jax.tree_util.register_pytree_with_keys_class
 class Model:
-    """A flat tree whose leaves have the paths that the real model's have."""
+    """A flat tree whose leaves have the paths of the parameters of a real model."""
 
     def __init__(self, leaves: dict[str, Any]) -> None:
         self.leaves = leaves
 
     def tree_flatten_with_keys(self) -> tuple[Any, Any]:
-        pairs = [(Place(f".{path}"), leaf) for path, leaf in self.leaves.items()]
+        pairs = [(PathKey(f".{path}"), leaf) for path, leaf in self.leaves.items()]
         return pairs, tuple(self.leaves)
 
     @classmethod
@@ -57,13 +59,13 @@ class Model:
 
 
 def read_model(path: str) -> tuple[Model, fo.StagePartition]:
-    """The parameters' shapes and their stages, from a JSON file."""
-    data = parse(decode_text(Path(path).read_bytes(), path), "json", path)
-    parameters = _parameters(data, path)
+    """Reads the shapes of the parameters, and their stages, from a JSON file."""
+    document = parse(read_text(path, path), "json", path)
+    parameters = _parameters(document)
     shapes = Model(
         {
-            place: jax.ShapeDtypeStruct(parameter.shape, parameter.dtype)
-            for place, parameter in parameters.items()
+            path: jax.ShapeDtypeStruct(parameter.shape, parameter.dtype)
+            for path, parameter in parameters.items()
         }
     )
     return shapes, fo.partition(
@@ -71,16 +73,17 @@ def read_model(path: str) -> tuple[Model, fo.StagePartition]:
     )
 
 
-def _parameters(data: Any, source: str) -> dict[str, Parameter]:
-    if not isinstance(data, dict) or not data:
-        text = "expected parameters by their paths, as JSON"
-        raise ConfigError([("", text)], source)
+def _parameters(document: Document) -> dict[str, Parameter]:
+    if not isinstance(document.data, dict) or not document.data:
+        text = "expected the parameters by their paths"
+        raise document.error([Problem((), text)])
     found, problems = {}, []
-    for place, value in data.items():
+    for path, value in document.data.items():
         try:
-            found[place] = fo.Registry().decode(value, Parameter)
-        except ConfigError as error:
-            problems += [(f"{place}: {at}", text) for at, text in error.problems]
+            found[path] = read((), value, Parameter, Notation())
+        except Refused as refused:
+            inner = refused.problems
+            problems += [x._replace(location=(path, *x.location)) for x in inner]
     if problems:
-        raise ConfigError(problems, source)
+        raise document.error(problems[:MOST_PROBLEMS])
     return found

@@ -1,4 +1,4 @@
-"""What a recipe is, in text: fields and defaults, learning rate, state."""
+"""A recipe as text: fields and defaults, learning rate, parameters, state."""
 
 import argparse
 import contextlib
@@ -10,7 +10,7 @@ import numpy as np
 
 import functional_opt as fo
 
-from .._codec.errors import ConfigError, place_text
+from .._codec.errors import ConfigError, location_text
 from .._codec.fields import fields_of, is_module
 from .._durations import unresolved
 from .._registry import name_of
@@ -28,19 +28,19 @@ CHAIN = (
 
 
 def show(module: Any, options: argparse.Namespace) -> str:
-    """All that is known of a module before it runs."""
+    """Everything that is known of a module before it runs."""
     parts = [table(("field", "value", "default"), field_rows(module))]
     if isinstance(module, fo.Recipe):
         parts.insert(0, chain(module))
     if (rate := rate_text(module, options.total_steps)) is not None:
         parts.append(rate)
     if options.model_shapes is not None:
-        parts.append(state_text(module, options.model_shapes, options.total_steps))
+        parts += on_model(module, options.model_shapes, options.total_steps)
     return "\n\n".join(parts) + "\n"
 
 
 def chain(recipe: fo.Recipe) -> str:
-    """What a gradient goes through, in order: what is not as it is by default."""
+    """The transformations of a gradient in order, as far as they are not defaults."""
     fields = {field.name: field for field in fields_of(fo.Recipe)}
     values = {name: getattr(recipe, name) for name in CHAIN if name in fields}
     links = [
@@ -77,9 +77,9 @@ def plot(module: Any, target: str, total_steps: int | None) -> None:
 
 
 def schedule_of(module: Any, total_steps: int | None) -> fo.AbstractSchedule | None:
-    """The schedule of a recipe, or the module if it is one; in a run of so many steps.
+    """The schedule of a recipe, or the module if it is one; resolved if possible.
 
-    None if there is none.
+    `None` if there is none.
     """
     schedule = module.schedule if isinstance(module, fo.Recipe) else module
     if isinstance(module, fo.Recipe) and not isinstance(schedule, fo.AbstractSchedule):
@@ -91,12 +91,12 @@ def schedule_of(module: Any, total_steps: int | None) -> fo.AbstractSchedule | N
 
 
 def _check_known(schedule: fo.AbstractSchedule) -> None:
-    """Refuses durations that only the length of the run can tell."""
+    """Refuses durations that depend on the number of updates of the run."""
     problems = [
         (
             "schedule",
-            f"`{type(config).__name__}.{name}` is {getattr(config, name)!r} of a run "
-            "whose length is not known; say it with --total-steps",
+            f"`{type(config).__name__}.{name}` depends on the number of updates of the "
+            f"run, got {getattr(config, name)!r}; pass --total-steps",
         )
         for config, name in unresolved(schedule)
     ]
@@ -105,26 +105,38 @@ def _check_known(schedule: fo.AbstractSchedule) -> None:
 
 
 @contextlib.contextmanager
-def refused(place: str) -> Iterator[None]:
-    """What only shows in use is a problem of the document too."""
+def refused(location: str) -> Iterator[None]:
+    """Reports as a problem of the document what is only found in use."""
     try:
         yield
     except ValueError as error:
-        raise ConfigError([(place, str(error))]) from None
+        raise ConfigError([(location, str(error))]) from None
 
 
-def state_text(module: Any, path: str, total_steps: int | None) -> str:
-    """What the state of a recipe takes on each stage of a model."""
+def on_model(module: Any, path: str, total_steps: int | None) -> list[str]:
+    """What a recipe does to each parameter, and its state and exchanges per stage."""
     if not isinstance(module, fo.Recipe):
-        text = f"only a recipe has a state to show, got {value_text(module)}"
+        text = f"--model-shapes requires a recipe, got {value_text(module)}"
         raise ConfigError([("", text)])
     shapes, partition = read_model(path)
     with refused(""):
-        return str(module.build_mpmd(shapes, partition, total_steps=total_steps))
+        staged = module.build_mpmd(shapes, partition, total_steps=total_steps)
+        return [module.explain(shapes), str(staged)]
+
+
+def difference(first: Any, second: Any) -> str:
+    """A table of the fields that differ; nothing if there are none."""
+    values = [{row[0]: row[1] for row in field_rows(x)} for x in (first, second)]
+    rows = [
+        (location, *(found.get(location, "") for found in values))
+        for location in dict.fromkeys((*values[0], *values[1]))
+        if values[0].get(location) != values[1].get(location)
+    ]
+    return table(("field", "first", "second"), rows) + "\n" if rows else ""
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Columns, as wide as what is in them."""
+    """Columns that are as wide as their longest cells."""
     rows = [head, *rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
@@ -136,7 +148,7 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def field_rows(module: Any) -> list[tuple[str, str, str]]:
-    """The place, value and default of each field, and of those inside it."""
+    """The location, value and default of each field, and of the fields in it."""
     name = name_of(type(module))
     rows = [] if isinstance(module, fo.Recipe) else [("name", name, "")]
     return [*rows, *_rows(module, ())]
@@ -147,7 +159,7 @@ def _rows(module: Any, above: tuple[str | int, ...]) -> Iterator[tuple[str, str,
         path = (*above, field.name)
         value = getattr(module, field.name)
         default = "" if field.required else value_text(field.default)
-        yield place_text(path), value_text(value), default
+        yield location_text(path), value_text(value), default
         yield from _inner_rows(value, path)
 
 
@@ -157,12 +169,12 @@ def _inner_rows(value: Any, path: tuple[str | int, ...]) -> Iterator[Any]:
     elif isinstance(value, tuple):
         for number, item in enumerate(value):
             if is_module(type(item)):
-                yield place_text((*path, number)), value_text(item), ""
+                yield location_text((*path, number)), value_text(item), ""
             yield from _inner_rows(item, (*path, number))
 
 
 def value_text(value: Any) -> str:
-    """A value as in a file, and a module by its name."""
+    """A value as in a file; a module by its name."""
     match value:
         case None:
             return "none"

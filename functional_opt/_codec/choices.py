@@ -1,23 +1,30 @@
-"""Which classes a table may say at one place of a document."""
+"""Which classes a table may describe at one location of a document."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from .._recipe import Recipe
 from .._registry import name_of
 from .errors import shown, suggestion
-from .fields import arms_of, is_module, title_of
+from .fields import arms_of, fields_of, is_module, items_of, title_of
+from .notation import Notation
+
+
+# What the constructor of a class raises for a value that it refuses. The last two are
+# `re.compile`'s for patterns that are too much for it.
+REFUSALS = (ValueError, OverflowError, RecursionError)
 
 
 class Choice(NamedTuple):
-    """The classes that a table may say at one place.
+    """The classes that a table may describe at one location.
 
-    A table says its class by `name`; one without a name says the `default`.
+    The `name` in a table selects the class; without one it is the `default`.
     """
 
     title: str
+    noun: str  # With its article, as in "an optimizer is expected here".
     options: Mapping[str, type]
     default: type | None
 
@@ -27,23 +34,26 @@ class Choice(NamedTuple):
 
 
 def choice_of(bases: tuple[type, ...], kinds: tuple[type, ...]) -> Choice:
-    """The classes of these bases: those of `kinds`, and the bases themselves.
+    """The classes with these bases: those of `kinds`, and the bases themselves.
 
-    An abstract base stands for the subclasses among `kinds`. One that can be made is
-    known from the annotation alone, and the first is the default if all can.
+    An abstract base stands for its subclasses among `kinds`. A concrete one is known
+    from the annotation alone. The first is the default if all of them are concrete.
     """
-    made = [base for base in bases if not inspect.isabstract(base)]
+    concrete = [base for base in bases if not inspect.isabstract(base)]
     found = [kind for kind in kinds if issubclass(kind, bases)]
-    options = {name_of(cls): cls for cls in (*made, *found)}
+    options = {name_of(cls): cls for cls in (*concrete, *found)}
+    title = _title(bases)
+    is_abstract = len(bases) == 1 and not concrete
     return Choice(
-        title=_title(bases),
+        title=title,
+        noun=with_article(title.lower()) if is_abstract else f"a table for {title}",
         options=MappingProxyType(options),
-        default=made[0] if made == list(bases) != [] else None,
+        default=concrete[0] if concrete == list(bases) != [] else None,
     )
 
 
 def _title(bases: tuple[type, ...]) -> str:
-    """What classes are called together: by their abstract base if they share one."""
+    """The common name of classes: that of their abstract base if they share one."""
     for shared in _abstract_bases(bases[0]) if len(bases) > 1 else ():
         if all(issubclass(base, shared) for base in bases):
             return title_of(shared)
@@ -57,32 +67,97 @@ def bases_of(annotation: Any) -> tuple[type, ...]:
 
 
 def root_choice(kinds: tuple[type, ...], kind: type | None) -> Choice:
-    """The classes of a whole document; `None` is a recipe, or what its name says."""
+    """The classes of a whole document.
+
+    If `kind` is `None`, its `name` is that of any class that the registry reaches, and
+    a document without one is a recipe.
+    """
     if kind is not None:
         return choice_of((kind,), kinds)
-    options = {name_of(cls): cls for cls in (Recipe, *kinds)}
-    return Choice("Recipe", MappingProxyType(options), Recipe)
+    options = {name_of(x): x for x in (Recipe, *kinds, *reachable(kinds), *kinds)}
+    return Choice("Module", "a table for Recipe", MappingProxyType(options), Recipe)
+
+
+def reachable(kinds: tuple[type, ...]) -> list[type]:
+    """Every class that may be somewhere in a document, recipes first."""
+    found: dict[type, None] = {}
+    waiting: list[type] = [*reversed(kinds), Recipe]
+    while waiting:
+        cls = waiting.pop()
+        if cls not in found:
+            found[cls] = None
+            waiting += reversed([x for f in fields_of(cls) for x in _parts(f, kinds)])
+    return list(found)
+
+
+def _parts(field: Any, kinds: tuple[type, ...]) -> list[type]:
+    """The classes that may be in a field."""
+    bases = [base for part in _parts_of(field.annotation) for base in bases_of(part)]
+    return [cls for base in bases for cls in choice_of((base,), kinds).options.values()]
+
+
+def _parts_of(annotation: Any) -> Iterator[Any]:
+    """An annotation and those of the items of tuples in it."""
+    yield annotation
+    for arm, _ in arms_of(annotation):
+        for item in items_of(arm) or ():
+            yield from _parts_of(item)
 
 
 def why_not(name: Any, choice: Choice, kinds: tuple[type, ...]) -> str:
     """Why no table here may have this name."""
-    others = (kind for kind in kinds if name_of(kind) == name)
-    other = next((f" but {_sort_of(kind)}" for kind in others), "")
-    near = suggestion(name, choice.options)
-    return f"{shown(name)} is no {choice.title}{other}; {near}"
+    if not isinstance(name, str):
+        return f"expected a name, got {shown(name)}; {suggestion(name, choice.options)}"
+    known = suggestion(name, choice.options)
+    for kind in kinds:
+        if name_of(kind) == name:
+            is_other = f"{shown(name)} is {_sort_of(kind)}"
+            return f"{is_other}; {choice.noun} is expected here; {known}"
+    return f"no {choice.title.lower()} is named {shown(name)}; {known}"
 
 
 def _sort_of(cls: type) -> str:
-    """What a class is, in the words of its most abstract base."""
+    """What a class is, by its most abstract base."""
     *_, base = (cls, *_abstract_bases(cls))
-    title = title_of(base)
-    return f"{'an' if title[0] in 'AEIOU' else 'a'} {title}"
+    return with_article(title_of(base).lower())
+
+
+def with_article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _abstract_bases(cls: type) -> list[type]:
-    """The abstract classes of ours that a class is one of, the nearest first."""
+    """The abstract classes of the library among the bases, the closest first."""
     return [
         base
         for base in cls.__mro__
         if inspect.isabstract(base) and base.__name__.startswith("Abstract")
     ]
+
+
+def written_as(value: Any, choice: Choice, notation: Notation) -> str | None:
+    """The table that a bare value, such as `"adamw"` or `0.1`, probably stands for."""
+    named = choice.options.get(value) if isinstance(value, str) else None
+    if named is not None:
+        required = {field.name: ... for field in fields_of(named) if field.required}
+        return notation.table({"name": name_of(named), **required})
+    for cls in dict.fromkeys((choice.default, *choice.options.values())):
+        if cls is not None and (key := _takes(cls, value)) is not None:
+            name = choice.name_of(cls)
+            tag = {} if name is None else {"name": name}
+            return notation.table(tag | {key: value})
+    return None
+
+
+def _takes(cls: type, value: Any) -> str | None:
+    """The first key of a class, if nothing else is required and it fits the value."""
+    first, *others = fields_of(cls) or (None,)
+    if first is None or any(field.required for field in others):
+        return None
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        return None
+    try:
+        cls(**{first.name: value})
+    except (TypeError, *REFUSALS):
+        return None
+    return first.name

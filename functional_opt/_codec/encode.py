@@ -9,42 +9,39 @@ import numpy as np
 from jax.core import Tracer
 
 from .choices import bases_of, Choice, choice_of, root_choice
-from .errors import ConfigError, place_text, shown
+from .errors import ConfigError, Location, location_text, shown
 from .fields import arms_of, fields_of, is_module, is_text, items_of, NONE
 
 
-Path = tuple[str | int, ...]
-
-
 def encode(kinds: tuple[type, ...], module: Any, kind: type | None) -> dict[str, Any]:
-    """The table that says a module."""
+    """Returns the table that describes a module."""
     encoder = Encoder(kinds)
     data = encoder.table(module, root_choice(kinds, kind), ())
     if encoder.problems:
-        raise ConfigError((place_text(path), text) for path, text in encoder.problems)
+        raise ConfigError((location_text(at), text) for at, text in encoder.problems)
     return data
 
 
 def plain_default(kinds: tuple[type, ...], value: Any, annotation: Any) -> Any:
-    """The plain data of a field's default; `None` also where there is none."""
+    """Returns the plain data of a default, `None` if it has none."""
     encoder = Encoder(kinds)
     data = encoder.value(value, annotation, ())
     return None if encoder.problems else data
 
 
 class Encoder:
-    """Walks through a module, and collects what has no plain data."""
+    """Walks through a module and collects the values that only Python can hold."""
 
     def __init__(self, kinds: tuple[type, ...]) -> None:
-        self.problems: list[tuple[Path, str]] = []
+        self.problems: list[tuple[Location, str]] = []
         self._kinds = kinds
 
-    def table(self, module: Any, choice: Choice, path: Path) -> Any:
-        """A module at a place where these classes may be."""
+    def table(self, module: Any, choice: Choice, path: Location) -> Any:
+        """Encodes a module where one of these classes is expected."""
         cls = type(module)
         if cls not in (*choice.options.values(), choice.default):
             known = ", ".join(choice.options) or "none"
-            text = f"{cls.__name__} is no class that may be here; known: {known}"
+            text = f"`{cls.__name__}` is not known here; known: {known}"
             return self._refuse(path, text)
         name = choice.name_of(cls)
         data = {} if name is None else {"name": name}
@@ -55,8 +52,8 @@ class Encoder:
             data[field.name] = self.value(value, field.annotation, (*path, field.name))
         return data
 
-    def value(self, value: Any, annotation: Any, path: Path) -> Any:
-        """A value of a field with this annotation, or of an item of a tuple."""
+    def value(self, value: Any, annotation: Any, path: Location) -> Any:
+        """Encodes the value of a field with this annotation, or an item of a tuple."""
         if is_module(type(value)):
             choice = choice_of(bases_of(annotation), self._kinds)
             return self.table(value, choice, path)
@@ -79,10 +76,29 @@ class Encoder:
                 ]
             case jax.Array() if value.shape == () and not isinstance(value, Tracer):
                 return _array(value)
-        return self._refuse(path, f"{shown(value)} has no plain data")
+        return self._refuse(path, _why_not(value))
 
-    def _refuse(self, path: Path, text: str) -> None:
+    def _refuse(self, path: Location, text: str) -> None:
         self.problems.append((path, text))
+
+
+def _why_not(value: Any) -> str:
+    """Why a value cannot be in a file, and what to do."""
+    match value:
+        case Tracer():
+            text = "a traced value has no number yet; encode outside of `jax.jit`"
+        case jax.Array() | np.ndarray():
+            text = f"only 0-d arrays fit in a file, this has shape {value.shape}"
+        case np.dtype():
+            text = "only dtypes in native byte order have a name"
+        case _ if callable(value):
+            text = (
+                "a function exists in Python only; use a module of the registry or a "
+                "rule such as `Where`"
+            )
+        case _:
+            text = "a value of this type exists in Python only"
+    return f"{text}; got {shown(value)}"
 
 
 def _none(annotation: Any) -> str | None:
@@ -91,7 +107,7 @@ def _none(annotation: Any) -> str | None:
 
 
 def _is_named(dtype: np.dtype) -> bool:
-    """Whether its name says all of a dtype: not so of another byte order."""
+    """Whether the name of a dtype is enough: it omits the byte order."""
     try:
         return jnp.dtype(dtype.name) == dtype
     except TypeError:
@@ -104,7 +120,7 @@ def _array(value: jax.Array) -> dict[str, Any]:
 
 
 def _item_annotations(annotation: Any, value: tuple[Any, ...]) -> Iterator[Any]:
-    """The annotation of each item of a tuple."""
+    """Yields the annotation of each item of a tuple."""
     for arm, _ in arms_of(annotation):
         items = items_of(arm) or ()
         if items[1:] == (...,):

@@ -1,73 +1,129 @@
 """Documents as text: TOML, YAML and JSON, by the suffix of a file."""
 
-import io
-import json
 import os
-import re
-import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
-import tomlkit
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
-from .decode import decode, Doubled
+from . import json_text, toml_text, yaml_text
+from .bounds import check_size, LARGEST
+from .decode import read
 from .encode import encode
-from .errors import ConfigError, place_text
+from .errors import ConfigError, Location, location_text, Position
+from .notation import Notation
+from .problems import Problem, Refused
+from .spans import located, Mistake, position, Span
 
 
 class Format(NamedTuple):
-    """How plain data becomes text, and text plain data."""
+    """How text becomes plain data and back, and where its keys and values are."""
 
     parse: Callable[[str], Any]
     write: Callable[[Any], str]
+    spans: Callable[[str], Iterator[Span]]
 
 
-def parse(text: str, format: str, source: str | None = None) -> Any:
-    """The plain data of a text, or `ConfigError` that says where it is no such text."""
+FORMATS = MappingProxyType(
+    {
+        "toml": Format(toml_text.parse, toml_text.write, toml_text.spans),
+        "yaml": Format(yaml_text.parse, yaml_text.write, yaml_text.spans),
+        "json": Format(json_text.parse, json_text.write, json_text.spans),
+    }
+)
+
+
+class Change(NamedTuple):
+    """A value that replaces another one of the document, and the argument for it."""
+
+    location: Location
+    argument: str
+
+
+class Document(NamedTuple):
+    """The plain data of a text, and the text itself for errors."""
+
+    data: Any
+    text: str
+    format: str
+    source: str
+    changes: tuple[Change, ...] = ()
+
+    def decode(self, kinds: tuple[type, ...], kind: type | None) -> Any:
+        """Builds the module that the document describes."""
+        is_toml = self.format == "toml"
+        header = toml_text.first_header(self.text) if is_toml else None
+        try:
+            return read(kinds, self.data, kind, Notation(self.format, header))
+        except Refused as refused:
+            raise self.error(refused.problems) from None
+
+    def error(self, problems: Iterable[Problem]) -> ConfigError:
+        """The error of a document with these mistakes, each with its position."""
+        problems = list(problems)
+        spans = FORMATS[self.format].spans(self.text)
+        found = located(problems, spans, self.text, self.source)
+        pairs = [(problem, self._changed(problem) or at) for problem, at in found]
+        return ConfigError(
+            ((location_text(x.location), x.text) for x, _ in pairs),
+            self.source,
+            (at for _, at in pairs),
+        )
+
+    def _changed(self, problem: Problem) -> Position | None:
+        """The last argument that has changed the value."""
+        for change in reversed(self.changes):
+            if problem.location[: len(change.location)] == change.location:
+                return Position(change.argument)
+        return None
+
+
+def parse(text: str, format: str, source: str = "<text>") -> Document:
+    """Reads a text, or raises `ConfigError` with the position of what is wrong."""
     try:
+        check_size(len(text))
         data = FORMATS[format].parse(text)
-    except ConfigError as error:
-        raise ConfigError(error.problems, source) from None
-    except RecursionError:
-        raise ConfigError([("", "there are too many levels")], source) from None
-    # An integer of thousands of digits, or a day that no calendar has.
-    except ValueError as error:
-        raise ConfigError([("", str(error))], source) from None
+        if data is None:
+            raise Mistake("the document is empty", 0)
+    except Refused as refused:
+        problems = [(location_text(x.location), x.text) for x in refused.problems]
+        raise ConfigError(problems, source) from None
+    except Mistake as mistake:
+        at = position(text, source, mistake.start, mistake.end)
+        raise ConfigError([("", mistake.text)], source, [at]) from None
     if isinstance(data, dict) and isinstance(data.get("$schema"), str):
-        del data["$schema"]  # How a JSON file tells an editor of its schema.
-    return data
+        del data["$schema"]  # By this key, a JSON file names its schema to editors.
+    return Document(data, text, format, source)
 
 
 def write(data: Any, format: str) -> str:
-    """Plain data as text that `parse` makes the same of."""
+    """Writes plain data as text from which `parse` reads the same data."""
     return FORMATS[format].write(data)
 
 
 def load(
     kinds: tuple[type, ...], path: str | os.PathLike[str], kind: type | None
 ) -> Any:
-    """The module that a file says."""
+    """Builds the module that a file describes."""
     source = os.fspath(path)
     format = format_of(path)
-    data = parse(decode_text(Path(path).read_bytes(), source), format, source)
-    try:
-        return decode(kinds, data, kind)
-    except ConfigError as error:
-        raise ConfigError(error.problems, source) from None
+    with Path(path).open("rb") as file:
+        content = file.read(LARGEST + 1)
+    return parse(decode_text(content, source), format, source).decode(kinds, kind)
 
 
-def decode_text(content: bytes, source: str | None = None) -> str:
-    """The text of a file, which is to be UTF-8."""
+def decode_text(content: bytes, source: str) -> str:
+    """The text of a file, which must be UTF-8."""
     try:
+        check_size(len(content))
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        found = content[error.start]
-        text = f"expected UTF-8, got the byte {found:#04x} at {error.start}"
-        raise ConfigError([("", text)], source) from None
+        before = content[: error.start].decode()
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        text = f"expected UTF-8, got the byte {content[error.start]:#04x}"
+        raise ConfigError([("", text)], f"{source}:{line}:{column}") from None
+    except Refused as refused:
+        raise ConfigError([("", x.text) for x in refused.problems], source) from None
 
 
 def save(
@@ -76,133 +132,23 @@ def save(
     path: str | os.PathLike[str],
     kind: type | None,
 ) -> None:
-    """Writes the file that says a module."""
+    """Writes the file that describes a module."""
     text = write(encode(kinds, module, kind), format_of(path))
     try:
         content = text.encode()
     except UnicodeEncodeError as error:
         wrong = error.object[error.start]
-        raise ConfigError([("", f"{wrong!r} is nothing that UTF-8 has")]) from None
+        raise ConfigError([("", f"UTF-8 cannot represent {wrong!r}")]) from None
     Path(path).write_bytes(content)
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
-    """The format that a path says by its suffix."""
+    """The format of a file, by its suffix."""
     suffix = Path(path).suffix.lower().removeprefix(".")
     format = "yaml" if suffix == "yml" else suffix
     if format not in FORMATS:
         raise ValueError(
-            f"A document is a file that ends in .toml, .yaml, .yml or .json, got "
+            "The name of a document must end in .toml, .yaml, .yml or .json, got "
             f"{os.fspath(path)!r}."
         )
     return format
-
-
-def _fail(text: str, line: int | None = None, column: int | None = None) -> NoReturn:
-    where = "" if line is None else f"line {line}, column {column}: "
-    raise ConfigError([("", f"{where}{text}")])
-
-
-def _parse_toml(text: str) -> Any:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        # Its line and column are attributes only in newer versions of Python.
-        message, _, place = str(error).removesuffix(")").rpartition(" (at ")
-        line, column = map(int, re.findall(r"\d+", place) or _end(text))
-        _fail(message, line, column)
-
-
-def _end(text: str) -> tuple[int, int]:
-    """The line and the column after the last character."""
-    lines = text.split("\n")
-    return len(lines), len(lines[-1]) + 1
-
-
-def _write_toml(data: Any) -> str:
-    for path in _paths_of_none(data, ()):
-        raise ConfigError([(place_text(path), "TOML has no word for None")])
-    return tomlkit.dumps(data)
-
-
-def _paths_of_none(data: Any, path: tuple[str | int, ...]) -> Any:
-    if data is None:
-        yield path
-    elif isinstance(data, dict):
-        for key, value in data.items():
-            yield from _paths_of_none(value, (*path, key))
-    elif isinstance(data, list):
-        for number, value in enumerate(data):
-            yield from _paths_of_none(value, (*path, number))
-
-
-def _parse_yaml(text: str) -> Any:
-    try:
-        for event in _yaml().parse(text):
-            if getattr(event, "tag", None) is not None:
-                mark = event.start_mark
-                _fail(
-                    f"documents have no tags, got {event.tag}",
-                    mark.line + 1,
-                    mark.column + 1,
-                )
-        return _yaml().load(text)
-    except MarkedYAMLError as error:
-        problem = " ".join(str(error.problem or error.context).split())
-        mark = error.problem_mark or error.context_mark
-        _fail(problem, mark.line + 1, mark.column + 1)
-    except YAMLError as error:
-        _fail(" ".join(str(error).split()))
-
-
-def _write_yaml(data: Any) -> str:
-    stream = io.StringIO()
-    _yaml().dump(data, stream)
-    return stream.getvalue()
-
-
-def _yaml() -> YAML:
-    """YAML 1.2, in which 1e-3 is a number and `off` a word."""
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # pyright: ignore[reportAttributeAccessIssue]
-    yaml.width = 2**16
-    return yaml
-
-
-def _parse_json(text: str) -> Any:
-    try:
-        return json.loads(
-            text, object_pairs_hook=_object, parse_constant=_no_json_constant
-        )
-    except json.JSONDecodeError as error:
-        _fail(error.msg, error.lineno, error.colno)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    seen: set[str] = set()
-    for key, _ in pairs:
-        if key in seen:
-            return Doubled(pairs, key)
-        seen.add(key)
-    return dict(pairs)
-
-
-def _no_json_constant(word: str) -> NoReturn:
-    _fail(f"JSON has no word {word}")
-
-
-def _write_json(data: Any) -> str:
-    try:
-        return json.dumps(data, indent=2, allow_nan=False) + "\n"
-    except ValueError:
-        _fail("JSON has no infinities; TOML and YAML have")
-
-
-FORMATS = MappingProxyType(
-    {
-        "toml": Format(_parse_toml, _write_toml),
-        "yaml": Format(_parse_yaml, _write_yaml),
-        "json": Format(_parse_json, _write_json),
-    }
-)

@@ -1,4 +1,4 @@
-"""How pydantic reads what is no table and no list: numbers, words and 0-d arrays."""
+"""How pydantic reads numbers, words and 0-d arrays."""
 
 import functools
 import math
@@ -21,7 +21,7 @@ from pydantic import (
 
 from .._config import holds, limit_text
 from .errors import shown, suggestion
-from .problems import refusal, reworded
+from .problems import Info, Problem, reworded
 from .tables import table
 
 
@@ -59,11 +59,27 @@ DTYPES = (
 )
 
 
+Check = Callable[[Any, Info], Any]
+
+
 def finite(value: float) -> bool:
     return math.isfinite(value)
 
 
 FINITE = Predicate(finite)
+
+
+def noun_of(sort: str, limits: tuple[Any, ...]) -> str:
+    """A number in words, such as "a positive integer"."""
+    intervals = [x for x in limits if isinstance(x, Interval)]
+    if not intervals:
+        return f"{'an' if sort == 'integer' else 'a'} {sort}"
+    limit = intervals[0]
+    if limit == Interval(gt=0) or (limit == Interval(ge=1) and sort == "integer"):
+        return f"a positive {sort}"
+    if limit == Interval(ge=0):
+        return f"a non-negative {sort}"
+    return f"{'an' if sort == 'integer' else 'a'} {sort} {limit_text(limit)}"
 
 
 def number_wire(limits: tuple[Any, ...]) -> Any:
@@ -83,7 +99,7 @@ def _as_int(value: Any) -> Any:
 
 
 def _within(limits: tuple[Any, ...], schema: dict[str, Any]) -> list[Any]:
-    """The checks of the limits, and the schema of an editor that checks them too."""
+    """The checks of limits, and the schema that lets editors check them too."""
     bounds = {
         word: bound
         for limit in limits
@@ -100,16 +116,16 @@ def _within(limits: tuple[Any, ...], schema: dict[str, Any]) -> list[Any]:
     return [*checks, WithJsonSchema({**schema, **bounds})]
 
 
-def _checks(limits: tuple[Any, ...]) -> list[Callable[[Any], Any]]:
+def _checks(limits: tuple[Any, ...]) -> list[Check]:
     return [_check_of(x) for x in limits if isinstance(x, Interval | Predicate)]
 
 
-def _check_of(limit: Interval | Predicate) -> Callable[[Any], Any]:
-    def check(value: Any) -> Any:
+def _check_of(limit: Interval | Predicate) -> Check:
+    def check(value: Any, info: Info) -> Any:
         number = value if isinstance(value, int) else float(value)
         if not holds(limit, number):
             text = f"must be {limit_text(limit)}, got {shown(number)}"
-            raise refusal(((), text))
+            raise info.context.refusal(Problem((), text))
         return value
 
     return check
@@ -125,18 +141,18 @@ def dtype_wire(limits: tuple[Any, ...]) -> Any:
 
 
 def _dtype_wire(names: tuple[str, ...]) -> Any:
-    def read(value: Any) -> np.dtype:
+    def read(value: Any, info: Info) -> np.dtype:
         if isinstance(value, str) and value in names:
             return jnp.dtype(value)
-        near = suggestion(value, names)
-        raise refusal(((), f"expected a dtype, got {shown(value)}; {near}"))
+        text = f"expected a dtype, got {shown(value)}; {suggestion(value, names)}"
+        raise info.context.refusal(Problem((), text))
 
     schema = WithJsonSchema({"type": "string", "enum": list(names)})
     return Annotated[Any, PlainValidator(read), schema]
 
 
 def literal_wires(annotation: Any) -> list[tuple[str, Any]]:
-    """The wires of a `Literal`, one for each sort of its values."""
+    """The wires of a `Literal`: one for each sort of its values."""
     by_sort: dict[str, list[Any]] = {}
     for word in get_args(annotation):
         by_sort.setdefault(SORTS[type(word)], []).append(word)
@@ -144,18 +160,18 @@ def literal_wires(annotation: Any) -> list[tuple[str, Any]]:
 
 
 def _literal_wire(words: list[Any]) -> Any:
-    def read(value: Any) -> Any:
+    def read(value: Any, info: Info) -> Any:
         for word in words:
             if word == value and isinstance(word, bool) is isinstance(value, bool):
                 return word
-        near = suggestion(value, map(str, words))
-        raise refusal(((), f"{shown(value)} is not allowed; {near}"))
+        text = f"{shown(value)} is not allowed; {suggestion(value, map(str, words))}"
+        raise info.context.refusal(Problem((), text))
 
     return Annotated[Any, PlainValidator(read), WithJsonSchema({"enum": words})]
 
 
 def array_wire(annotation: Any, limits: tuple[Any, ...]) -> Any:
-    """`{array = 0.9, dtype = "float32"}`; without a dtype it is weakly typed."""
+    """`{array = 0.9, dtype = "float32"}`; weakly typed without a dtype."""
     wire = _array_table(tuple(name for name in DTYPES if name in annotation.dtypes))
     return Annotated[wire, *(AfterValidator(check) for check in _checks(limits))]
 
@@ -171,25 +187,27 @@ def _array_table(dtypes: tuple[str, ...]) -> Any:
     return Annotated[wire, WrapValidator(_read_array)]
 
 
-def _read_array(given: Any, validate: Callable[[Any], Any]) -> jax.Array:
+def _read_array(given: Any, validate: Callable[[Any], Any], info: Info) -> jax.Array:
     try:
         given = validate(given)
     except ValidationError as error:
-        raise reworded(error, "an array", ["array", "dtype"]) from None
+        keys = ["array", "dtype"]
+        raise reworded(error, "an array", keys, info.context) from None
     dtype = given.get("dtype")
     if dtype is None:
         return jnp.asarray(given["array"])
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
-        text = f"{dtype.name} takes `jax.config.update('jax_enable_x64', True)`"
-        raise refusal((("dtype",), text))
+        text = f"{dtype.name} requires `jax.config.update('jax_enable_x64', True)`"
+        raise info.context.refusal(Problem(("dtype",), text))
     with np.errstate(over="ignore"):
         return jnp.asarray(np.asarray(given["array"]).astype(dtype))
 
 
 def no_wire() -> Any:
-    """For what has no plain data, as a function."""
+    """For fields that hold what only Python has, such as functions."""
 
-    def read(value: Any) -> Any:
-        raise refusal(((), f"only Python can set this key, got {shown(value)}"))
+    def read(value: Any, info: Info) -> Any:
+        text = f"this key can only be set in Python, got {shown(value)}"
+        raise info.context.refusal(Problem((), text))
 
     return Annotated[Any, PlainValidator(read), WithJsonSchema({"not": {}})]

@@ -1,4 +1,4 @@
-"""The `TypedDict` that pydantic holds a table to."""
+"""The `TypedDict` by which pydantic checks a table."""
 
 from typing import Any
 
@@ -17,9 +17,9 @@ def table(key: str, keys: dict[str, Any], cls: type) -> Any:
 
     **Arguments:**
 
-    - `key`: what a JSON Schema calls it.
+    - `key`: its name in a JSON Schema.
     - `keys`: the type of each key.
-    - `cls`: the class whose name and docstring an editor shows.
+    - `cls`: the class whose name and docstring editors show.
     """
     wire = TypedDict(key, keys)
     wire.__doc__ = summary_of(cls)

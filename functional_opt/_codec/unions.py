@@ -1,10 +1,9 @@
-"""One place for several types: what a value is, says which of them is read."""
+"""Locations that accept several types: the sort of the value selects which is read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, Union
 
 from pydantic import (
-    BeforeValidator,
     Discriminator,
     Field,
     PlainValidator,
@@ -16,18 +15,21 @@ from pydantic import (
 
 from .errors import shown
 from .fields import NONE
-from .problems import MARK, nearest, refusal
+from .problems import Info, MARK, nearest, Problem, Reading
 
 
-EXPECTED = (
-    ("boolean", "a valid boolean"),
-    ("integer", "a valid integer"),
-    ("number", "a valid number"),
-    ("text", "a valid string"),
+# By sort, in the order in which errors list them.
+NOUNS = (
+    ("boolean", "true or false"),
+    ("integer", "an integer"),
+    ("number", "a number"),
+    ("text", "a string"),
     ("list", "a list"),
     ("table", "a table"),
-    ("none", NONE),
+    ("none", repr(NONE)),
 )
+
+Hint = Callable[[Any, Reading], str | None]
 
 
 def tagged(wires: Mapping[str, Any], tag_of: Callable[[Any], str | None]) -> Any:
@@ -46,48 +48,62 @@ def first_of(wires: list[Any]) -> Any:
     if len(wires) == 1:
         return wires[0]
 
-    def read(value: Any, validate: Callable[[Any], Any]) -> Any:
+    def read(value: Any, validate: Callable[[Any], Any], info: Info) -> Any:
         try:
             return validate(value)
         except ValidationError as error:
-            raise nearest(error) from None
+            raise nearest(error, info.context) from None
 
     union = Annotated[Union[tuple(wires)], Field(union_mode="left_to_right")]  # noqa: UP007
     return Annotated[union, WrapValidator(read)]
 
 
 def union_wire(
-    wires: Mapping[str, Any], nouns: Mapping[str, str], *, has_word: bool
+    wires: Mapping[str, Any],
+    nouns: Mapping[str, str],
+    *,
+    has_word: bool,
+    hint: Hint = lambda value, reading: None,
 ) -> Any:
-    """One wire for each sort of data that a place takes.
+    """One wire for each sort of data that a location accepts.
 
     **Arguments:**
 
     - `wires`: by sort: boolean, integer, number, text, list, table, array or none.
-    - `nouns`: what is expected of a sort, where there is more to say than of all.
-    - `has_word`: whether a word stands for None.
+    - `nouns`: names of sorts that are more specific than the usual ones.
+    - `has_word`: whether a word stands for `None`.
+    - `hint`: suggests what to write in place of a value of another sort.
     """
-    if len(wires) == 1 and "none" not in wires:
-        (wire,) = wires.values()
-        return wire
     wires = dict(wires)
     if "none" in wires and has_word:
         wires["none"] = WORD_FOR_NONE
     if "integer" in wires and (number := wires.get("number")) is not None:
         wires["number"] = Annotated[number, NotWhole()]
+    sorts = set(wires)
 
     def sort_of(value: Any) -> str | None:
         if has_word and isinstance(value, str) and value == NONE:
             return "none" if "none" in wires else "text"
         return next((sort for sort in _sorts_of(value) if sort in wires), None)
 
-    def check(value: Any) -> Any:
+    def read(value: Any, validate: Callable[[Any], Any], info: Info) -> Any:
+        reading = info.context
+        if reading.is_full:
+            return None
         if sort_of(value) is None:
-            text = f"expected {_expected(wires, nouns)}, got {shown(value)}"
-            raise refusal(((), text))
-        return value
+            text = f"expected {expected(sorts, nouns)}, got {shown(value)}"
+            meant = hint(value, reading)
+            more = "" if meant is None else f"; write {meant}"
+            raise reading.refusal(Problem((), text + more))
+        return validate(value)
 
-    return Annotated[tagged(wires, sort_of), BeforeValidator(check)]
+    return Annotated[tagged(wires, sort_of), WrapValidator(read)]
+
+
+def expected(sorts: Collection[str], nouns: Mapping[str, str]) -> str:
+    """The sorts of data that a location accepts, in words."""
+    named = {**dict(NOUNS), **nouns}.items()
+    return " or ".join(noun for sort, noun in named if sort in sorts)
 
 
 NOTHING = Annotated[Any, WithJsonSchema({"not": {}})]
@@ -122,11 +138,5 @@ def _sorts_of(value: Any) -> tuple[str, ...]:
             return ("list",)
         case dict():
             is_array = "array" in value and "name" not in value
-            return ("array", "table") if is_array else ("table", "array")
+            return ("array", "table") if is_array else ("table",)
     return ()
-
-
-def _expected(wires: Mapping[str, Any], nouns: Mapping[str, str]) -> str:
-    """What a place takes, in words."""
-    known = {**dict(EXPECTED), **nouns}
-    return " or ".join(noun for sort, noun in known.items() if sort in wires)

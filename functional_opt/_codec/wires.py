@@ -1,8 +1,8 @@
-"""What pydantic is to validate, made from the annotated fields of modules.
+"""What pydantic validates, derived from the annotated fields of modules.
 
-Never the modules themselves: pydantic makes a dataclass without its `__init__` and
-`__check_init__`. Each class has a wire, a strict `TypedDict` of its fields; what it
-lets through is given to the class.
+Never the modules themselves: pydantic builds a dataclass without its `__init__` and
+`__check_init__`. Each class has a wire, a strict `TypedDict` of its fields, and is
+called with the values that pass it.
 """
 
 import functools
@@ -21,7 +21,6 @@ from typing import (
 import numpy as np
 import typing_extensions
 from pydantic import (
-    BeforeValidator,
     ConfigDict,
     Field as Described,
     TypeAdapter,
@@ -30,11 +29,29 @@ from pydantic import (
 )
 
 from .._registry import name_of
-from .choices import bases_of, Choice, choice_of, root_choice, why_not
+from .choices import (
+    bases_of,
+    Choice,
+    choice_of,
+    REFUSALS,
+    root_choice,
+    why_not,
+    written_as,
+)
 from .encode import plain_default
 from .errors import shown
 from .fields import arms_of, Field, fields_of, is_scalar_array, is_text, items_of
-from .problems import refusal, refusal_of_module, reworded
+from .problems import (
+    About,
+    CLASS,
+    HABITS,
+    Info,
+    MOST_PROBLEMS,
+    Problem,
+    Reading,
+    refusal_of_module,
+    reworded,
+)
 from .scalars import (
     array_wire,
     dtype_wire,
@@ -42,10 +59,11 @@ from .scalars import (
     integer_wire,
     literal_wires,
     no_wire,
+    noun_of,
     number_wire,
 )
 from .tables import table
-from .unions import first_of, tagged, union_wire
+from .unions import expected, first_of, tagged, union_wire
 
 
 # To pyright it is syntax.
@@ -54,7 +72,7 @@ TypeAliasType: Any = typing_extensions.TypeAliasType
 
 @functools.lru_cache(maxsize=64)
 def adapter_of(kinds: tuple[type, ...], kind: type | None) -> TypeAdapter:
-    """What validates a document that says a module of this kind."""
+    """Validates a document that describes a module of this kind."""
     wires = Wires(kinds)
     root: Any = wires.of_tables(root_choice(kinds, kind))
     adapter = TypeAdapter(root, config=ConfigDict(defer_build=True))
@@ -63,10 +81,10 @@ def adapter_of(kinds: tuple[type, ...], kind: type | None) -> TypeAdapter:
 
 
 class Wires:
-    """The wires of the modules of one registry, by what they are called.
+    """The wires of the modules of one registry, by alias.
 
-    A place that takes tables refers to them by an alias, so that a module can hold
-    modules of its own kind.
+    A location that accepts tables refers to them by an alias, so that a module can
+    hold modules of its own kind.
     """
 
     def __init__(self, kinds: tuple[type, ...]) -> None:
@@ -76,7 +94,7 @@ class Wires:
         self.tables: dict[tuple[type, bool], Any] = {}
 
     def of_tables(self, choice: Choice) -> ForwardRef:
-        """The wire of a place that takes tables of these classes."""
+        """The wire of a location that accepts tables of these classes."""
         key = (choice.title, *choice.options.items(), choice.default)
         if key not in self._known:
             alias = self._new_alias(choice)
@@ -97,11 +115,11 @@ class Wires:
             for cls in classes
             if cls is not None
         }
-        check = BeforeValidator(_check_of(choice, self._kinds))
+        check = WrapValidator(_check_of(choice, self._kinds))
         return Annotated[tagged(named, lambda table: _tag(table, choice)), check]
 
     def _table(self, cls: type, is_default: bool) -> Any:
-        """The wire of one class, and the class made of what it lets through."""
+        """The wire of one class, and the module built from the values that pass."""
         if (cls, is_default) not in self.tables:
             wire = self._keys_of(cls, is_default)
             self.tables[cls, is_default] = Annotated[wire, WrapValidator(_maker(cls))]
@@ -119,16 +137,28 @@ class Wires:
 
     def _of_field(self, field: Field) -> Any:
         wire = self._of_annotation(field.annotation, (FINITE,))
-        default = plain_default(self._kinds, field.default, field.annotation)
-        extra = {} if field.required else {"default": default}
+
+        def add_default(schema: dict[str, Any]) -> None:
+            if not field.required:
+                default = plain_default(self._kinds, field.default, field.annotation)
+                schema["default"] = default
+
         return Annotated[
             wire,
             Described(
                 title=field.name,
                 description=field.meaning or None,
-                json_schema_extra=extra,
+                json_schema_extra=add_default,
             ),
         ]
+
+    def expected_of(self, annotation: Any) -> str:
+        """What a field with this annotation accepts, in words."""
+        bases = bases_of(annotation)
+        nouns = {"table": choice_of(bases, self._kinds).noun} if bases else {}
+        types = arms_of(annotation, (FINITE,))
+        sorts = [sort for arm, limits in types for sort, _ in self._of_arm(arm, limits)]
+        return expected({*nouns, *sorts}, nouns | _nouns(types))
 
     def _of_annotation(self, annotation: Any, limits: tuple[Any, ...] = ()) -> Any:
         arms: dict[str, list[Any]] = {}
@@ -142,10 +172,16 @@ class Wires:
                 arms.setdefault(sort, []).append(wire)
         if not arms:
             return no_wire()
-        wires = {sort: first_of(several) for sort, several in arms.items()}
-        nouns = {"table": f"a table for {choice.title}"} | _nouns(types)
-        has_word = not any(is_text(arm) for arm, _ in types)
-        return union_wire(wires, nouns, has_word=has_word)
+
+        def hint(value: Any, reading: Reading) -> str | None:
+            return written_as(value, choice, reading.notation) if bases else None
+
+        return union_wire(
+            {sort: first_of(several) for sort, several in arms.items()},
+            {"table": choice.noun} | _nouns(types),
+            has_word=not any(is_text(arm) for arm, _ in types),
+            hint=hint,
+        )
 
     def _of_arm(self, arm: Any, limits: tuple[Any, ...]) -> list[tuple[str, Any]]:
         """The wires of a type by the sort of data that they read."""
@@ -171,39 +207,55 @@ class Wires:
         wires = tuple(
             item if item is Ellipsis else self._of_annotation(item) for item in items
         )
-        return Annotated[tuple[wires], BeforeValidator(_as_tuple)]
+        return Annotated[tuple[wires], Described(strict=False)]
 
 
 def _nouns(types: list[tuple[Any, Any]]) -> dict[str, str]:
-    """What is expected of a word, if not any word will do."""
+    """More specific names of sorts: the range of a number, the words allowed."""
     arms = [arm for arm, _ in types]
     words = [x for arm in arms if get_origin(arm) is Literal for x in get_args(arm)]
     nouns = [repr(word) for word in words if isinstance(word, str)]
     nouns += ["a dtype"] if np.dtype in arms else []
-    return {"text": " or ".join(nouns)} if nouns and str not in arms else {}
+    texts = {"text": " or ".join(nouns)} if nouns and str not in arms else {}
+    sorts = {int: "integer", float: "number"}
+    numbers = {sorts[x]: noun_of(sorts[x], y) for x, y in types if x in sorts}
+    return numbers | texts
 
 
-def _as_tuple(value: Any) -> Any:
-    if not isinstance(value, list | tuple):
-        raise refusal(((), f"expected a list, got {shown(value)}"))
-    return tuple(value)
+Validator = Callable[[Any, Callable[[Any], Any], Info], Any]
 
 
-def _check_of(choice: Choice, kinds: tuple[type, ...]) -> Callable[[Any], Any]:
-    def check(value: Any) -> Any:
-        if not isinstance(value, dict):
-            text = f"expected a table for {choice.title}, got {shown(value)}"
-            raise refusal(((), text))
-        name = value.get("name")
-        if "name" not in value and choice.default is None:
-            known = ", ".join(choice.options) or "none"
-            text = f"required key of {choice.title} is missing; known: {known}"
-            raise refusal((("name",), text))
-        if "name" in value and not (isinstance(name, str) and name in choice.options):
-            raise refusal((("name",), why_not(name, choice, kinds)))
-        return value
+def _check_of(choice: Choice, kinds: tuple[type, ...]) -> Validator:
+    def check(value: Any, validate: Callable[[Any], Any], info: Info) -> Any:
+        problem = _problem_of(value, choice, kinds, info.context)
+        if problem is not None:
+            raise info.context.refusal(problem)
+        return validate(value)
 
     return check
+
+
+def _problem_of(
+    value: Any, choice: Choice, kinds: tuple[type, ...], reading: Reading
+) -> Problem | None:
+    """What is wrong with a value before its class is known."""
+    if not isinstance(value, dict):
+        text = f"expected {choice.noun}, got {shown(value)}"
+        is_joined = isinstance(value, str) and ":" in value
+        if is_joined and reading.notation.format == "yaml":
+            text += "; YAML requires a space after a colon"
+        return Problem((), text)
+    if "name" in value:
+        name = value["name"]
+        is_known = isinstance(name, str) and name in choice.options
+        return None if is_known else Problem(("name",), why_not(name, choice, kinds))
+    if choice.default is not None:
+        return None
+    known = f"known: {', '.join(choice.options) or 'none'}"
+    for key in value:
+        if HABITS.get(key) is CLASS:
+            return Problem((key,), f"{CLASS.text()}; {known}", About.KEY)
+    return Problem(("name",), f"the name of {choice.noun} is required; {known}")
 
 
 def _tag(table: dict[str, Any], choice: Choice) -> str:
@@ -211,19 +263,28 @@ def _tag(table: dict[str, Any], choice: Choice) -> str:
     return "" if cls is None else choice.name_of(cls) or ""
 
 
-def _maker(cls: type) -> Callable[[Any, Callable[[Any], Any]], Any]:
+def _maker(cls: type) -> Validator:
     keys = [field.name for field in fields_of(cls)]
+    most = len(keys) + MOST_PROBLEMS
 
-    def make(value: Any, validate: Callable[[Any], Any]) -> Any:
+    def make(
+        value: Any,
+        validate: Callable[[Any], Any],
+        info: Info,
+    ) -> Any:
+        reading = info.context
+        if len(value) > most:
+            text = f"{cls.__name__} has {len(keys)} keys, got {len(value):,}"
+            raise reading.refusal(Problem((), text))
         try:
             given = validate(value)
         except ValidationError as error:
-            raise reworded(error, cls.__name__, keys) from None
+            raise reworded(error, cls.__name__, keys, reading) from None
+        if reading.is_full:
+            return None
         try:
             return cls(**{key: given[key] for key in keys if key in given})
-        # `OverflowError` and `RecursionError` are what `re.compile` has for patterns
-        # that are too much for it.
-        except (ValueError, OverflowError, RecursionError) as error:
-            raise refusal_of_module(cls, error) from None
+        except REFUSALS as error:
+            raise refusal_of_module(cls, error, reading) from None
 
     return make

@@ -1,4 +1,4 @@
-"""An instance of any class: its defaults, and something sound where it has none."""
+"""An instance of any class: its defaults, and a valid value where it has none."""
 
 import itertools
 from collections.abc import Iterator
@@ -7,10 +7,9 @@ from typing import Any, get_args, get_origin, Literal
 import jax.numpy as jnp
 import numpy as np
 from annotated_types import Interval, Predicate
-
-from .._codec.choices import bases_of, choice_of
-from .._codec.fields import arms_of, Field, fields_of, items_of
-from .._config import holds
+from functional_opt._codec.choices import bases_of, choice_of
+from functional_opt._codec.fields import arms_of, Field, fields_of, items_of
+from functional_opt._config import holds
 
 
 PREFERRED = ("adamw", "cosine")
