@@ -121,7 +121,9 @@ def main():
     if jax.process_index() == 0:
         assert checkpoints.steps == (STEP - 1, STEP)  # does not wait for the others
     if jax.process_index() > 0:  # as where the last one shows late
-        checkpoints = type("Late", (fo.Checkpoints,), {"latest": STEP - 1})(own)
+        checkpoints = fo.Checkpoints(own)
+        late = dict(list(checkpoints._opened.published().items())[:-1])
+        object.__setattr__(checkpoints._opened, "published", lambda: late)
     assert_restored(checkpoints, staged, meshes)
 
 

@@ -1,8 +1,8 @@
-"""What can be wrong with a checkpoint."""
+"""The ways in which a checkpoint does not fit or cannot be read."""
 
 
 class DamagedError(ValueError):
-    """A checkpoint that is not as it was written."""
+    """A checkpoint that differs from what was written."""
 
 
 class DifferentError(ValueError):

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 # What JSON has of it: {"dtype": ..., "shape": ...} for an array, with the "impl" of a
@@ -26,6 +27,14 @@ def record_of(leaf: Any) -> Record | None:
 def is_key(leaf: Any) -> bool:
     """Whether a leaf is an array of typed PRNG keys."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def is_storable(dtype: Any) -> bool:
+    """Whether arrays of this dtype can be written."""
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return True
+    is_number = jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_)
+    return is_number and not dtype == np.longdouble
 
 
 def is_array(record: Record | None) -> bool:
@@ -67,13 +76,13 @@ def difference_text(
     - `saved`: the records of the checkpoint.
     """
     known = set(paths)
-    extra = [p for p, theirs in saved.items() if p not in known and _counts(p, theirs)]
+    extra = [p for p, theirs in saved.items() if p not in known and counts(p, theirs)]
     for path in paths:
         mine, theirs = here.get(path), saved.get(path)
-        if theirs is None and (path in required or _counts(path, mine)):
+        if theirs is None and (path in required or counts(path, mine)):
             other = f", which has `{extra[0]}` instead" if extra else ""
             return f"`{path}` is {_text(mine)} here, and not in the checkpoint{other}"
-        if theirs is not None and path in here and not _fits(path, mine, theirs):
+        if theirs is not None and path in here and not fits(path, mine, theirs):
             return (
                 f"`{path}` is {_text(mine)} here, and {_text(theirs)} in the checkpoint"
             )
@@ -82,17 +91,17 @@ def difference_text(
     return None
 
 
-def _counts(path: str, record: Record | None) -> bool:
+def counts(path: str, record: Record | None) -> bool:
     """Whether a leaf must be on both sides. Numbers of a model may be left out."""
     return is_array(record) or (record is not None and path.startswith("state"))
 
 
-def _fits(path: str, mine: Record | None, theirs: Record) -> bool:
+def fits(path: str, mine: Record | None, theirs: Record) -> bool:
     if mine is None or is_array(mine) != is_array(theirs):
         return False
     if is_array(mine):
         return (mine["dtype"], mine["shape"]) == (theirs["dtype"], theirs["shape"])
-    if _counts(path, theirs):
+    if counts(path, theirs):
         return type(mine["value"]) is type(theirs["value"])
     return repr(mine["value"]) == repr(theirs["value"])
 

@@ -1,138 +1,156 @@
-"""Checkpoints on disk: an array a leaf, under its path, written and read by Orbax.
+"""Saves and restores in a directory: what needs Orbax, TensorStore and etils."""
 
-Every process writes the shards that it has, and says in a file of its own what it
-wrote. Orbax renames the directory once all of them are done.
-"""
-
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
 
-from .arrays import digest, read_leaves, write_leaves
-from .errors import DamagedError, DifferentError
-from .records import difference_text, from_bytes, Record, to_bytes
+from . import directory as directories
+from .background import Background
+from .content import Content as Content, Copy as Copy
+from .directory import (
+    AbstractDirectory,
+    ITEM,
+    MANIFEST,
+    open_directory as open_directory,
+)
+from .errors import DifferentError
+from .merging import first_difference
+from .processes import from_all, from_first
+from .reading import FORMAT as FORMAT, read_leaves, read_manifest as read_manifest
+from .records import difference_text, Record
+from .saving import Save
+from .trees import Training
 
 
-MANIFEST = "leaves.json"
+SHORT = 2000  # of the characters of an error, what all processes are told
 
 
-class LeavesHandler(ocp.CheckpointHandler):
-    """Writes and reads the leaves of one checkpoint, when Orbax's manager asks for it.
+@dataclass(frozen=True)
+class Saver:
+    """Saves to a directory, of which the first process looks after what is there."""
 
-    **Arguments:**
+    directory: AbstractDirectory
+    keep: int | None
+    background: Background
 
-    - `paths`: of all leaves, in order.
-    - `required`: those that the checkpoint must have.
-    """
+    def save(self, step: int, content: Content, wait: bool) -> None:
+        verdict = _from_first(lambda: self._begin(step))
+        path = self.directory.path / verdict["name"]
+        if verdict["exists"]:
+            self._check_same(step, path, content)
+            return
+        token = verdict["token"]
+        if wait:
+            Save(self.directory, step, path, token, self.keep, content).run()
+            return
+        save = Save(self.directory, step, path, token, self.keep, content.copied())
+        self.background.start(save, save.run)
 
-    def __init__(self, paths: Sequence[str] = (), required: Collection[str] = ()):
-        self._paths = paths
-        self._required = required
-
-    def save(self, directory: epath.Path, args: "Save") -> None:
-        """Writes what this process has, a stage at a time."""
-        records: dict[str, Record] = {}
-        for leaves in args.written:
-            records.update(write_leaves(directory, leaves))
-        copies = [
-            (path, stage, found)
-            for stage, leaves in enumerate(args.copies)
-            for path, leaf in leaves.items()
-            if (found := digest(leaf)) is not None
-        ]
-        own = directory / f"{jax.process_index()}.{MANIFEST}"
-        own.write_bytes(to_bytes({"leaves": records, "copies": copies}))
-
-    def finalize(self, directory: epath.Path) -> None:
-        """Makes one list of what all processes wrote. The first of them is to do it."""
-        parts = [p for p in directory.iterdir() if p.name.endswith(f".{MANIFEST}")]
-        contents = [from_bytes(part.read_bytes()) for part in parts]
-        found = {k: v for content in contents for k, v in content["leaves"].items()}
-        for path in self._paths:
-            if path in self._required and path not in found:
-                raise ValueError(
-                    f"No process has written `{path}` to `{directory}`, so there is "
-                    "no checkpoint. All processes must see the same directory."
-                )
-        _check_copies(tuple(c) for content in contents for c in content["copies"])
-        records = {path: found[path] for path in self._paths if path in found}
-        (directory / MANIFEST).write_bytes(to_bytes({"leaves": records}))
-        for part in parts:
-            part.unlink()
-
-    def restore(self, directory: epath.Path, args: "Restore") -> list[list[Any]]:
-        """Reads what takes the places of the leaves of this process."""
-        records = _records(directory)
-        different = difference_text(self._paths, self._required, args.records, records)
-        if different is not None:
-            raise DifferentError(different)
-        return [read_leaves(directory, held, records) for held in args.by_stage]
-
-
-@ocp.args.register_with_handler(LeavesHandler, for_save=True)
-@dataclass
-class Save(ocp.args.CheckpointArgs):
-    """For each stage, by path, the leaves to write, and those that others have too."""
-
-    written: Sequence[Mapping[str, Any]]
-    copies: Sequence[Mapping[str, Any]]
-
-
-@ocp.args.register_with_handler(LeavesHandler, for_restore=True)
-@dataclass
-class Restore(ocp.args.CheckpointArgs):
-    """For each stage the leaves to replace, with their paths, and all their records."""
-
-    by_stage: Sequence[Sequence[tuple[str, Any]]]
-    records: Mapping[str, Record | None]
-
-
-def open_manager(
-    directory: Path, handler: LeavesHandler, keep: int | None, create: bool
-) -> ocp.CheckpointManager:
-    """Orbax's manager of a directory: it knows what is complete, and what to remove."""
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
-        create=create,
-        cleanup_tmp_directories=create,
-        enable_async_checkpointing=False,
-        lightweight_initialize=True,
-        save_root_metadata=False,
-    )
-    return ocp.CheckpointManager(directory, item_handlers=handler, options=options)
-
-
-def of_first_process(step: int) -> int:
-    """Its step, for all: a file system may show others the last one late."""
-    return int(ocp.multihost.broadcast_one_to_all(np.int32(step)))
-
-
-def _records(directory: epath.Path) -> dict[str, Record]:
-    try:
-        return from_bytes((directory / MANIFEST).read_bytes())["leaves"]
-    except (OSError, ValueError) as error:
-        raise DamagedError(f"`{MANIFEST}` cannot be read: {error}") from error
-
-
-def _check_copies(copies: Iterable[tuple[str, int, str]]) -> None:
-    """What several stages hold is stored once, so that it must be the same on each.
-
-    **Arguments:**
-
-    - `copies`: the path, the stage and the digest of each copy.
-    """
-    first: dict[str, tuple[int, str]] = {}
-    for path, stage, found in sorted(copies):
-        other, expected = first.setdefault(path, (stage, found))
-        if found != expected:
+    def _begin(self, step: int) -> dict[str, Any]:
+        """Where to write; or where this step is already. Only for the first process."""
+        published = self.directory.published()
+        latest = max(published, default=-1)
+        if step < latest:
             raise ValueError(
-                f"`{path}` is not the same on stages {other} and {stage}, so there is "
-                "no checkpoint, which would have it once. Of what several stages hold, "
-                "only what `step` returns may change."
+                f"Cannot save step {step} to `{self.directory.path}`: it already holds "
+                f"step {latest}, and steps must increase. To go back to an earlier "
+                "step, remove the later checkpoints or use another directory."
             )
+        if step == latest:
+            return {"exists": True, "name": published[step].name}
+        token = os.urandom(8).hex()
+        try:
+            draft = directories.begin(self.directory, step, token)
+        except OSError as error:
+            if max(self.directory.published(), default=-1) >= step:
+                raise directories.overtaken(self.directory, step) from error
+            raise type(error)(
+                f"Cannot save step {step}: `{self.directory.path}` cannot be written: "
+                f"{error}"
+            ) from error
+        return {"exists": False, "name": draft.name, "token": token}
+
+    def _check_same(self, step: int, path: epath.Path, content: Content) -> None:
+        """Saving again what is saved is done already; anything else is a mistake."""
+        manifest = read_manifest(path, step)
+        different = first_difference(path / ITEM, content, manifest)
+        found = [text for text in from_all(different or "") if text]
+        if found:
+            raise ValueError(
+                f"Cannot save step {step} to `{self.directory.path}`: it already holds "
+                f"this step with another value of `{found[0]}`, and steps must "
+                "increase. Count updates completed, or use another directory."
+            )
+
+
+def choose(directory: AbstractDirectory, step: int | None) -> tuple[int, epath.Path]:
+    """The checkpoint of a step, as the first process finds it.
+
+    A file system may show others the last one late.
+    """
+    verdict = _from_first(lambda: _find(directory, step))
+    return verdict["step"], directory.path / verdict["name"]
+
+
+def others_text(steps: Iterable[int], damaged: int) -> str:
+    """What there is besides a damaged checkpoint."""
+    others = [str(other) for other in steps if other != damaged]
+    return f"There are others, of step {', '.join(others)}." if others else ""
+
+
+def read_training(
+    path: epath.Path, training: Training, records: dict[str, Record]
+) -> list[list[Any]]:
+    """Reads what replaces the leaves of this process, by stage."""
+    different = difference_text(
+        training.paths, training.required, training.records, records
+    )
+    if different is not None:
+        raise DifferentError(different)
+    return [
+        read_leaves(path, [(h.path, h.leaf) for h in held], records)
+        for held in training.by_stage
+    ]
+
+
+def _find(directory: AbstractDirectory, step: int | None) -> dict[str, Any]:
+    published = directory.published()
+    if step is None:
+        step = max(published, default=None)
+        for lost in directories.broken(directory, -1 if step is None else step):
+            raise ValueError(
+                f"The checkpoint of step {lost} in `{directory.path}` is damaged: "
+                f"`{MANIFEST}` is missing. {others_text(published, lost)}".strip()
+            )
+    if step in published:
+        return {"step": step, "name": published[step].name}
+    if published:
+        raise FileNotFoundError(
+            f"There is no checkpoint of step {step} in `{directory.path}`, which holds "
+            f"steps {', '.join(map(str, published))}."
+        )
+    why = "" if directory.path.exists() else ", which does not exist"
+    raise FileNotFoundError(
+        f"There is no complete checkpoint in `{directory.path}`{why}."
+    )
+
+
+def _from_first(find: Any) -> dict[str, Any]:
+    """What the first process finds, in all of them; or its error, in all of them."""
+    verdict: dict[str, Any] = {}
+    error: Exception | None = None
+    if jax.process_index() == 0:
+        try:
+            verdict = find()
+        except (OSError, ValueError) as caught:
+            error, verdict = caught, {"error": str(caught)[:SHORT]}
+    verdict = from_first(verdict)
+    if error is not None:
+        raise error
+    if "error" in verdict:
+        raise ValueError(verdict["error"])
+    return verdict

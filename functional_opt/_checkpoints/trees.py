@@ -12,7 +12,7 @@ from .._slicing.stage_sets import StageSet as Place
 from .._stages.local import StageLocal
 from .._stages.run.processes import check_pieces_here
 from .._stages.trees import check_stages, Cut, Pieces
-from .records import is_array, Record, record_of
+from .records import is_array, is_storable, Record, record_of
 
 
 class Held(NamedTuple):
@@ -131,18 +131,23 @@ class Training:
         return [list(filter(_is_saved, held)) for held in self.by_stage]
 
     @property
-    def written(self) -> list[dict[str, Any]]:
-        """For each stage the leaves that it writes, as the lowest that holds them."""
-        return [
-            {h.path: h.leaf for h in held if min(h.place) == stage}
+    def written(self) -> dict[str, Any]:
+        """The leaves to write by path, each of the lowest stage that holds it."""
+        return {
+            h.path: h.leaf
             for stage, held in enumerate(self.saved)
-        ]
+            for h in held
+            if min(h.place) == stage
+        }
 
     @property
-    def copies(self) -> list[dict[str, Any]]:
-        """For each stage the leaves that others hold too."""
+    def copies(self) -> list[tuple[str, str, Any]]:
+        """The leaves that several stages hold, with the stage of each copy."""
         return [
-            {h.path: h.leaf for h in held if len(h.place) > 1} for held in self.saved
+            (h.path, f"stage {stage}", h.leaf)
+            for stage, held in enumerate(self.saved)
+            for h in held
+            if len(h.place) > 1
         ]
 
     @property
@@ -171,7 +176,13 @@ def _is_saved(held: Held) -> bool:
             f"`{path}` is deleted: it was donated to a step. Save what the step "
             "returned."
         )
-    if record_of(leaf) is not None:
+    record = record_of(leaf)
+    if is_array(record) and not is_storable(leaf.dtype):
+        raise ValueError(
+            f"`{path}` has dtype {leaf.dtype}, which no checkpoint can hold. Only "
+            "numbers, bools and PRNG keys can be saved."
+        )
+    if record is not None:
         return True
     if path.startswith("state"):
         raise ValueError(
