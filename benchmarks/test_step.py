@@ -105,7 +105,7 @@ def check(running: dict[str, Mode]) -> None:
     expected = running[WHOLE].params()
     for name, mode in running.items():
         if name.startswith((WHOLE, "staged")):
-            fo.testing.assert_equal(mode.params(), expected, grade="close")
+            fo.testing.assert_equal(mode.params(), expected, grade="bounded")
 
 
 def triad(tree: Any) -> Any:

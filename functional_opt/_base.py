@@ -118,6 +118,18 @@ class AbstractOptimizer(AbstractConfig):
         `Frozen` and `Recipe.explain` raise an error.
     - `Recipe.state_dtype` sets the fields `mu_dtype`, `accumulator_dtype` and
         `dtype_momentum`.
+
+    !!! Example
+
+        >>> import functional_opt as fo, optax
+        >>> class SignSGD(fo.AbstractOptimizer):
+        ...     scale: float = 1.0
+        ...
+        ...     def build(self, schedule):
+        ...         signs = optax.chain(optax.scale_by_sign(), optax.scale(self.scale))
+        ...         return optax.chain(signs, optax.scale_by_learning_rate(schedule))
+        >>> SignSGD(scale=2.0)
+        SignSGD(scale=2.0)
     """
 
     @abc.abstractmethod

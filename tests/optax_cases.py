@@ -16,6 +16,7 @@ import functional_opt as fo
 import jax
 import jax.numpy as jnp
 import optax
+from functional_opt.testing import Grade
 
 
 # Each weight is larger than what may travel. A norm is summed in the order of the
@@ -59,7 +60,7 @@ class Case:
     name: str
     make: Callable[[], Any]
     variant: str = ""
-    equal: Literal["exact", "close", "impossible"] = "exact"
+    equal: Literal[Grade, "impossible"] = "exact"
     reason: str = ""
     error: str = ""
     exchanges: bool = False
@@ -264,7 +265,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             "no line search",
             exchanges=True,
             most_sent=DOT_PRODUCTS,
-            equal="close",
+            equal="bounded",
             reason=SMALLER,
         ),
         Case(
@@ -406,7 +407,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             lambda: optax.scale_by_lbfgs(memory_size=2),
             exchanges=True,
             most_sent=DOT_PRODUCTS,
-            equal="close",
+            equal="bounded",
             reason=SMALLER,
         ),
         Case("scale_by_learning_rate", lambda: optax.scale_by_learning_rate(warmup())),
@@ -467,7 +468,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             lambda: accumulated(clipped(optax.adam(0.1))),
             "global norm",
             exchanges=True,
-            equal="close",
+            equal="bounded",
             reason=SMALLER,
         ),
         Case(
@@ -576,7 +577,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             "contrib.dadapt_adamw",
             lambda: optax.contrib.dadapt_adamw(weight_decay=0.01),
             exchanges=True,
-            equal="close",
+            equal="bounded",
             reason=SMALLER,
         ),
         Case(
@@ -625,7 +626,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             lambda: optax.contrib.momo_adam(1.0),
             extra_args={"value": 500.0},
             exchanges=True,
-            equal="close",
+            equal="bounded",
             reason=CANCELS,
         ),
         Case("contrib.muon", lambda: optax.contrib.muon(0.1, ns_steps=2)),
@@ -634,7 +635,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             "contrib.prodigy",
             lambda: optax.contrib.prodigy(weight_decay=0.01),
             exchanges=True,
-            equal="close",
+            equal="bounded",
             reason=CANCELS,
             steady=True,
         ),

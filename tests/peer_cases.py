@@ -42,7 +42,7 @@ class Case:
     settings: str
     theirs: Callable[[Any], Any]
     ours: Any
-    equal: Literal["exact", "close", "different", "fails"] = "exact"
+    equal: Literal["exact", "bounded", "different", "fails"] = "exact"
     reason: str = ""
     witness: Any = None
 
@@ -103,7 +103,7 @@ OPTIMIZERS = (
             decay_where=MATRICES,
             accumulate=2,
         ),
-        "close",
+        "bounded",
         "it takes the decay off the parameters after the step, in an order of its own",
         clip_grad=1.0,
         weight_decay=0.1,

@@ -19,7 +19,7 @@ on both sides: the parameters after each of 20 steps in float32, or the values o
 updates. Parameters are of rank 0 to 3; gradients are the same on both sides.
 
 - **exact**: the same bytes.
-- **close**: within 1e-6 of a leaf's largest entry.
+- **bounded**: within 1e-6 of a leaf's largest entry.
 - **different**: not the same, for the reason given. Ours is what the witness says:
   Optax itself, or what the authors' own code does in the same 20 steps.
 - **fails**: theirs makes no step. Ours is what the witness says.

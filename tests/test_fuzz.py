@@ -121,7 +121,7 @@ def test_a_compiled_slice_gives_what_the_whole_gives(program, seed):
 
 @given(smooth_programs(), st.integers(0, 9))
 def test_a_compiled_slice_rounds_closely_to_what_the_whole_does(program, seed):
-    check(program, seed, compiled, "close")
+    check(program, seed, compiled, "bounded")
 
 
 @given(small_programs())

@@ -66,7 +66,7 @@ def test_stage_by_stage_is_as_on_the_whole_tree(staged_tree, named, data):
         values(data.draw, shapes),
         partition_of(*staged_tree),
         grads=gradients(data.draw, shapes),
-        grade="close",
+        grade="bounded",
     )
 
 
@@ -81,7 +81,7 @@ def test_stage_by_stage_with_tied_parameters(staged_tree, named, data):
         values(data.draw, shapes),
         partition_of(*staged_tree),
         grads=gradients(data.draw, shapes),
-        grade="close",
+        grade="bounded",
     )
 
 
@@ -168,4 +168,4 @@ def test_a_finer_partition_changes_nothing(staged_tree, named, data):
             partition.split(grads), staged.init(pieces), pieces
         )
         steps.append((partition.merge(stepped), staged.merge_state(states)))
-    assert_equal(*steps, grade="close")
+    assert_equal(*steps, grade="bounded")

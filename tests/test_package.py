@@ -126,9 +126,23 @@ def test_no_module_holds_a_mutable():
         assert held == set(), module.__name__
 
 
+def public_modules():
+    """The names of the modules that define what users see."""
+    public = [value for name, value in vars(fo).items() if not name.startswith("_")]
+    defined = filter(lambda x: inspect.isroutine(x) or inspect.isclass(x), public)
+    return {"functional_opt.testing", *(value.__module__ for value in defined)}
+
+
 @pytest.mark.parametrize("module", modules(), ids=lambda module: module.__name__)
 def test_docs(module):
-    assert doctest.testmod(module).failed == 0
+    results = doctest.testmod(module)
+    assert results.failed == 0
+    if module.__name__ in public_modules():
+        assert results.attempted > 0, "what users see has an example"
+
+
+def test_public_modules_are_found():
+    assert {fo.stage_local.__module__, fo.Adam.__module__} <= public_modules()
 
 
 def test_docs_are_there():

@@ -23,9 +23,9 @@ def parameters(*equal):
     return [pytest.param(case, id=case.label) for case in ALL if case.equal in equal]
 
 
-@pytest.mark.parametrize("case", parameters("exact", "close"))
+@pytest.mark.parametrize("case", parameters("exact", "bounded"))
 def test_the_same(case: Case):
-    grade = "close" if case.equal == "close" else "exact"
+    grade = "bounded" if case.equal == "bounded" else "exact"
     fo.testing.assert_equal(values(case.theirs(eformer)), values(case.ours), grade)
 
 
@@ -79,7 +79,7 @@ def test_whitening_is_close_but_for_four_things(name, move, monkeypatch):
     )
     length = optax.chain(optax.clip_by_block_rms(1.1), optax.scale(0.2 * -RATE))
     ours = optax.chain(white, length)
-    fo.testing.assert_equal(values(ours), values(theirs), grade="close")
+    fo.testing.assert_equal(values(ours), values(theirs), grade="bounded")
 
 
 def test_every_name_of_theirs_has_a_case():

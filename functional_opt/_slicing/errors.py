@@ -16,6 +16,19 @@ class CrossStageError(ValueError):
     Stages exchange only values without a dimension of a parameter: norms, counters,
     factors, small histories. The message names the operation, its line in the
     transformation, and the stages.
+
+    !!! Example
+
+        >>> import functional_opt as fo, jax, jax.numpy as jnp, optax
+        >>> params = {"first": jnp.ones((48, 48)), "second": jnp.ones((48, 48))}
+        >>> def swap(updates, params=None):
+        ...     return {"first": updates["second"], "second": updates["first"]}
+        >>> partition = fo.partition(params, {"first": 0, "second": 1})
+        >>> try:
+        ...     fo.stage_local(optax.stateless(swap), params, partition)
+        ... except fo.CrossStageError:
+        ...     print("whole tensors do not travel")
+        whole tensors do not travel
     """
 
 

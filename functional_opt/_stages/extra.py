@@ -25,6 +25,17 @@ class OnStage:
 
     - `value`: the argument, or its shape and dtype.
     - `stage`: the stage that has it, from 0.
+
+    !!! Example
+
+        >>> import functional_opt as fo, jax.numpy as jnp, optax
+        >>> params = {"embed": jnp.ones((8, 2)), "head": jnp.ones((2, 8))}
+        >>> partition = fo.partition(params, {"embed": 0, "head": 1})
+        >>> tx = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau())
+        >>> loss = fo.OnStage(jnp.float32(0.5), 1)
+        >>> staged = fo.stage_local(tx, params, partition, extra_args={"value": loss})
+        >>> staged.rounds
+        1
     """
 
     value: Any

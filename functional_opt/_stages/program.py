@@ -21,6 +21,20 @@ class StageProgram:
     for each round so far the vectors that the stages sent in it, by stage: on each of
     them what `message` returned there. These are of one length: a matrix with a row for
     each stage, as `jax.lax.all_gather` makes it, will do.
+
+    !!! Example
+
+        >>> import functional_opt as fo, jax.numpy as jnp, optax
+        >>> params = {"embed": jnp.ones((8, 2)), "head": jnp.ones((2, 8))}
+        >>> partition = fo.partition(params, {"embed": 0, "head": 1})
+        >>> tx = optax.clip_by_global_norm(1.0)
+        >>> staged = fo.stage_local(tx, params, partition)
+        >>> pieces = partition.split(params)
+        >>> stages = [*zip(staged.programs, pieces, staged.init(pieces), pieces)]
+        >>> gathered = [[program.message(0, *trees) for program, *trees in stages]]
+        >>> updated = [program.update(*trees, gathered) for program, *trees in stages]
+        >>> float(optax.tree.norm([update for update, _ in updated]).round(3))
+        1.0
     """
 
     partition: StagePartition

@@ -96,7 +96,7 @@ def _subspace_bound(key: Array, matrix: Array, largest: Array) -> Array:
     matrix = matrix / (largest + tiny)
     row = matrix[jnp.argmax(jnp.linalg.norm(matrix, axis=1))]
     vectors = jax.random.normal(key, (32, len(matrix)), matrix.dtype)
-    vectors = row + jnp.sign(vectors @ row)[:, None] * vectors
+    vectors = row[None, :] + jnp.sign(vectors @ row)[:, None] * vectors
     for _ in range(2):
         vectors = vectors @ matrix
         norms = jnp.linalg.norm(vectors, axis=1, keepdims=True)
