@@ -54,6 +54,8 @@ class Case:
     - `bad`: a value that one gradient of one stage has in the second step.
     - `steady`: whether the gradients are the same at every step.
     - `extra_args`: what `update` takes besides.
+    - `broadcasts`: where its authors add arrays of different ranks, which is an error
+        in all other cases.
     - `pending`: why it does not work yet.
     """
 
@@ -75,6 +77,7 @@ class Case:
     bad: float | None = None
     steady: bool = False
     extra_args: dict[str, Any] | None = None
+    broadcasts: str = ""
     pending: str = ""
 
     @property
@@ -397,6 +400,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
         Case(
             "scale_by_distance_over_gradients",
             lambda: optax.scale_by_distance_over_gradients(),
+            broadcasts="a norm of shape (1,) multiplies a matrix",
         ),
         Case(
             "scale_by_factored_rms",
@@ -517,7 +521,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             equal="impossible",
             synced=True,
             reason="Its gradients have another structure than its parameters.",
-            error="pytree structure error",
+            error="pytree structure error|Expected dict, got LookaheadParams",
         ),
         Case("masked", lambda: optax.masked(optax.adam(0.1), matrices)),
         Case(

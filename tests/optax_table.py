@@ -151,15 +151,16 @@ def _works(case: Case) -> bool:
 def prove(case: Case, page: Page) -> None:
     """Asserts that a case does what its row says, and that its row says so."""
     assert case.equal != "impossible"
-    staged = fo.testing.assert_stage_local_equal(
-        case.build(),
-        case.params,
-        case.partition,
-        steps=case.steps,
-        grads=case.grads(),
-        grade=case.equal,
-        extra_args=case.extra_args,
-    )
+    with jax.numpy_rank_promotion("allow" if case.broadcasts else "raise"):
+        staged = fo.testing.assert_stage_local_equal(
+            case.build(),
+            case.params,
+            case.partition,
+            steps=case.steps,
+            grads=case.grads(),
+            grade=case.equal,
+            extra_args=case.extra_args,
+        )
     sent, num_leaves = bytes_sent(staged), len(jax.tree.leaves(case.params))
     if case.exchanges:
         assert staged.rounds > 0 and 0 < sent <= case.most_sent * num_leaves

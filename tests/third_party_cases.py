@@ -17,6 +17,7 @@ KRON = (
     "XLA fuses the products and the norms of a stage's matrices in another way in a "
     "smaller program, which may change a last bit."
 )
+DIAGONAL = "a diagonal preconditioner, as a vector, multiplies or divides a matrix"
 
 
 GROUPS: dict[str, tuple[Case, ...]] = {
@@ -26,6 +27,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             lambda: psgd.kron(0.1),
             equal="bounded",
             reason=KRON,
+            broadcasts=DIAGONAL,
             exchanges=True,
             steps=4,
         ),
@@ -41,6 +43,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             "triangular, scale given",
             equal="bounded",
             reason=KRON,
+            broadcasts=DIAGONAL,
             exchanges=True,
             steps=4,
         ),
@@ -54,6 +57,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             lambda: rollfast.kron(0.1),
             equal="bounded",
             reason=KRON,
+            broadcasts=DIAGONAL,
             exchanges=True,
             steps=4,
         ),
@@ -65,6 +69,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             "clipped by norms",
             equal="bounded",
             reason=KRON,
+            broadcasts=DIAGONAL,
             exchanges=True,
             steps=4,
         ),
