@@ -20,11 +20,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
+from jax.extend.core import JaxprEqn, Var
 from jax.extend.core.primitives import convert_element_type_p, copy_p, div_p
 from jaxtyping import Array
 
-from .jaxprs import Atom, keep_results, rebuild, replace_by, shape_of, size, variables
+from .jaxprs import Atom, replace_by, shape_of, size, variables
 
 
 def count_readers(
@@ -154,15 +154,6 @@ def _compute_apart(eqn: JaxprEqn, *operands: Array) -> Array:
 
 def _makes_something(eqn: JaxprEqn) -> bool:
     return not eqn.outvars or any(map(size, eqn.outvars))
-
-
-def keep_branch(branch: ClosedJaxpr, chosen: Sequence[int]) -> ClosedJaxpr:
-    """A branch of a `cond` with only the chosen results, which keep their bits."""
-    whole, part = branch.jaxpr, keep_results(branch, chosen).jaxpr
-    in_whole = Readers.of(whole.eqns, whole.outvars)
-    equations = keep_bits(part.eqns, part.outvars, in_whole)
-    kept = rebuild(part, part.constvars, part.invars, equations, part.outvars)
-    return ClosedJaxpr(kept, branch.consts)
 
 
 def _broadcast_divisors(eqn: JaxprEqn) -> list[Var]:

@@ -1,7 +1,7 @@
-"""Pure helpers on jaxprs: which equations a result needs, which inputs it reads."""
+"""Pure helpers on jaxprs: what they read, how large it is, parts and variants."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence, Set as AbstractSet
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -11,30 +11,6 @@ from jaxtyping import Array
 
 
 Atom = Var | Literal
-
-
-def backward_slice(
-    equations: Sequence[JaxprEqn],
-    wanted: Iterable[Atom],
-    known: AbstractSet[Var] = frozenset(),
-) -> list[JaxprEqn]:
-    """The equations that compute `wanted` when `known` is given, in their order."""
-    needed = {atom for atom in wanted if isinstance(atom, Var)} - known
-    kept = []
-    for eqn in reversed(equations):
-        if not needed.isdisjoint(eqn.outvars):
-            kept.append(eqn)
-            needed.update(v for v in variables(eqn.invars) if v not in known)
-    return kept[::-1]
-
-
-def computable(equations: Iterable[JaxprEqn], known: AbstractSet[Var]) -> set[Var]:
-    """What the equations can compute, one after the other, when `known` is given."""
-    computed = set(known)
-    for eqn in equations:
-        if computed.issuperset(variables(eqn.invars)):
-            computed.update(eqn.outvars)
-    return computed
 
 
 def variables(atoms: Iterable[Atom]) -> list[Var]:
@@ -61,15 +37,6 @@ def rebuild(
         outvars=list(outvars),
         debug_info=like.debug_info.with_unknown_names(),
     )
-
-
-def keep_results(closed: ClosedJaxpr, chosen: Sequence[int]) -> ClosedJaxpr:
-    """The same function with only the chosen results, and only what these need."""
-    jaxpr = closed.jaxpr
-    outvars = [jaxpr.outvars[i] for i in chosen]
-    equations = backward_slice(jaxpr.eqns, outvars)
-    sliced = rebuild(jaxpr, jaxpr.constvars, jaxpr.invars, equations, outvars)
-    return ClosedJaxpr(sliced, closed.consts)
 
 
 def inputs_read(closed: ClosedJaxpr) -> set[int]:

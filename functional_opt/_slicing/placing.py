@@ -7,7 +7,7 @@ computed.
 """
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,18 +16,11 @@ from jax.extend.core.primitives import cond_p, scan_p, select_n_p
 
 from .conds import Branch, Choice, may_not_end, only_if_taken
 from .dimensions import CALLS, Marks, marks_of_results
-from .fidelity import keep_branch, Readers
-from .jaxprs import (
-    Atom,
-    inputs_read,
-    keep_inputs,
-    keep_results,
-    nbytes,
-    shape,
-    unroll,
-)
+from .fidelity import Readers
+from .jaxprs import Atom, nbytes, shape, unroll
 from .stage_sets import NOWHERE, StageSet
 from .times import Clock, NEVER, Times
+from .trimming import keep_cond_results, keep_results
 
 
 LONGEST_UNROLL = 128  # steps of a scan, or of nested scans together
@@ -248,36 +241,45 @@ class _Placer:
         branches = eqn.params["branches"]
         if isinstance(index, Literal):
             return self.inline(branches[int(index.val)], operands, within, steps)
-        homes = self._homes_of_results(branches, operands)
+        homes = self._homes_of_results(
+            branches, [self.value(atom).home for atom in operands]
+        )
+        given = eqn.replace(invars=[index, *operands])
         results: dict[int, Atom] = {}
         for home in dict.fromkeys(homes):
             chosen = [i for i, other in enumerate(homes) if other == home]
             if home:
-                part = _cond_of(eqn, index, operands, chosen)
-                parts = self._emit(*part, within)
+                part = keep_cond_results(given, chosen)
+                parts = self._emit(part, part.invars, within)
             else:
                 parts = self._choose(eqn, index, operands, chosen, within, steps)
             results.update(zip(chosen, parts, strict=True))
         return [results[i] for i in range(len(homes))]
 
     def _homes_of_results(
-        self, branches: Sequence[ClosedJaxpr], operands: Sequence[Atom]
+        self, branches: Sequence[ClosedJaxpr], operands: Sequence[StageSet]
     ) -> list[StageSet]:
         """Where each result of a cond can be computed without anything travelling."""
-        given = [self.value(atom).home for atom in operands]
-        by_branch = [list(self._homes(branch.jaxpr, given)) for branch in branches]
+        by_branch = [self._homes(branch.jaxpr, operands) for branch in branches]
         return [frozenset.intersection(*each) for each in zip(*by_branch, strict=True)]
 
-    def _homes(self, body: Jaxpr, given: Sequence[StageSet]) -> Iterator[StageSet]:
-        home = dict(zip(body.invars, given, strict=True))
+    def _homes(self, body: Jaxpr, operands: Sequence[StageSet]) -> list[StageSet]:
+        home = dict(zip(body.invars, operands, strict=True))
 
-        def meet(atoms: Iterable[Atom]) -> StageSet:
-            known = (home.get(x, self.stages) for x in atoms if isinstance(x, Var))
-            return self.stages.intersection(*known)
+        def read(atom: Atom) -> StageSet:
+            known = isinstance(atom, Var) and atom in home
+            return home[atom] if known else self.stages
 
         for eqn in body.eqns:
-            home.update(dict.fromkeys(eqn.outvars, meet(eqn.invars)))
-        return (meet([atom]) for atom in body.outvars)
+            index, *given = [read(atom) for atom in eqn.invars] or [self.stages]
+            if eqn.primitive is cond_p:
+                inner = self._homes_of_results(eqn.params["branches"], given)
+                home.update(
+                    (v, index & one) for v, one in zip(eqn.outvars, inner, strict=True)
+                )
+            else:
+                home.update(dict.fromkeys(eqn.outvars, index.intersection(*given)))
+        return [read(atom) for atom in body.outvars]
 
     def _choose(
         self,
@@ -311,17 +313,3 @@ def _body(eqn: JaxprEqn) -> ClosedJaxpr:
     params = eqn.params
     body = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
     return ClosedJaxpr(body, ()) if isinstance(body, Jaxpr) else body
-
-
-def _cond_of(
-    eqn: JaxprEqn, index: Var, operands: Sequence[Atom], chosen: Sequence[int]
-) -> tuple[JaxprEqn, list[Atom]]:
-    """The same cond with only the chosen results, and the operands these need."""
-    branches = [keep_branch(branch, chosen) for branch in eqn.params["branches"]]
-    kept = sorted(set().union(*map(inputs_read, branches)))
-    branches = tuple(keep_inputs(branch, kept) for branch in branches)
-    part = eqn.replace(
-        outvars=[eqn.outvars[i] for i in chosen],
-        params={**eqn.params, "branches": branches},
-    )
-    return part, [index, *(operands[i] for i in kept)]
