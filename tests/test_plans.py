@@ -91,7 +91,7 @@ MIXING = {
 
 
 @pytest.mark.parametrize(
-    "name, layout", zip(MIXING, itertools.cycle(["contiguous", "interleaved"]))
+    "name, layout", list(zip(MIXING, itertools.cycle(["contiguous", "interleaved"])))
 )
 def test_forty_leaves_on_eight_stages_keep_their_bits(name, layout):
     params = tree(42)
