@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, overload, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from ._paths import path_text
 from ._stages.extra import values_of
 from ._stages.local import stage_local, StageLocal
 from ._stages.partition import only_params, StagePartition
+from ._stages.staged import Staged
 from ._types import typed
 
 
@@ -151,6 +152,39 @@ def _largest_difference(
     )
 
 
+S = TypeVar("S", bound=Staged)
+
+
+@overload
+def assert_stage_local_equal(
+    tx: Any,
+    params: PyTree,
+    partition: StagePartition,
+    *,
+    steps: int = ...,
+    grads: Sequence[PyTree] | None = ...,
+    extra_args: Mapping[str, Any] | None = ...,
+    grade: Grade = ...,
+    seed: int = ...,
+    staged: None = None,
+) -> StageLocal: ...
+
+
+@overload
+def assert_stage_local_equal(
+    tx: Any,
+    params: PyTree,
+    partition: StagePartition,
+    *,
+    steps: int = ...,
+    grads: Sequence[PyTree] | None = ...,
+    extra_args: Mapping[str, Any] | None = ...,
+    grade: Grade = ...,
+    seed: int = ...,
+    staged: S,
+) -> S: ...
+
+
 @typed
 def assert_stage_local_equal(
     tx: Any,
@@ -162,7 +196,8 @@ def assert_stage_local_equal(
     extra_args: Mapping[str, Any] | None = None,
     grade: Grade = "exact",
     seed: int = 0,
-) -> StageLocal:
+    staged: Any = None,
+) -> Any:
     """Asserts that a transformation gives the same stage by stage as on the whole tree.
 
     The reference is `tx.update` and `optax.apply_updates` on the whole tree under
@@ -184,8 +219,10 @@ def assert_stage_local_equal(
     - `grade`: as in `assert_equal`. "close" and "bounded" start every step from the
         reference's parameters and state, as a last bit may grow from step to step.
     - `seed`: of the random values.
+    - `staged`: stage-local programs to compare with `tx`, such as what an optimizer's
+        own `build_mpmd` returns. If omitted, those of `stage_local`.
 
-    **Returns:** what `stage_local` made.
+    **Returns:** `staged`, or what `stage_local` made.
 
     **Raises:** `AssertionError` naming the first leaves that differ, and by how much.
 
@@ -201,7 +238,10 @@ def assert_stage_local_equal(
     """
     extra_args = extra_args or {}
     example = None if grads is None else grads[0]
-    staged = stage_local(tx, params, partition, grads=example, extra_args=extra_args)
+    if staged is None:
+        staged = stage_local(
+            tx, params, partition, grads=example, extra_args=extra_args
+        )
     extra = values_of(extra_args)
     keys = iter(jax.random.split(jax.random.key(seed), steps + 1))
     whole = only_params(params)

@@ -18,6 +18,7 @@ from functional_opt._cli.colours import coloured
 from functional_opt._cli.documents import library
 from functional_opt._cli.main import main
 from functional_opt._cli.overrides import assignment, changed
+from functional_opt._cli.show import field_rows
 from functional_opt._codec.choices import reachable
 from functional_opt._codec.fields import fields_of
 from functional_opt._codec.files import Document, parse
@@ -485,3 +486,20 @@ def test_interrupted(run, recipe, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     monkeypatch.setattr("functional_opt._cli.documents.parse", lambda *_: stop())
     assert run("check", recipe) == (130, "", "")
+
+
+def test_show_says_which_decay_is_used():
+    groups = fo.Groups(
+        (fo.Group(fo.Where("norm"), optimizer=fo.AdamW(), weight_decay=0.0),),
+        rest=fo.Muon(),
+    )
+    recipe = fo.Recipe(optimizer=groups, schedule=0.1, weight_decay=0.2)
+    text = {row[0]: row[1] for row in field_rows(recipe)}
+    assert text["weight_decay"] == "0.2"
+    assert text["optimizer.groups[0].weight_decay"] == "0.0"
+    assert text["optimizer.groups[0].optimizer.weight_decay"] == (
+        "0.0001 (replaced by optimizer.groups[0].weight_decay)"
+    )
+    assert text["optimizer.rest.adam_weight_decay"] == "0.0 (replaced by weight_decay)"
+    plain = fo.Recipe(optimizer=fo.AdamW(), schedule=0.1)
+    assert ("optimizer.weight_decay", "0.0001", "0.0001") in field_rows(plain)

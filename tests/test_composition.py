@@ -1,8 +1,10 @@
 """Optimizers in optimizers: what is written for none of them holds for all."""
 
+import functools
 import inspect
 from typing import Any
 
+import equinox as eqx
 import functional_opt as fo
 import jax
 import jax.numpy as jnp
@@ -347,3 +349,149 @@ def test_map_params(name):
     ):
         is_param = jnp.ndim(leaf) > 0 and "ns_coeffs" not in str(path)
         fo.testing.assert_equal(other, leaf + 1 if is_param else leaf)
+
+
+def layers(count):
+    """A deep model with matrices, scales, biases and scalars."""
+    shapes = [(6, 4), (4,), (4, 4), ()]
+    return {
+        f"layer {i:02d}": jax.random.normal(jax.random.key(i), shapes[i % 4])
+        for i in range(count)
+    }
+
+
+def nested():
+    frozen = fo.Group(fo.Where(r"layer [01]0"), optimizer=fo.Frozen())
+    scaled = fo.Group(
+        fo.Where(r"layer 2"), optimizer=Doubled(fo.Muon(ns_steps=1)), schedule_scale=0.5
+    )
+    own = fo.Group(fo.Where(r"layer 3"), optimizer=fo.Lion(), weight_decay=0.2)
+    return fo.Groups(
+        (frozen, scaled, own), rest=ByRank(fo.AdamW(), fo.SGD(momentum=0.9))
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_forty_leaves_on_eight_stages(dtype):
+    """Wrappers in groups in wrappers, with every option, one gradient not finite."""
+    params = jax.tree.map(lambda x: x.astype(dtype), layers(40))
+    partition = fo.partition(params, lambda path, _: int(path[0].key[-2:]) // 5)
+    ours = recipe(
+        optimizer=Doubled(nested()),
+        schedule=0.1,
+        clip_norm=0.5,
+        weight_decay=0.1,
+        decay_where=fo.Where(min_ndim=1),
+        accumulate=2,
+        skip_nonfinite=True,
+        state_dtype="float32",
+    )
+    grads = [
+        jax.tree.map(lambda x, i=i: jnp.sin((i + 1) * x), params) for i in range(3)
+    ]
+    grads[1]["layer 00"] *= jnp.nan  # of a frozen parameter
+    grads[2]["layer 39"] *= jnp.inf
+    staged = fo.testing.assert_stage_local_equal(
+        ours.build(), params, partition, grads=grads, grade="close"
+    )
+    assert staged.rounds == 1
+    states = staged.init(partition.split(params))
+    pieces = partition.split(params)
+    for tree in grads:
+        pieces, states = staged.step(partition.split_gradients(tree), states, pieces)
+    metrics = ours.metrics(states[0])
+    assert (metrics.updates_completed, metrics.steps_skipped) == (1, 1)
+    after = partition.merge(pieces)
+    fo.testing.assert_equal(after["layer 10"], params["layer 10"])
+    assert (after["layer 12"] != params["layer 12"]).any()
+
+
+class OneStep:
+    """A stage-local program written by hand: signs, with nothing to exchange."""
+
+    def __init__(self, tx, partition):
+        self.tx, self.partition = tx, partition
+
+    def init(self, params_by_stage):
+        return tuple(map(self.tx.init, params_by_stage))
+
+    def update(self, grads_by_stage, states, params_by_stage, **extra_args):
+        pairs = [
+            self.tx.update(*piece)
+            for piece in zip(grads_by_stage, states, params_by_stage, strict=True)
+        ]
+        updates, states = zip(*pairs, strict=True)
+        return updates, states
+
+    def step(self, grads_by_stage, states, params_by_stage, **extra_args):
+        updates, states = self.update(grads_by_stage, states, params_by_stage)
+        return tuple(map(eqx.apply_updates, params_by_stage, updates)), states
+
+    def merge_state(self, states):
+        return states[0]
+
+    def split_state(self, state, params_by_stage=None):
+        return (state,) * self.partition.num_stages
+
+
+class Signs(fo.AbstractOptimizer):
+    def build(self, schedule):
+        return optax.with_extra_args_support(optax.sign_sgd(schedule))
+
+    def build_mpmd(self, schedule, params, partition, **options):
+        return OneStep(self.build(schedule), partition)
+
+
+def test_an_optimizer_with_a_stage_local_program_of_its_own():
+    partition = fo.partition(PARAMS, {"embed": 0, "body": 1, "norm": 2})
+    optimizer = Signs()
+    staged = optimizer.build_mpmd(0.1, PARAMS, partition)
+    assert isinstance(staged, fo.Staged)
+    same = fo.testing.assert_stage_local_equal(
+        optimizer.build(0.1), PARAMS, partition, staged=staged
+    )
+    assert same is staged
+    wrong = OneStep(optimizer.build(0.2), partition)
+    with pytest.raises(AssertionError, match="These leaves differ"):
+        fo.testing.assert_stage_local_equal(
+            optimizer.build(0.1), PARAMS, partition, staged=wrong
+        )
+    within = recipe(optimizer=optimizer).build_mpmd(PARAMS, partition)
+    assert isinstance(within, fo.StageLocal)
+
+
+@pytest.mark.parametrize("kind", [fo.AbstractOptimizer, fo.Recipe])
+def test_build_mpmd_takes_what_stage_local_takes(kind):
+    def keywords(function):
+        return {
+            name: parameter.default
+            for name, parameter in inspect.signature(function).parameters.items()
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        }
+
+    theirs = keywords(fo.stage_local)
+    assert theirs.items() <= keywords(kind.build_mpmd).items()
+
+
+def test_build_mpmd_passes_its_keywords_on():
+    partition = fo.partition(PARAMS, {"embed": 0, "body": 1, "norm": 2})
+    wide = jax.tree.map(lambda x: x.astype("bfloat16"), PARAMS)
+    asked = []
+
+    def state_stage_of(path, leaf):
+        asked.append(path)
+
+    options: dict[str, Any] = dict(
+        meshes=jax.devices()[:1] * 3, grads=wide, state_stage_of=state_stage_of
+    )
+    sgd = fo.SGD(momentum=0.9)
+    for build in (
+        functools.partial(sgd.build_mpmd, 0.1),
+        recipe(optimizer=sgd).build_mpmd,
+    ):
+        asked.clear()
+        staged = build(PARAMS, partition, **options)
+        assert asked
+        pieces = partition.split(PARAMS)
+        given = partition.split_gradients(wide)
+        staged.update(given, staged.init(pieces), pieces)

@@ -27,6 +27,9 @@ CHAIN = (
 )
 
 
+OWN_DECAYS = ("weight_decay", "weight_decay_rate", "adam_weight_decay")
+
+
 def show(module: Any, options: argparse.Namespace) -> str:
     """Everything that is known of a module before it runs."""
     parts = [table(("field", "value", "default"), field_rows(module))]
@@ -151,26 +154,37 @@ def field_rows(module: Any) -> list[tuple[str, str, str]]:
     """The location, value and default of each field, and of the fields in it."""
     name = name_of(type(module))
     rows = [] if isinstance(module, fo.Recipe) else [("name", name, "")]
-    return [*rows, *_rows(module, ())]
+    return [*rows, *_rows(module, (), None)]
 
 
-def _rows(module: Any, above: tuple[str | int, ...]) -> Iterator[tuple[str, str, str]]:
+def _rows(
+    module: Any, above: tuple[str | int, ...], decay: str | None
+) -> Iterator[tuple[str, str, str]]:
+    """The rows of a module; `decay` is the weight decay that replaces its own."""
+    is_optimizer = isinstance(module, fo.AbstractOptimizer)
+    if not is_optimizer and getattr(module, "weight_decay", None) is not None:
+        decay = location_text((*above, "weight_decay"))
     for field in fields_of(type(module)):
         path = (*above, field.name)
         value = getattr(module, field.name)
+        text = value_text(value)
+        if is_optimizer and decay is not None and field.name in OWN_DECAYS:
+            text = f"{text} (replaced by {decay})"
         default = "" if field.required else value_text(field.default)
-        yield location_text(path), value_text(value), default
-        yield from _inner_rows(value, path)
+        yield location_text(path), text, default
+        yield from _inner_rows(value, path, decay)
 
 
-def _inner_rows(value: Any, path: tuple[str | int, ...]) -> Iterator[Any]:
+def _inner_rows(
+    value: Any, path: tuple[str | int, ...], decay: str | None
+) -> Iterator[Any]:
     if is_module(type(value)):
-        yield from _rows(value, path)
+        yield from _rows(value, path, decay)
     elif isinstance(value, tuple):
         for number, item in enumerate(value):
             if is_module(type(item)):
                 yield location_text((*path, number)), value_text(item), ""
-            yield from _inner_rows(item, (*path, number))
+            yield from _inner_rows(item, (*path, number), decay)
 
 
 def value_text(value: Any) -> str:

@@ -9,6 +9,7 @@ import optax
 from .._base import AbstractOptimizer
 from .._composition.decay import decayed
 from .._fields import as_dtype, number, setting
+from .._transformations.gradients import real_if
 from .._types import DecayRate, FloatDtype, LearningRate, NonNegative, Scalar, typed
 from .._where import Mask
 
@@ -55,7 +56,7 @@ class Adam(AbstractOptimizer):
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
-        return optax.adam(
+        adam = optax.adam(
             schedule,
             b1=self.b1,
             b2=self.b2,
@@ -64,6 +65,8 @@ class Adam(AbstractOptimizer):
             mu_dtype=self.mu_dtype,
             nesterov=self.nesterov,
         )
+        has_dtype = self.mu_dtype is not None
+        return real_if(has_dtype, adam, "`Adam.mu_dtype`")
 
 
 @final
@@ -100,7 +103,7 @@ class AdamW(AbstractOptimizer):
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
-        return optax.adamw(
+        adamw = optax.adamw(
             schedule,
             b1=self.b1,
             b2=self.b2,
@@ -111,6 +114,8 @@ class AdamW(AbstractOptimizer):
             mask=self.mask,
             nesterov=self.nesterov,
         )
+        has_dtype = self.mu_dtype is not None
+        return real_if(has_dtype, adamw, "`AdamW.mu_dtype`")
 
 
 @decayed.register

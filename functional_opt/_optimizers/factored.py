@@ -11,6 +11,7 @@ from .._base import AbstractOptimizer, AbstractSchedule
 from .._composition.decay import Decayed, decayed
 from .._composition.held import with_fields
 from .._fields import as_dtype, number, part, setting
+from .._transformations.gradients import real_if
 from .._types import (
     Count,
     DecayRate,
@@ -82,7 +83,7 @@ class Adafactor(AbstractOptimizer):
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
-        return optax.adafactor(
+        adafactor = optax.adafactor(
             schedule,
             min_dim_size_to_factor=self.min_dim_size_to_factor,
             decay_rate=self.decay_rate,
@@ -96,6 +97,8 @@ class Adafactor(AbstractOptimizer):
             factored=self.factored,
             weight_decay_mask=self.weight_decay_mask,
         )
+        has_momentum = self.momentum is not None
+        return real_if(has_momentum, adafactor, "`Adafactor.momentum`")
 
 
 @decayed.register

@@ -7,6 +7,7 @@ import optax
 
 from .._base import AbstractOptimizer
 from .._fields import as_dtype, number, setting
+from .._transformations.gradients import real_if
 from .._types import DecayRate, FloatDtype, LearningRate, typed
 
 
@@ -47,9 +48,11 @@ class SGD(AbstractOptimizer):
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
-        return optax.sgd(
+        sgd = optax.sgd(
             schedule,
             momentum=self.momentum,
             nesterov=self.nesterov,
             accumulator_dtype=self.accumulator_dtype,
         )
+        has_dtype = self.accumulator_dtype is not None
+        return real_if(has_dtype, sgd, "`SGD.accumulator_dtype`")

@@ -16,6 +16,7 @@ from .._composition.decay import Decayed, decayed, own_decay, OwnDecay
 from .._composition.held import AbstractPartitionedOptimizer, with_fields
 from .._composition.rates import WithRate
 from .._fields import as_dtype, number, part, setting
+from .._transformations.gradients import real_if, real_only
 from .._transformations.norm_ball import minimize_over_ball, Norm
 from .._types import (
     DecayRate,
@@ -138,7 +139,7 @@ class Muon(AbstractPartitionedOptimizer):
             adam_weight_decay=self.adam_weight_decay,
             adam_learning_rate=self.adam_learning_rate,
         )
-        return optax.with_extra_args_support(muon)
+        return real_if(self.mu_dtype is not None, muon, "`Muon.mu_dtype`")
 
     def parts(self) -> Mapping[str, AbstractOptimizer]:
         adam = AdamW(
@@ -193,7 +194,7 @@ class MuonMatrices(AbstractOptimizer):
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
         muon = optax.contrib.muon(schedule, **_matrix_options(self))
-        return optax.with_extra_args_support(muon)
+        return real_if(self.mu_dtype is not None, muon, "`Muon.mu_dtype`")
 
 
 def _matrix_options(optimizer: Muon | MuonMatrices) -> dict[str, Any]:
@@ -270,7 +271,8 @@ class Scion(AbstractOptimizer):
             scale=self.scale,
         )
         average = optax.ema(1 - self.momentum, False, accumulator_dtype=self.mu_dtype)
-        return descend(optax.chain(average, lmo), schedule, self._pull(), mask=None)
+        scaled = real_only(optax.chain(average, lmo), "`Scion`")
+        return descend(scaled, schedule, self._pull(), mask=None)
 
     def _pull(self) -> float:
         """The decay towards 0 that keeps parameters in the ball."""

@@ -10,6 +10,7 @@ from annotated_types import Interval
 
 from .._base import AbstractOptimizer, AbstractSchedule
 from .._fields import as_dtype, number, part, setting
+from .._transformations.gradients import real_only
 from .._transformations.kron import MemorySaveMode, scale_by_kron
 from .._transformations.soap import scale_by_soap
 from .._types import (
@@ -103,7 +104,8 @@ class SOAP(AbstractOptimizer):
             correct_bias=self.correct_bias,
             mu_dtype=self.mu_dtype,
         )
-        return descend(scaled, schedule, self.weight_decay, self.mask)
+        real = real_only(scaled, "`SOAP`")
+        return descend(real, schedule, self.weight_decay, self.mask)
 
 
 @final
@@ -189,7 +191,8 @@ class Kron(AbstractOptimizer):
             seed=self.seed,
         )
         clipped = optax.chain(scaled, optax.clip_by_block_rms(1.1))
-        return descend(clipped, schedule, self.weight_decay, self.mask)
+        real = real_only(clipped, "`Kron`")
+        return descend(real, schedule, self.weight_decay, self.mask)
 
     def _update_probability(self) -> optax.Schedule:
         given = self.preconditioner_update_probability

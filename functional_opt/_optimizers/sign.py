@@ -7,6 +7,7 @@ import optax
 
 from .._base import AbstractOptimizer
 from .._fields import as_dtype, number, setting
+from .._transformations.gradients import real_if
 from .._types import DecayRate, FloatDtype, LearningRate, NonNegative, typed
 from .._where import Mask
 
@@ -49,7 +50,7 @@ class Lion(AbstractOptimizer):
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
-        return optax.lion(
+        lion = optax.lion(
             schedule,
             b1=self.b1,
             b2=self.b2,
@@ -57,3 +58,4 @@ class Lion(AbstractOptimizer):
             weight_decay=self.weight_decay,
             mask=self.mask,
         )
+        return real_if(self.mu_dtype is not None, lion, "`Lion.mu_dtype`")

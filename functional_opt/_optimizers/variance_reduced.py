@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 
 from .._base import AbstractOptimizer
 from .._fields import as_dtype, number, setting
+from .._transformations.gradients import real_if
 from .._transformations.variance_reduction import reduce_variance
 from .._types import (
     DecayRate,
@@ -79,6 +80,7 @@ class Mars(AbstractOptimizer):
         if not self.optimize_1d:
             plain = adam(self.b1_1d, self.b2_1d)
             scaled = optax.partition({"matrix": scaled, "other": plain}, _kinds)
+        scaled = real_if(self.mu_dtype is not None, scaled, "`Mars.mu_dtype`")
         return descend(scaled, schedule, self.weight_decay, self.mask)
 
 

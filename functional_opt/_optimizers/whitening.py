@@ -10,6 +10,7 @@ from .._base import AbstractOptimizer
 from .._fields import as_dtype, as_number, number, setting
 from .._transformations import geometry
 from .._transformations.geometry import AbstractGeometry
+from .._transformations.gradients import real_only
 from .._transformations.whitening import scale_by_whitening
 from .._types import (
     Count,
@@ -148,8 +149,9 @@ def _descend_white(
         seed=optimizer.seed,
     )
     length = 0.2 if optimizer.lr_style == "adam" else 1.0
+    clipped = optax.chain(scaled, optax.clip_by_block_rms(1.05), optax.scale(length))
     return descend(
-        optax.chain(scaled, optax.clip_by_block_rms(1.05), optax.scale(length)),
+        real_only(clipped, f"`{type(optimizer).__name__}`"),
         schedule,
         optimizer.weight_decay,
         optimizer.mask,

@@ -53,6 +53,13 @@ def real_only(
     return optax.GradientTransformationExtraArgs(init, inner.update)
 
 
+def real_if(
+    is_real: bool, inner: optax.GradientTransformation, name: str
+) -> optax.GradientTransformationExtraArgs:
+    """`real_only`, if a hyperparameter makes it so."""
+    return real_only(inner, name) if is_real else optax.with_extra_args_support(inner)
+
+
 def _is_none(node: Any) -> bool:
     return node is None
 
