@@ -1,4 +1,4 @@
-"""Other optimizers for other parameters."""
+"""Different optimizers for different parameters."""
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY
@@ -21,7 +21,7 @@ from ._where import check_finds, is_whole, Selection
 
 @final
 class Group(AbstractConfig):
-    """Some parameters and what they get.
+    """Some parameters, with their optimizer, learning rate and weight decay.
 
     ```python
     >>> import functional_opt as fo
@@ -31,11 +31,13 @@ class Group(AbstractConfig):
 
     **Arguments:**
 
-    - `where`: which parameters, among those that no group before this one has.
-    - `optimizer`: what makes a step of their gradient.
-    - `schedule_scale`: what the learning rate is multiplied with; at least 0.
-    - `weight_decay`: in place of the optimizer's own and of the recipe's; per unit of
-        (scaled) learning rate, at least 0. None leaves it to them.
+    - `where`: the parameters, among those that are in no group before this one.
+    - `optimizer`: their optimizer.
+    - `schedule_scale`: factor on the learning rate and on all learning rates that are
+        set inside `optimizer`; at least 0.
+    - `weight_decay`: decoupled weight decay per unit of (scaled) learning rate, at
+        least 0, in place of the optimizer's own and of the recipe's. If None, they
+        apply.
     """
 
     where: Selection = setting()
@@ -47,11 +49,11 @@ class Group(AbstractConfig):
 
 @final
 class Groups(AbstractPartitionedOptimizer):
-    """Optimizers by groups of parameters: `optax.partition`.
+    """Several optimizers, for groups of parameters: `optax.partition`.
 
-    The first group that finds a parameter has it. All is decided on the whole tree: a
-    group that has no parameter there is an error, on one stage of a pipeline it is
-    usual.
+    A parameter is in the first group that finds it. Groups are resolved on the whole
+    tree: a group without any parameter is an error, but it may have none on a stage of
+    a pipeline.
 
     ```python
     >>> import functional_opt as fo
@@ -70,9 +72,9 @@ class Groups(AbstractPartitionedOptimizer):
 
     **Arguments:**
 
-    - `groups`: a tuple of `Group`; the order counts.
-    - `rest`: the optimizer of the parameters that no group finds. None makes it an
-        error if there are any.
+    - `groups`: a tuple of `Group`; the order matters.
+    - `rest`: the optimizer of the parameters that no group finds. If None, they are an
+        error.
     """
 
     groups: tuple[Group, ...] = part()
@@ -129,6 +131,6 @@ def _unfound_text(paths: list[str]) -> str:
     shown = ", ".join(f"`{path}`" for path in paths[:4])
     more = f" and {len(paths) - 4} more" if len(paths) > 4 else ""
     return (
-        f"No group finds {shown}{more}, and `Groups.rest` is None. Say what makes "
-        "their steps: `rest=...`; `Frozen()` makes none."
+        f"No group finds {shown}{more}, and `Groups.rest` is None. Set `rest` to the "
+        "optimizer of these parameters, or to `Frozen()`."
     )

@@ -65,26 +65,29 @@ class Recipe(AbstractConfig):
 
     **Arguments:**
 
-    - `optimizer`: what makes a step of a gradient; `Groups` for several.
-    - `schedule`: its learning rate, as a function of the updates completed or a number.
-    - `clip_norm`: the norm that the gradient, all parameters together, is scaled down
-        to where it is larger; greater than 0. None clips nothing.
-    - `weight_decay`: the decoupled weight decay, in place of the optimizer's own; per
-        unit of learning rate, at least 0. None leaves the optimizer as it is.
-    - `decay_where`: which parameters decay. None leaves this to the optimizer's mask,
-        or else decays all.
-    - `accumulate`: how many gradients are averaged into one update, in float32 whatever
-        the parameters are; at least 1. In between, the updates are 0.
-    - `skip_nonfinite`: whether a gradient in which anything, anywhere in the model, is
-        not finite changes nothing: no state, no count, no parameter. It is counted.
-    - `ema_decay`: how much of the moving average of the parameters stays at each
-        update, in [0, 1). None keeps no average.
-    - `state_dtype`: the dtype that the optimizer keeps its moments in, by its own
-        fields such as `mu_dtype` where it has them. Parameters of a narrower dtype are
-        updated in this one. None leaves the optimizer as it is.
-    - `track_norm`: whether to keep the norm of the gradient for `metrics`, where
-        nothing is clipped. It costs a reduction, and stages a round of exchange; the
-        clip's own norm costs nothing and is always kept.
+    - `optimizer`: the optimizer; `Groups` for several.
+    - `schedule`: the learning rate, as a function of the updates completed or a number.
+    - `clip_norm`: the largest global norm of the gradient; larger gradients are scaled
+        down to it; greater than 0. None does not clip. The norm is computed in float32
+        or wider: for narrower gradients it differs from `optax.global_norm`, which
+        loses small terms.
+    - `weight_decay`: decoupled weight decay per unit of learning rate, at least 0, in
+        place of the optimizer's own. If None, the optimizer is not changed.
+    - `decay_where`: the parameters that decay. If None, the optimizer's own mask
+        decides, or else all decay.
+    - `accumulate`: the number of gradients that are averaged into one update, in
+        float32 for parameters of any dtype; at least 1. The updates in between are 0.
+    - `skip_nonfinite`: whether a gradient with any value that is not finite, anywhere
+        in the model, is skipped: parameters, state and counters do not change, except
+        for the number of skipped gradients.
+    - `ema_decay`: decay rate of the moving average of the parameters, in [0, 1). If
+        None, there is no average.
+    - `state_dtype`: dtype of the optimizer's moments. It sets the fields of the
+        optimizer for it, such as `mu_dtype`, if there are any. Parameters of a narrower
+        dtype are updated in this one. If None, the optimizer is not changed.
+    - `track_norm`: whether `metrics` reports the norm of the gradient although nothing
+        is clipped. This costs a reduction and, on stages, a round of exchange. The norm
+        that a clip computes is always reported, at no cost.
     """
 
     _: KW_ONLY
@@ -115,12 +118,12 @@ class Recipe(AbstractConfig):
 
     @typed
     def resolve(self, total_steps: PositiveCount) -> "Recipe":
-        """The same recipe with every length in updates, in a run of so many.
+        """The same recipe with every duration in updates.
 
         **Arguments:**
 
-        - `total_steps`: how many updates the run makes, at least 1. With `accumulate`
-            it takes as many times more gradients.
+        - `total_steps`: the number of updates of the run, at least 1. It requires
+            `accumulate` times as many gradients.
 
         **Raises:** `ValueError` naming the phases if they take longer than the run.
         """
@@ -135,15 +138,16 @@ class Recipe(AbstractConfig):
     ) -> optax.GradientTransformationExtraArgs:
         """The Optax transformation.
 
-        In the order of Optax's chains: the clip, the optimizer with its decay, the
-        average of the new parameters; `optax.MultiSteps` around these, and around it
-        `optax.apply_if_finite`. Frozen parameters are left out of all of it.
+        It chains the clip, the optimizer with its decay and the average of the new
+        parameters, inside `optax.MultiSteps`, inside `optax.apply_if_finite`. Frozen
+        parameters take part in none of these. Updates have the dtypes of the gradients,
+        and the state keeps its dtypes. A gradient that is None counts as zeros.
 
         **Arguments:**
 
-        - `total_steps`: as in `resolve`; needed where a length is a `Fraction`.
+        - `total_steps`: as in `resolve`; required if a duration is a `Fraction`.
 
-        **Raises:** `ValueError` naming the field whose length is not known, or the
+        **Raises:** `ValueError` naming the field whose duration is not known, or the
         phases that take longer than the run.
         """
         if total_steps is not None:
@@ -196,28 +200,32 @@ class Recipe(AbstractConfig):
         )
 
     def metrics(self, state: PyTree) -> Metrics:
-        """What the state knows of its run, without a computation or a transfer.
+        """Reads scalars about the run from the state, without any computation.
 
         **Arguments:**
 
-        - `state`: a state of what `build` made; or of what `build_mpmd` made, merged or
-            the piece of any stage: these are equal on all of them.
+        - `state`: the state of the transformation that `build` returned. With
+            `build_mpmd`, the merged state or that of any stage: the scalars are equal
+            on all of them.
         """
         return metrics_of(state)
 
     def eval_params(self, state: PyTree, params: PyTree) -> PyTree:
-        """The parameters to evaluate with: averaged, by `ema_decay` or `ScheduleFree`.
+        """The parameters for evaluation: averages of `ema_decay` or `ScheduleFree`.
 
-        Without either, the parameters themselves. Dtypes stay.
+        Without either, the parameters themselves. Dtypes do not change.
 
         **Arguments:**
 
-        - `state`, `params`: as an update left them, whole or the pieces of one stage.
+        - `state`, `params`: as returned by an update, of the whole tree or one stage.
         """
         return averaged_params(state, params)
 
     def explain(self, params: PyTree) -> str:
-        """A table of what each parameter gets: optimizer, scale of schedule, decay.
+        """A table of the optimizer, learning rate and weight decay of each parameter.
+
+        The column "schedule" shows the factor on the recipe's learning rate, or the
+        learning rate itself where an optimizer sets its own.
 
         **Arguments:**
 

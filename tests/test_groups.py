@@ -176,7 +176,7 @@ def test_is_a_value():
         (
             lambda: fo.Groups((fo.Group(EMBED, optimizer=fo.Adam()),)),
             "No group finds `['body']['bias']`, `['body']['weight']`, `['norm']`, and "
-            "`Groups.rest` is None. Say what makes their steps: `rest=...`",
+            "`Groups.rest` is None. Set `rest` to the optimizer of these parameters",
         ),
         (
             lambda: fo.Groups(

@@ -88,7 +88,9 @@ def test_decay_of_narrow_parameters_is_rounded_once():
     grads = {"w": jnp.full(4, 0.125, jnp.bfloat16)}
     transformation = recipe(
         optimizer=fo.SGD(),
-        schedule=fo.CosineDecay(init_value=0.1, decay_steps=10),
+        schedule=fo.Cosine(
+            init_value=0.1, peak_value=0.1, warmup_steps=1, decay_steps=10
+        ),
         weight_decay=0.3,
     ).build()
     updates, _ = transformation.update(grads, transformation.init(params), params)
@@ -220,4 +222,5 @@ def test_frozen_parameters_need_no_gradients():
 
 def test_schedule_of_the_tests_is_an_array():
     """Else the decay of narrow parameters would not widen them."""
-    assert SCHEDULE(jnp.int32(1)).dtype == jnp.float32
+    rate = SCHEDULE(jnp.int32(1))
+    assert rate.dtype == jnp.float32 and not rate.weak_type

@@ -36,13 +36,13 @@ class Adam(AbstractOptimizer):
 
     **Arguments:**
 
-    - `b1`: how much of $m$ stays at each update, in [0, 1).
-    - `b2`: how much of $v$ stays at each update, in [0, 1).
-    - `eps`: added to the root, in units of the gradient; at least 0.
-    - `eps_root`: added under the root, in units of the gradient's square; at least 0.
-        To differentiate through the step, make it positive.
-    - `mu_dtype`: the dtype that $m$ is kept in; that of the parameters, if left out.
-    - `nesterov`: whether to look one update ahead, as
+    - `b1`: exponential decay rate of the first moment $m$, in [0, 1).
+    - `b2`: exponential decay rate of the second moment $v$, in [0, 1).
+    - `eps`: added to the square root, in units of the gradient; at least 0.
+    - `eps_root`: added under the square root, in units of the squared gradient; at
+        least 0. It must be positive to differentiate through the update.
+    - `mu_dtype`: dtype of the first moment $m$; if omitted, that of the parameters.
+    - `nesterov`: whether to use Nesterov momentum, as
         [NAdam](https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ) does.
     """
 
@@ -73,8 +73,8 @@ class Adam(AbstractOptimizer):
 class AdamW(AbstractOptimizer):
     """[AdamW](https://arxiv.org/abs/1711.05101) (Loshchilov and Hutter 2019).
 
-    `optax.adamw`: Adam, with the learning rate times `weight_decay` times the parameter
-    taken off beside the step (algorithm 2).
+    `optax.adamw`: Adam with decoupled weight decay: each update also subtracts the
+    learning rate times `weight_decay` times the parameter (algorithm 2).
 
     ```python
     >>> import functional_opt as fo
@@ -86,9 +86,9 @@ class AdamW(AbstractOptimizer):
     **Arguments:**
 
     - `b1`, `b2`, `eps`, `eps_root`, `mu_dtype`, `nesterov`: as in [`Adam`][].
-    - `weight_decay`: per unit of learning rate; at least 0.
-    - `mask`: from the parameters to a tree of bools: which of them decay, such as a
-        [`Where`][]. All, if left out.
+    - `weight_decay`: decoupled weight decay per unit of learning rate; at least 0.
+    - `mask`: mask function from the parameters to a tree of bools, true for those that
+        decay, such as a [`Where`][]. If omitted, all decay.
     """
 
     _: KW_ONLY
@@ -151,17 +151,18 @@ class RMSProp(AbstractOptimizer):
 
     **Arguments:**
 
-    - `decay`: how much of $v$ stays at each update, in [0, 1).
-    - `eps`: $\\epsilon$, in units of the gradient's square, or of the gradient if not
-        `eps_in_sqrt`; at least 0.
-    - `initial_scale`: $v$ at the start, in units of the gradient's square; at least 0.
-    - `eps_in_sqrt`: whether `eps` is added under the root, or to it as in PyTorch.
-    - `centered`: whether the square of the mean is taken off $v$.
-    - `momentum`: how much of the sum of the steps stays at each update, in [0, 1). None
-        keeps no sum.
-    - `nesterov`: whether to look one update ahead. Without momentum it changes
-        nothing.
-    - `bias_correction`: whether $v$ is corrected for its start.
+    - `decay`: exponential decay rate of the second moment $v$, in [0, 1).
+    - `eps`: $\\epsilon$, in units of the squared gradient, or of the gradient if
+        `eps_in_sqrt` is false; at least 0.
+    - `initial_scale`: initial value of $v$, in units of the squared gradient; at least
+        0.
+    - `eps_in_sqrt`: whether `eps` is added under the square root, rather than to it as
+        in PyTorch.
+    - `centered`: whether to subtract the square of the mean gradient from $v$.
+    - `momentum`: decay rate of the momentum of the updates, in [0, 1). If None, there
+        is no momentum.
+    - `nesterov`: whether to use Nesterov momentum. It has no effect without `momentum`.
+    - `bias_correction`: whether $v$ is corrected for its initial value.
     """
 
     _: KW_ONLY

@@ -46,26 +46,26 @@ class Adafactor(AbstractOptimizer):
 
     **Arguments:**
 
-    - `min_dim_size_to_factor`: of how many rows and columns a parameter must be to be
-        factored; at least 1.
+    - `min_dim_size_to_factor`: factor the second moment of a parameter only if both of
+        its largest dimensions are at least this size; at least 1.
     - `decay_rate`: $c$, in (0, 1].
-    - `decay_offset`: how many updates the decay starts late, for fine-tuning; at
-        least 0.
-    - `multiply_by_parameter_scale`: whether the step is in units of the parameter's
-        root mean square: the learning rate is relative.
-    - `clipping_threshold`: the root mean square that the step of a parameter is scaled
-        down to where it is larger, before the learning rate; greater than 0. None
-        clips nothing.
-    - `momentum`: how much of the moving average of the steps stays at each update, in
-        [0, 1). None keeps none.
-    - `dtype_momentum`: the dtype that this average is kept in.
-    - `weight_decay_rate`: how much of a parameter each update takes off, whatever the
-        learning rate: a number of at least 0, or a schedule. None takes off nothing.
-        `build_decayed` puts a decay in units of the learning rate in its place.
-    - `eps`: added to the gradient's square, in its units; at least 0.
-    - `factored`: whether to factor at all.
-    - `weight_decay_mask`: from the parameters to a tree of bools: which of them decay,
-        such as a [`Where`][]. All, if left out.
+    - `decay_offset`: the number of updates by which the decay is delayed, for
+        fine-tuning; at least 0.
+    - `multiply_by_parameter_scale`: whether the update is scaled by the root mean
+        square of the parameter, which makes the learning rate relative.
+    - `clipping_threshold`: the largest root mean square of the update of a parameter,
+        before the learning rate; greater than 0. If None, updates are not clipped.
+    - `momentum`: decay rate of the moving average of the updates, in [0, 1). If None,
+        there is no moving average.
+    - `dtype_momentum`: dtype of this moving average.
+    - `weight_decay_rate`: the fraction of each parameter that is subtracted at each
+        update, independent of the learning rate: a number of at least 0, or a schedule.
+        If None, nothing is subtracted. `Recipe.weight_decay`, which is per unit of
+        learning rate, replaces it.
+    - `eps`: added to the squared gradient, in its units; at least 0.
+    - `factored`: whether to factor the second moments at all.
+    - `weight_decay_mask`: mask function from the parameters to a tree of bools, true
+        for those that decay, such as a [`Where`][]. If omitted, all decay.
     """
 
     _: KW_ONLY

@@ -33,12 +33,10 @@ class SGD(AbstractOptimizer):
 
     **Arguments:**
 
-    - `momentum`: how much of the sum stays at each update, in [0, 1). None keeps
-        no sum.
-    - `nesterov`: whether to look one update ahead. Without momentum it changes
-        nothing.
-    - `accumulator_dtype`: the dtype that the sum is kept in; that of the parameters, if
-        left out.
+    - `momentum`: decay rate of the momentum $u$, in [0, 1). If None, there is no
+        momentum.
+    - `nesterov`: whether to use Nesterov momentum. It has no effect without `momentum`.
+    - `accumulator_dtype`: dtype of the momentum; if omitted, that of the parameters.
     """
 
     _: KW_ONLY

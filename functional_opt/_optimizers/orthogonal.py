@@ -64,33 +64,35 @@ class Muon(AbstractPartitionedOptimizer):
 
     **Arguments:**
 
-    - `ns_coeffs`: $(a, b, c)$; one such triple for each iteration; or the name of a
-        set of Optax's, "standard" or "dion".
-    - `ns_steps`: how many iterations; at least 1. Where each iteration has a triple
-        of its own, at least as many as there are; they then say how many.
-    - `beta`: how much of the momentum stays at each update, in [0, 1).
+    - `ns_coeffs`: coefficients $(a, b, c)$ of the iteration; one such triple per
+        iteration; or the name of a preset of Optax, "standard" or "dion".
+    - `ns_steps`: the number of iterations; at least 1. If there is one triple per
+        iteration, it must be at least the number of triples, which is then the number
+        of iterations.
+    - `beta`: exponential decay rate of the momentum, in [0, 1).
     - `eps`: added to denominators, in units of the gradient; at least 0.
-    - `weight_decay`: of the matrices, per unit of learning rate; at least 0.
-    - `weight_decay_mask`: from the parameters to a tree of bools: which matrices
-        decay, such as a [`Where`][]. All, if left out.
-    - `mu_dtype`: the dtype that the momentum is kept in; that of the parameters, if
-        left out.
-    - `nesterov`: whether to look one update ahead.
-    - `adaptive`: whether the step is in units of the momentum's dual norm
+    - `weight_decay`: decoupled weight decay of the matrices, per unit of learning rate;
+        at least 0.
+    - `weight_decay_mask`: mask function from the parameters to a tree of bools, true
+        for the matrices that decay, such as a [`Where`][]. If omitted, all decay.
+    - `mu_dtype`: dtype of the momentum; if omitted, that of the parameters.
+    - `nesterov`: whether to use Nesterov momentum.
+    - `adaptive`: whether the update is scaled by the dual norm of the momentum
         ([Bernstein and Newhouse 2024](https://arxiv.org/abs/2409.20325)).
     - `preconditioning`: how a matrix is scaled before the iterations: by "frobenius",
         "spectral", "aol" or "schatten".
     - `adam_b1`, `adam_b2`, `adam_eps_root`, `adam_weight_decay`: AdamW's, as `b1`,
         `b2`, `eps_root` and `weight_decay` in [`AdamW`][].
-    - `adam_learning_rate`: AdamW's learning rate, at least 0, or a schedule of it; that
-        of the matrices, if left out.
-    - `muon_weight_dimension_numbers`: which axes of a parameter are rows and columns,
-        an `optax.contrib.MuonDimensionNumbers` for all; or from the parameters to a
-        tree of these, with None for what is AdamW's. Left out, the parameters of
-        rank 2 are the matrices.
-    - `consistent_rms`: the root mean square of a step of a matrix of any shape, in
-        units of the learning rate; greater than 0. Left out, the step of a matrix of
-        more columns than rows is $\\sqrt{\\mathrm{columns} / \\mathrm{rows}}$ larger.
+    - `adam_learning_rate`: learning rate of AdamW: a number of at least 0, or a
+        schedule. If omitted, AdamW uses the learning rate of the matrices.
+    - `muon_weight_dimension_numbers`: which axes of a parameter are rows and columns:
+        an `optax.contrib.MuonDimensionNumbers` for all parameters, or a function from
+        the parameters to a tree of these, with None for the parameters that AdamW
+        updates. If omitted, Muon updates the parameters of rank 2.
+    - `consistent_rms`: the root mean square of the update of a matrix of any shape, in
+        units of the learning rate; greater than 0. If omitted, the update of a matrix
+        of more columns than rows is $\\sqrt{\\mathrm{columns} / \\mathrm{rows}}$ times
+        larger.
     """
 
     _: KW_ONLY
@@ -226,8 +228,8 @@ class Scion(AbstractOptimizer):
 
     **Arguments:**
 
-    - `momentum`: how much of the gradient goes into $d$ at each update, in (0, 1]: 1
-        less the momentum of others. The authors take 0.1.
+    - `momentum`: weight of the new gradient in the moving average $d$, in (0, 1]: one
+        minus a decay rate. The authors use 0.1.
     - `norm`: the norm of the ball, of matrices in the last two axes.
         - "Spectral": singular values near $\\sqrt{\\mathrm{out} / \\mathrm{in}}$. For
             layers.
@@ -238,15 +240,16 @@ class Scion(AbstractOptimizer):
         - "BiasRMS": a root mean square of 1 along the last axis.
         - "Auto": "BiasRMS" for rank 0 and 1, "Spectral" for 2, "SpectralConv" for 3 or
             more.
-    - `normalized`: whether the ball shrinks as the inputs grow, as above. Left out,
-        it does but for "ColNorm".
-    - `transpose`: whether parameters are in by out, kernels window by in by out.
+    - `normalized`: whether the radius of the ball shrinks with the number of inputs, as
+        above. If omitted, it does, except for "ColNorm".
+    - `transpose`: whether parameters have the shape (inputs, outputs), and kernels
+        (window, inputs, outputs).
     - `max`: whether the singular values of "Spectral" are at least 1.
-    - `steps`: how many iterations make singular values alike; at least 1.
+    - `steps`: the number of iterations that make the singular values equal; at least 1.
     - `scale`: the radius of the ball; greater than 0.
-    - `unconstrained`: see above. `build_decayed` makes it true: the pull to 0 is a
-        decay of 1 per unit of learning rate.
-    - `mu_dtype`: the dtype that $d$ is kept in; that of the parameters, if left out.
+    - `unconstrained`: see above. `Recipe.weight_decay` sets it to true, since the
+        attraction to 0 is a weight decay of 1 per unit of learning rate.
+    - `mu_dtype`: dtype of $d$; if omitted, that of the parameters.
     """
 
     _: KW_ONLY

@@ -52,26 +52,26 @@ class SOAP(AbstractOptimizer):
 
     **Arguments:**
 
-    - `b1`: how much of the moving average of the gradient stays at each update, in
-        [0, 1).
-    - `b2`: how much of that of its square stays, in [0, 1).
-    - `shampoo_beta`: how much of that of $G G^T$ stays, in [0, 1); as much as `b2`, if
-        left out.
-    - `eps`: added to the root, in units of the gradient; at least 0.
-    - `weight_decay`: per unit of learning rate; at least 0.
-    - `mask`: from the parameters to a tree of bools: which of them decay, such as a
-        [`Where`][]. All, if left out.
-    - `precondition_frequency`: how many updates from one iteration to the next; at
-        least 1.
-    - `max_precond_dim`: the longest axis that has an eigenbasis; at least 0. Along
-        longer ones the gradient stays as it is.
-    - `merge_dims`: whether neighbouring axes are taken for one, up to a length of
+    - `b1`: exponential decay rate of the first moment, in [0, 1).
+    - `b2`: exponential decay rate of the second moment, in [0, 1).
+    - `shampoo_beta`: exponential decay rate of the moving averages of $G G^T$, in [0,
+        1); if omitted, `b2`.
+    - `eps`: added to the square root, in units of the gradient; at least 0.
+    - `weight_decay`: decoupled weight decay per unit of learning rate; at least 0.
+    - `mask`: mask function from the parameters to a tree of bools, true for those that
+        decay, such as a [`Where`][]. If omitted, all decay.
+    - `precondition_frequency`: the number of updates between two iterations of the
+        power method; at least 1.
+    - `max_precond_dim`: the largest axis with an eigenbasis; at least 0. Along larger
+        axes, the gradient is not transformed.
+    - `merge_dims`: whether neighbouring axes are merged, up to a size of
         `max_precond_dim`.
-    - `precondition_1d`: whether parameters of rank 1 have eigenbases, too.
-    - `normalize_grads`: whether a step of a parameter has a root mean square of 1.
-    - `correct_bias`: whether the moving averages are corrected for their start.
-    - `mu_dtype`: the dtype that the moving average of the gradient is kept in; that of
-        the parameters, if left out. Eigenbases are kept in at least float32.
+    - `precondition_1d`: whether parameters of rank 1 have eigenbases.
+    - `normalize_grads`: whether the update of each parameter is scaled to a root mean
+        square of 1.
+    - `correct_bias`: whether the moments are corrected for their initial value.
+    - `mu_dtype`: dtype of the first moment; if omitted, that of the parameters.
+        Eigenbases are stored in float32 or wider.
     """
 
     _: KW_ONLY
@@ -132,28 +132,30 @@ class Kron(AbstractOptimizer):
 
     **Arguments:**
 
-    - `b1`: how much of the moving average stays at each update, in [0, 1).
-    - `weight_decay`: per unit of learning rate; at least 0.
-    - `mask`: from the parameters to a tree of bools: which of them decay, such as a
-        [`Where`][]. All, if left out. The authors decay those of rank 2 or more.
-    - `preconditioner_update_probability`: 1 of how many updates fits the factors, the
-        inverse of it: a number in (0, 1], or a schedule of it. Left out, it is 1 for
-        500 updates, then falls by a factor of $e$ every 1000, to 0.03.
-    - `max_size_triangular`: the longest axis that has a triangular factor; at least 0.
-        Longer ones have a diagonal one.
-    - `min_ndim_triangular`: from which rank on parameters have triangular factors; at
-        least 0.
-    - `memory_save_mode`: "one_diag" makes the factor of the longest axis diagonal,
-        "smart_one_diag" does where no other is as long, "all_diag" makes all diagonal.
-    - `momentum_into_precond_update`: whether the factors are fitted to the moving
-        average rather than to the gradient.
-    - `precond_lr`: the size of a step of the factors, relative; in (0, 1].
-    - `precond_init_scale`: of $Q$ at the start; greater than 0.
-    - `merge_dims`: whether axes are merged into a matrix, from rank 3 on.
-    - `mu_dtype`: the dtype that the moving average is kept in; that of the parameters,
-        if left out.
-    - `precond_dtype`: the dtype that the factors are kept in; float32, if left out.
-    - `seed`: of the random numbers that the factors are fitted with.
+    - `b1`: exponential decay rate of the first moment, in [0, 1).
+    - `weight_decay`: decoupled weight decay per unit of learning rate; at least 0.
+    - `mask`: mask function from the parameters to a tree of bools, true for those that
+        decay, such as a [`Where`][]. If omitted, all decay. The authors decay those of
+        rank 2 or more.
+    - `preconditioner_update_probability`: the inverse of the number of updates between
+        two fits of the factors: a number in (0, 1], or a schedule. If omitted, it is 1
+        for 500 updates, then decays by a factor of $e$ per 1000 updates, down to 0.03.
+    - `max_size_triangular`: the largest axis with a triangular factor; at least 0. The
+        factors of larger axes are diagonal.
+    - `min_ndim_triangular`: the smallest rank of a parameter with triangular factors;
+        at least 0.
+    - `memory_save_mode`: "one_diag" makes the factor of the largest axis diagonal,
+        "smart_one_diag" does so if no other axis is as large, and "all_diag" makes all
+        factors diagonal.
+    - `momentum_into_precond_update`: whether the factors are fitted to the first moment
+        rather than to the gradient.
+    - `precond_lr`: relative step size of the factors, in (0, 1].
+    - `precond_init_scale`: initial scale of $Q$; greater than 0.
+    - `merge_dims`: whether the axes of parameters of rank 3 or more are merged into a
+        matrix.
+    - `mu_dtype`: dtype of the first moment; if omitted, that of the parameters.
+    - `precond_dtype`: dtype of the factors; if omitted, float32.
+    - `seed`: seed of the random numbers that the factors are fitted with.
     """
 
     _: KW_ONLY

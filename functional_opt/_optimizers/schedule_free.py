@@ -29,12 +29,11 @@ class ScheduleFree(AbstractOptimizer):
 
     **Arguments:**
 
-    - `optimizer`: what makes the steps that are averaged.
-    - `b1`: the share of the average in the parameters of the run, in (0, 1).
-    - `weight_lr_power`: an iterate's weight is the largest learning rate so far to this
-        power; at least 0.
-    - `state_dtype`: the dtype that the iterates are kept in; that of the parameters, if
-        left out.
+    - `optimizer`: the optimizer whose iterates are averaged.
+    - `b1`: interpolation weight of the average in the parameters of the run, in (0, 1).
+    - `weight_lr_power`: the weight of an iterate is the largest learning rate so far to
+        this power; at least 0.
+    - `state_dtype`: dtype of the iterates; if omitted, that of the parameters.
     """
 
     _: KW_ONLY

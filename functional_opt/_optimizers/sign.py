@@ -33,12 +33,12 @@ class Lion(AbstractOptimizer):
 
     **Arguments:**
 
-    - `b1`: the share of $m$ in the step, in [0, 1).
-    - `b2`: how much of $m$ stays at each update, in [0, 1).
-    - `mu_dtype`: the dtype that $m$ is kept in; that of the parameters, if left out.
+    - `b1`: weight of $m$ in the update, in [0, 1).
+    - `b2`: exponential decay rate of $m$, in [0, 1).
+    - `mu_dtype`: dtype of $m$; if omitted, that of the parameters.
     - `weight_decay`: $\\lambda$, per unit of learning rate; at least 0.
-    - `mask`: from the parameters to a tree of bools: which of them decay, such as a
-        [`Where`][]. All, if left out.
+    - `mask`: mask function from the parameters to a tree of bools, true for those that
+        decay, such as a [`Where`][]. If omitted, all decay.
     """
 
     _: KW_ONLY

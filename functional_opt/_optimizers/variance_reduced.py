@@ -47,12 +47,13 @@ class Mars(AbstractOptimizer):
     **Arguments:**
 
     - `b1`, `b2`, `eps`, `mu_dtype`: as in [`Adam`][].
-    - `gamma`: $\\gamma$, how much of the correction is made; at least 0.
-    - `max_norm`: in units of the gradient; greater than 0. None scales nothing down.
-    - `weight_decay`: per unit of learning rate; at least 0.
-    - `mask`: from the parameters to a tree of bools: which of them decay, such as a
-        [`Where`][]. All, if left out.
-    - `optimize_1d`: whether all parameters are treated as matrices are.
+    - `gamma`: $\\gamma$, the scale of the correction; at least 0.
+    - `max_norm`: the largest norm of $c$, in units of the gradient; greater than 0. If
+        None, $c$ is not clipped.
+    - `weight_decay`: decoupled weight decay per unit of learning rate; at least 0.
+    - `mask`: mask function from the parameters to a tree of bools, true for those that
+        decay, such as a [`Where`][]. If omitted, all decay.
+    - `optimize_1d`: whether all parameters are updated like matrices.
     - `b1_1d`, `b2_1d`: of plain AdamW, as `b1` and `b2` in [`AdamW`][].
     """
 

@@ -53,26 +53,27 @@ class Quad(AbstractOptimizer):
 
     **Arguments:**
 
-    - `lr_style`: "adam" makes steps a fifth as long, for learning rates of Adam's size.
-        None leaves them at a root mean square of about 1.
-    - `momentum`: how much of the moving average stays at each update, in [0, 1). It
-        starts as the first gradient.
-    - `weight_decay`: per unit of learning rate; at least 0.
-    - `mask`: from the parameters to a tree of bools: which of them decay, such as a
-        [`Where`][]. All, if left out.
-    - `max_size_dense`: the longest axis that has a full matrix; at least 0. Longer ones
-        have a diagonal one, as all parameters of rank 0 and 1 do.
-    - `max_skew_dense`: how many times as long as the other an axis may be, to have a
-        full matrix; greater than 0. None sets no limit.
-    - `preconditioner_lr`: the step size of the factors, relative, at the start;
-        greater than 0. It falls with the root of $1 + t / 10000$, but not below 0.3.
-    - `preconditioner_init_scale`: of each factor at the start; greater than 0. Left
-        out, it is such that the first step has a root mean square of about 1.
-    - `noise_scale`: of the noise that the factors are fitted with, in units of the
-        gradient; at least 0.
-    - `dtype`: the dtype of the state, and of what is done with it; that of the
-        parameters, if left out.
-    - `seed`: of the noise.
+    - `lr_style`: "adam" scales updates by 0.2, for learning rates of the size that Adam
+        uses. If None, updates have a root mean square of about 1.
+    - `momentum`: exponential decay rate of the first moment, in [0, 1). Its initial
+        value is the first gradient.
+    - `weight_decay`: decoupled weight decay per unit of learning rate; at least 0.
+    - `mask`: mask function from the parameters to a tree of bools, true for those that
+        decay, such as a [`Where`][]. If omitted, all decay.
+    - `max_size_dense`: the largest axis with a dense factor; at least 0. Larger axes
+        have a diagonal factor, as do all parameters of rank 0 and 1.
+    - `max_skew_dense`: the largest ratio of an axis to the other for which its factor
+        is dense; greater than 0. If None, there is no limit.
+    - `preconditioner_lr`: initial relative step size of the factors; greater than 0. It
+        decays with the square root of $1 + t / 10000$, down to 0.3.
+    - `preconditioner_init_scale`: initial scale of each factor; greater than 0. If
+        omitted, it is chosen such that the first update has a root mean square of about
+        1.
+    - `noise_scale`: scale of the noise that is added to the gradient when the factors
+        are fitted, in units of the gradient; at least 0.
+    - `dtype`: dtype of the state and of the arithmetic on it; if omitted, that of the
+        parameters.
+    - `seed`: seed of the noise.
     """
 
     _: KW_ONLY
@@ -113,7 +114,7 @@ class Skew(AbstractOptimizer):
     - `lr_style`, `momentum`, `weight_decay`, `mask`, `max_size_dense`,
         `max_skew_dense`, `preconditioner_lr`, `preconditioner_init_scale`,
         `noise_scale`, `dtype`: as in [`Quad`][].
-    - `seed`: of the noise, and of the vectors that find the spectral norms.
+    - `seed`: seed of the noise, and of the vectors that estimate spectral norms.
     """
 
     _: KW_ONLY
