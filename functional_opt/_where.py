@@ -1,4 +1,4 @@
-"""Which parameters, as data."""
+"""Rules that select parameters, as data."""
 
 import abc
 import dataclasses
@@ -17,32 +17,33 @@ from ._types import Count, typed
 
 # No Equinox module: `optax.masked` takes a mask for a function only if it is a leaf.
 class AbstractWhere(abc.ABC):
-    """A rule that finds some of the parameters.
+    """A rule that selects some of the parameters.
 
-    An instance is a mask for Optax: called with the parameters it gives a tree of bools
-    of their structure. Pass it wherever Optax takes such a function. `&`, `|` and `~`
-    make rules of rules.
+    An instance is a mask function for Optax: called with the parameters, it returns a
+    tree of bools with their structure. Pass it wherever Optax accepts such a function.
+    `&`, `|` and `~` combine rules.
     """
 
     @abc.abstractmethod
     def finds(self, path: str, leaf: Any) -> bool:
-        """Whether a leaf at a path is meant."""
+        """Whether the rule selects a leaf at a path."""
 
     @abc.abstractmethod
     def rules(self) -> "tuple[Where, ...]":
-        """The plain rules that this one is made of."""
+        """The plain rules that this one combines."""
 
     @typed
     def __call__(self, params: PyTree) -> PyTree[bool]:
-        """Which leaves of a tree are meant.
+        """The mask of the selected leaves.
 
         **Arguments:**
 
         - `params`: arrays, or anything else that has a `shape`.
 
-        **Returns:** a tree of bools of the same structure. It is an error if none is
-        true, or if one of the rules that this one is made of finds nothing, unless
-        there are holes (`optax.MaskedNode`) where others may be.
+        **Returns:** a tree of bools of the same structure.
+
+        **Raises:** `ValueError` if this rule, or a rule that it combines, selects
+        nothing, unless the tree has holes (`optax.MaskedNode`) or no leaves at all.
         """
         found = jax.tree_util.tree_map_with_path(
             lambda path, leaf: self.finds(path_text(path), leaf), params
@@ -64,7 +65,7 @@ class AbstractWhere(abc.ABC):
 @final
 @dataclasses.dataclass(frozen=True)
 class Where(AbstractWhere):
-    """Which parameters, by their path and their rank.
+    """Selects parameters by their path and their rank.
 
     ```python
     >>> import functional_opt as fo
@@ -80,10 +81,10 @@ class Where(AbstractWhere):
 
     **Arguments:**
 
-    - `path`: a regular expression that is searched for in the path of a parameter,
-        which is written as in Python, without the tree: `layers[3].mlp.weight`, or
-        `['head']['bias']`. None finds all.
-    - `min_ndim`: the smallest number of dimensions; 2 leaves out biases and the scales
+    - `path`: a regular expression that is searched for in the path of a parameter. A
+        path is written as in Python, without the tree: `layers[3].mlp.weight`, or
+        `['head']['bias']`. None matches all.
+    - `min_ndim`: the smallest number of dimensions; 2 excludes biases and the scales
         of norms.
     """
 
@@ -112,7 +113,7 @@ class Where(AbstractWhere):
 @final
 @dataclasses.dataclass(frozen=True)
 class AllOf(AbstractWhere):
-    """Which parameters: those that all of some rules find. `a & b` makes one.
+    """Selects the parameters that all of several rules select. Also written `a & b`.
 
     ```python
     >>> import functional_opt as fo
@@ -142,7 +143,7 @@ class AllOf(AbstractWhere):
 @final
 @dataclasses.dataclass(frozen=True)
 class AnyOf(AbstractWhere):
-    """Which parameters: those that any of some rules finds. `a | b` makes one.
+    """Selects the parameters that any of several rules selects. Also written `a | b`.
 
     ```python
     >>> import functional_opt as fo
@@ -172,7 +173,7 @@ class AnyOf(AbstractWhere):
 @final
 @dataclasses.dataclass(frozen=True)
 class Not(AbstractWhere):
-    """Which parameters: those that a rule does not find. `~a` makes one.
+    """Selects the parameters that a rule does not select. Also written `~a`.
 
     ```python
     >>> import functional_opt as fo
@@ -215,7 +216,7 @@ def _check_parts(where: AllOf | AnyOf) -> None:
 
 
 def check_finds(where: AbstractWhere, params: PyTree) -> None:
-    """Refuses a rule that finds nothing in a whole tree, or has one in it."""
+    """Raises an error if a rule, or one that it combines, finds nothing in a tree."""
     leaves = [
         (path_text(path), leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)

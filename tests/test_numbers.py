@@ -93,6 +93,7 @@ def test_decay_of_narrow_parameters_is_rounded_once():
         ),
         weight_decay=0.3,
     ).build()
+    updates: Any
     updates, _ = transformation.update(grads, transformation.init(params), params)
     step = jnp.asarray(-0.1, jnp.bfloat16) * grads["w"]
     expected = step.astype("float32") - jnp.float32(0.1 * 0.3) * 1.5
@@ -222,5 +223,5 @@ def test_frozen_parameters_need_no_gradients():
 
 def test_schedule_of_the_tests_is_an_array():
     """Else the decay of narrow parameters would not widen them."""
-    rate = SCHEDULE(jnp.int32(1))
+    rate: Any = SCHEDULE(jnp.int32(1))
     assert rate.dtype == jnp.float32 and not rate.weak_type

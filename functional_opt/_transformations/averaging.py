@@ -1,4 +1,4 @@
-"""Averages of the parameters over the run, and the parameters they make."""
+"""Averages of the parameters over the run."""
 
 from typing import Any, NamedTuple
 
@@ -13,16 +13,16 @@ from .finding import find_all
 
 
 class ParamsEmaState(NamedTuple):
-    """The moving average of the parameters, in float32 or wider."""
+    """The exponential moving average of the parameters, in float32 or wider."""
 
     ema: PyTree
 
 
 def params_ema(decay: Scalar) -> optax.GradientTransformation:
-    """Keeps the moving average of the parameters that the updates make.
+    """Tracks the exponential moving average of the updated parameters.
 
-    It comes last in a chain: `optax.incremental_update` of what
-    `optax.apply_updates` will give, from the first parameters on.
+    It must be last in a chain: it is `optax.incremental_update` of the result of
+    `optax.apply_updates`, starting with the initial parameters.
     """
 
     def init(params: Any) -> ParamsEmaState:
@@ -49,7 +49,7 @@ def _wide(leaf: Any) -> jax.Array:
 
 
 def averaged_params(state: PyTree, params: PyTree) -> PyTree:
-    """The parameters, with their averages in their places where the state has some."""
+    """The parameters, replaced by their averages if the state has any."""
     for found in find_all(state, ParamsEmaState):
         params = _replaced(params, found.ema, lambda ema, x: ema.astype(x.dtype))
     for found in find_all(state, ScheduleFreeState):
@@ -64,7 +64,7 @@ def averaged_params(state: PyTree, params: PyTree) -> PyTree:
 
 
 def _replaced(params: PyTree, tree: PyTree, function: Any) -> PyTree:
-    """Keeps the parameters where the tree has nothing for them."""
+    """Applies a function where the tree has an entry, and returns the others as is."""
     return jax.tree.map(
         lambda leaf, param: param if _is_nothing(leaf) else function(leaf, param),
         tree,

@@ -1,4 +1,4 @@
-"""The clip of Optax, which keeps the norm that it computes."""
+"""Clipping by the global norm, which is recorded in the optimizer state."""
 
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from .._types import Scalar
 
 
 class NormState(NamedTuple):
-    """The norm of the last gradient, all parameters together; float32."""
+    """The global norm of the last gradient; float32."""
 
     norm: jax.Array
 
@@ -25,7 +25,7 @@ def clip_by_global_norm(max_norm: Scalar | None) -> optax.GradientTransformation
 
     **Arguments:**
 
-    - `max_norm`: as in Optax. None clips nothing.
+    - `max_norm`: as in Optax. If None, nothing is clipped.
     """
 
     def init(params: Any) -> NormState:

@@ -1,4 +1,4 @@
-"""An optimizer's state in a dtype that is not the parameters'."""
+"""Optimizer states in other dtypes than the parameters."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from jaxtyping import PyTree
 def widened(
     inner: optax.GradientTransformation, dtype: np.dtype
 ) -> optax.GradientTransformationExtraArgs:
-    """Computes in this dtype for all parameters that are narrower.
+    """Updates all narrower parameters in this dtype.
 
-    Their state is in this dtype too; the updates are in that of the gradients again.
+    Their state is in this dtype too. Updates have the dtypes of the gradients.
     """
     inner = optax.with_extra_args_support(inner)
 
@@ -55,10 +55,10 @@ def same_dtypes(
 def stored(
     inner: optax.GradientTransformation, dtype: np.dtype
 ) -> optax.GradientTransformationExtraArgs:
-    """Keeps the arrays of the state in this dtype between updates.
+    """Stores the arrays of the state in this dtype between updates.
 
     An update computes in the dtypes of the transformation itself. Scalars, such as
-    counts and rates, and what is no float keep their dtypes.
+    counts and rates, and everything that is not floating are stored as they are.
     """
     inner = optax.with_extra_args_support(inner)
 

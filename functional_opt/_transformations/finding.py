@@ -1,4 +1,4 @@
-"""States of one kind, wherever in a state they are."""
+"""Finds the states of one kind inside a state."""
 
 from typing import Any, TypeVar
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def find_all(state: PyTree, kind: type[T]) -> list[T]:
-    """The nodes of this kind, in a whole state or in a stage's piece of one."""
+    """The nodes of this type, in a state of the whole tree or of one stage."""
 
     def is_found(node: Any) -> bool:
         return isinstance(node, kind)

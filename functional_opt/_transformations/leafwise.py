@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 def leafwise(
     kind: Any, function: Callable[..., Any], tree: PyTree, *rest: PyTree
 ) -> Any:
-    """Maps a function that returns a NamedTuple, a `kind`; gives a `kind` of trees."""
+    """Maps a function that returns a NamedTuple; returns a NamedTuple of trees."""
     results = jax.tree.map(function, tree, *rest)
 
     def column(index: int) -> PyTree:

@@ -1,4 +1,4 @@
-"""What one wants to know of a run, kept in the state by the updates themselves."""
+"""The progress of a run, recorded in the optimizer state."""
 
 from typing import Any, NamedTuple
 
@@ -10,14 +10,14 @@ from .._types import LearningRate
 
 
 class TrackState(NamedTuple):
-    """How far a run is: scalars, int32 and float32."""
+    """Updates completed and the last learning rate: scalars, int32 and float32."""
 
     updates_completed: jax.Array
     learning_rate: jax.Array
 
 
 def track(schedule: LearningRate) -> optax.GradientTransformation:
-    """Counts the updates, and keeps the learning rate of the last one."""
+    """Counts the updates and records the learning rate of the last one."""
 
     def rate(count: Any) -> jax.Array:
         value = schedule(count) if callable(schedule) else schedule

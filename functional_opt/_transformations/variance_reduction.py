@@ -17,9 +17,9 @@ class ReduceVarianceState(NamedTuple):
 def reduce_variance(
     gamma: Scalar, b1: Scalar, max_norm: Scalar | None
 ) -> optax.GradientTransformation:
-    """What algorithm 1 of [MARS](https://arxiv.org/abs/2411.10438) does to gradients.
+    """The corrected gradients of algorithm 1 of [MARS](https://arxiv.org/abs/2411.10438).
 
-    Gives $c = g + \\gamma \\beta_1 / (1 - \\beta_1) (g - g')$, with $g'$ the gradient
+    Returns $c = g + \\gamma \\beta_1 / (1 - \\beta_1) (g - g')$, with $g'$ the gradient
     of the last update, 0 at the first. Each parameter's is scaled down to a norm of
     `max_norm`. This is the paper's approximate form: $g'$ is of the last batch, where
     the exact one has the gradient of the new batch at the last parameters.
