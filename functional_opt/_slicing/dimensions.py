@@ -15,6 +15,7 @@ import itertools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import SupportsIndex
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
@@ -51,7 +52,7 @@ def _either(*marks: Marks) -> Marks:
     return tuple(map(any, zip(*marks, strict=True)))
 
 
-def _without(marks: Marks, axes: Sequence[int]) -> Marks:
+def _without(marks: Marks, axes: Sequence[SupportsIndex]) -> Marks:
     return tuple(mark for axis, mark in enumerate(marks) if axis not in axes)
 
 
