@@ -1,34 +1,63 @@
 """Checkpoints of a training run, which fit any number of stages and processes."""
 
 import contextlib
+import logging
 import operator
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, Literal, NamedTuple, SupportsIndex
 
 from jaxtyping import PyTree
 
+from .._config import AbstractConfig
+from .._registry import Registry
 from .._stages.local import StageLocal
 from .._types import typed
 from .background import Background
 from .errors import DamagedError, DifferentError
-from .trees import Training
+from .extras import Extra
+from .matching import MatchReport
+from .recipes import changes, record_recipe
+from .trees import check_whole, Training
 
 
-class Restored(NamedTuple):
-    """A training run as a checkpoint holds it.
+Match = Literal["exact", "by path"]
+
+logger = logging.getLogger("functional_opt")
+
+
+class _Restored(NamedTuple):
+    step: int
+    params: PyTree
+    state: PyTree
+
+
+class Restored(_Restored):
+    """A training run as a checkpoint holds it: a tuple of step, parameters and state.
 
     **Attributes:**
 
     - `step`: the number of updates completed.
     - `params`, `state`: as they were saved, whole or in pieces as `restore` was asked.
+    - `extra`: a mapping with the values that `save` was given as `extra`.
+    - `recipe_changes`: how the recipe of `Checkpoints` differs from the saved one, one
+        text per field.
+    - `report`: with `match="by path"`, which leaves were restored and which were not.
     """
 
+    extra: Mapping[str, Any]
+    recipe_changes: tuple[str, ...]
+    report: MatchReport | None
+
+
+class _Read(NamedTuple):
     step: int
-    params: PyTree
-    state: PyTree
+    trees: list[Any]
+    extra: Mapping[str, Any]
+    changes: list[str]
+    report: MatchReport | None
 
 
 @typed
@@ -46,6 +75,9 @@ class Checkpoints:
         expanded, or a URI such as `gs://bucket/run` that `etils.epath` can write to. In
         many processes it must name the same directory in all of them.
     - `keep`: the number of latest checkpoints to keep; all of them if omitted.
+    - `recipe`: the recipe of the run, or another module of this library. Its fields are
+        saved in every checkpoint, and `restore` reports which of them have changed.
+    - `registry`: the classes in `recipe`, if `saved_recipe` is to build it again.
 
     **Raises:** `ValueError` for a URI that is not supported; `ModuleNotFoundError` if
     Orbax is not installed.
@@ -66,6 +98,8 @@ class Checkpoints:
 
     directory: str | os.PathLike[str]
     keep: int | None = None
+    recipe: AbstractConfig | None = None
+    registry: Registry | None = None
     _opened: Any = field(init=False, repr=False, compare=False)
     _background: Background = field(
         init=False, repr=False, compare=False, default_factory=Background
@@ -108,6 +142,7 @@ class Checkpoints:
         state: PyTree,
         staged: StageLocal | None = None,
         *,
+        extra: Mapping[str, Any] | None = None,
         wait: bool = True,
     ) -> None:
         """Saves a training run.
@@ -126,6 +161,10 @@ class Checkpoints:
         - `params`, `state`: whole trees; or, with `staged`, one piece per stage, and
             None for the stages of other processes.
         - `staged`: the `StageLocal` that the pieces belong to.
+        - `extra`: whatever else the run needs, by name: pytrees such as an
+            `equinox.nn.State`, PRNG keys, the position in the data. Arrays, numbers,
+            strings, bools and None can be saved. In many processes it must be the same
+            in all of them, or consist of arrays that are sharded over them.
         - `wait`: whether to return only when the checkpoint is complete. If false,
             `save` returns when the arrays are copied to the host; the next step may
             then reuse their memory. `wait()`, the next `save` and `restore` wait for
@@ -135,21 +174,29 @@ class Checkpoints:
         or do not fit; `OSError` if the directory cannot be written.
         """
         step = _as_step(step)
+        if staged is None:
+            check_whole(params, state)
         training = Training.of(params, state, staged)
-        storage = _storage()
-        header = {"format": storage.FORMAT, "step": step}
+        besides, storage = Extra.of(extra or {}), _storage()
         content = storage.Content.of(
-            training.written,
-            [storage.Copy(*copy) for copy in training.copies],
-            training.paths,
-            training.required,
-            header,
+            {**training.written, **besides.written},
+            [storage.Copy(*copy) for copy in (*training.copies, *besides.copies)],
+            [*training.paths, *besides.leaves],
+            training.required | set(besides.leaves),
+            self._header(step, besides),
         )
         with self._background.lock, self._access():
             self.wait()
             storage.Saver(self._opened, self.keep, self._background).save(
                 step, content, wait
             )
+
+    def _header(self, step: int, extra: Extra) -> dict[str, Any]:
+        """What a manifest holds besides the leaves."""
+        header = {"format": _storage().FORMAT, "step": step, "extra": extra.structure}
+        if self.recipe is None:
+            return header
+        return {**header, "recipe": record_recipe(self.recipe, self.registry)}
 
     def wait(self) -> None:
         """Waits for a save in the background, and raises the error it ended with."""
@@ -163,6 +210,8 @@ class Checkpoints:
         staged: StageLocal | None = None,
         *,
         step: SupportsIndex | None = None,
+        extra: Mapping[str, Any] | None = None,
+        match: Match = "exact",
     ) -> Restored:
         """Restores a training run, into any number of stages and processes.
 
@@ -178,27 +227,122 @@ class Checkpoints:
             of other processes.
         - `staged`: the `StageLocal` that the pieces belong to.
         - `step`: the checkpoint to restore; the latest if omitted.
+        - `extra`: values of the same structure as those that were saved, by name. Only
+            needed for values with nodes other than dicts, lists and tuples, and for
+            shardings; other values are restored as they were saved.
+        - `match`: "exact" requires the same leaves on both sides. "by path" restores
+            the leaves that have the same path, shape and dtype, leaves the others as
+            they are given, and lists all of them in the `report` of the result.
 
-        **Returns:** step, parameters and state. Arrays that replace arrays which are
-        committed to devices or have a sharding get that sharding.
+        **Returns:** step, parameters and state; see `Restored` for more. Arrays that
+        replace arrays which are committed to devices or have a sharding get that
+        sharding.
 
         **Raises:** `FileNotFoundError` if there is no such checkpoint; `ValueError`
         naming the first path that differs if it is of another model or optimizer, or
         what cannot be read if it is damaged.
         """
-        self.wait()
+        if staged is None:
+            check_whole(params, state)
         training = Training.of(params, state, staged)
+        read = self._read(training, staged, step, match, extra or {})
+        restored = Restored(read.step, *read.trees)
+        restored.extra, restored.report = read.extra, read.report
+        restored.recipe_changes = tuple(read.changes)
+        self._report_changes(read)
+        return restored
+
+    @typed
+    def restore_params(
+        self,
+        params: PyTree,
+        staged: StageLocal | None = None,
+        *,
+        step: SupportsIndex | None = None,
+        match: Match = "exact",
+    ) -> PyTree:
+        """Restores the parameters alone, such as for evaluation or fine-tuning.
+
+        A fresh optimizer state is made of the result by `init`.
+
+        **Arguments:** as of `restore`. With `match="by path"`, what was not restored is
+        logged as a warning.
+
+        **Returns:** the parameters, whole or in pieces like `params`.
+        """
+        training = Training.of_params(params, staged)
+        read = self._read(training, staged, step, match, None)
+        if read.report is not None and not read.report.is_complete:
+            logger.warning("Parameters of step %s: %s", read.step, read.report)
+        return read.trees[0]
+
+    @typed
+    def saved_recipe(self, *, step: SupportsIndex | None = None) -> Any:
+        """The recipe that a checkpoint was saved with; needs `registry`.
+
+        **Arguments:**
+
+        - `step`: the checkpoint; the latest if omitted.
+
+        **Raises:** `ValueError` if it was saved without `recipe` or `registry`, or if
+        the recipe contained values that only Python knows.
+        """
+        chosen, manifest, _ = self._manifest(step)
+        document = manifest.get("recipe", {}).get("document")
+        if document is None or self.registry is None:
+            raise ValueError(
+                f"The checkpoint of step {chosen} in `{self.directory}` does not hold "
+                "a recipe that can be built again. Save and read it with "
+                "`Checkpoints(directory, recipe=..., registry=...)`."
+            )
+        return self.registry.decode(document)
+
+    def _manifest(self, step: SupportsIndex | None) -> tuple[int, dict[str, Any], Any]:
+        self.wait()
         storage = _storage()
         with self._access():
             wanted = None if step is None else _as_step(step)
             chosen, path = storage.choose(self._opened, wanted)
         with self._in_words(chosen, path):
-            manifest = storage.read_manifest(path, chosen)
-            leaves = storage.read_training(path, training, manifest["leaves"])
-        pieces = training.replace(leaves)
+            return chosen, storage.read_manifest(path, chosen), path
+
+    def _read(
+        self,
+        training: Training,
+        staged: StageLocal | None,
+        step: SupportsIndex | None,
+        match: Match,
+        extra: Mapping[str, Any] | None,
+    ) -> _Read:
+        """Reads the trees, and `extra` if it is not None."""
+        storage = _storage()
+        chosen, manifest, path = self._manifest(step)
+        found = self._changes(manifest)
+        with self._in_words(chosen, path, found):
+            by_path = match == "by path"
+            leaves, report = storage.read_training(
+                path, training, manifest["leaves"], by_path
+            )
+            values = {} if extra is None else storage.read_extra(path, extra, manifest)
+        trees = training.replace(leaves)
         if staged is None:
-            pieces = [whole for (whole,) in pieces]
-        return Restored(chosen, *pieces)
+            trees = [whole for (whole,) in trees]
+        return _Read(chosen, trees, values, found, report)
+
+    def _changes(self, manifest: Mapping[str, Any]) -> list[str]:
+        if self.recipe is None or "recipe" not in manifest:
+            return []
+        return changes(manifest["recipe"], self.recipe)
+
+    def _report_changes(self, read: _Read) -> None:
+        if read.changes:
+            logger.warning(
+                "The recipe has changed since step %s was saved: %s. The state fits, "
+                "so that training can continue.",
+                *(read.step, "; ".join(read.changes)),
+            )
+        if read.report is not None and not read.report.is_complete:
+            logger.warning("Restored from step %s: %s", read.step, read.report)
 
     @contextlib.contextmanager
     def _access(self) -> Iterator[None]:
@@ -211,15 +355,16 @@ class Checkpoints:
             ) from error
 
     @contextlib.contextmanager
-    def _in_words(self, step: int, path: Any) -> Iterator[None]:
+    def _in_words(
+        self, step: int, path: Any, changes: Sequence[str] = ()
+    ) -> Iterator[None]:
         """Says which checkpoint it is that cannot be restored, and what to do."""
         name = f"The checkpoint of step {step} in `{self.directory}`"
         try:
             yield
         except DifferentError as error:
             raise ValueError(
-                f"{name} is of another model or optimizer: {error}. Pass `restore` "
-                "what was saved."
+                f"{name} is of another model or optimizer: {error}. {_remedy(changes)}"
             ) from None
         except DamagedError as error:
             if not path.exists():
@@ -228,6 +373,16 @@ class Checkpoints:
                 ) from error
             remedy = _storage().others_text(self.steps, step)
             raise ValueError(f"{name} is damaged: {error}. {remedy}".strip()) from error
+
+
+def _remedy(changes: Sequence[str]) -> str:
+    if not changes:
+        return "Pass `restore` what was saved."
+    return (
+        f"The recipe has changed: {'; '.join(changes)}. Training cannot continue from "
+        "this state: restore with the recipe that was saved, or use `restore_params` "
+        'and a fresh state, or `match="by path"`.'
+    )
 
 
 def _as_step(step: SupportsIndex) -> int:

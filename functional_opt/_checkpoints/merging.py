@@ -82,6 +82,11 @@ def first_difference(
     for path, record in content.records.items():
         if not _is_same(item, path, record, content.arrays.get(path), saved):
             return path
+    for name in ("extra", "recipe"):
+        if content.header.get(name) != manifest.get(
+            name, {} if name == "extra" else None
+        ):
+            return name
     known = set(content.paths)
     return next((path for path in saved if path not in known), None)
 

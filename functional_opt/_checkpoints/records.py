@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -76,6 +77,8 @@ def difference_text(
     - `saved`: the records of the checkpoint.
     """
     known = set(paths)
+    if text := _forgotten_text(known, saved):
+        return text
     extra = [p for p, theirs in saved.items() if p not in known and counts(p, theirs)]
     for path in paths:
         mine, theirs = here.get(path), saved.get(path)
@@ -91,9 +94,22 @@ def difference_text(
     return None
 
 
+def _forgotten_text(known: Collection[str], saved: Mapping[str, Record]) -> str | None:
+    """Says so if pieces were saved as if they were a whole tree."""
+    numbered = re.compile(r"(params|state)\[\d+\](.*)", re.DOTALL)
+    found = [(path, match) for path in saved if (match := numbered.fullmatch(path))]
+    whole = {match[1] + match[2] for _, match in found}
+    if not known or not found or len(found) < len(saved) or not whole <= set(known):
+        return None
+    return (
+        f"it has `{found[0][0]}`: the pieces were saved without `staged`, as if their "
+        "tuple were the whole tree. Restore them in the same way, and merge them"
+    )
+
+
 def counts(path: str, record: Record | None) -> bool:
     """Whether a leaf must be on both sides. Numbers of a model may be left out."""
-    return is_array(record) or (record is not None and path.startswith("state"))
+    return is_array(record) or (record is not None and not path.startswith("params"))
 
 
 def fits(path: str, mine: Record | None, theirs: Record) -> bool:

@@ -1,7 +1,7 @@
 """Saves and restores in a directory: what needs Orbax, TensorStore and etils."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,12 @@ from .directory import (
     open_directory as open_directory,
 )
 from .errors import DifferentError
+from .extras import is_under, named_leaves, RestoredExtra, targets_of
+from .matching import match_by_path, MatchReport, unplaced
 from .merging import first_difference
 from .processes import from_all, from_first
 from .reading import FORMAT as FORMAT, read_leaves, read_manifest as read_manifest
-from .records import difference_text, Record
+from .records import difference_text, Record, record_of
 from .saving import Save
 from .trees import Training
 
@@ -103,18 +105,44 @@ def others_text(steps: Iterable[int], damaged: int) -> str:
 
 
 def read_training(
-    path: epath.Path, training: Training, records: dict[str, Record]
-) -> list[list[Any]]:
+    path: epath.Path, training: Training, records: dict[str, Record], by_path: bool
+) -> tuple[list[list[Any]], MatchReport | None]:
     """Reads what replaces the leaves of this process, by stage."""
-    different = difference_text(
-        training.paths, training.required, training.records, records
-    )
+    records = training.of_these(records)
+    arguments = (training.paths, training.required, training.records, records)
+    report = match_by_path(*arguments) if by_path else None
+    different = difference_text(*arguments) if report is None else None
+    if report is not None:
+        records = {name: records[name] for name in report.loaded}
+        given = {h.path: h.leaf for held in training.by_stage for h in held}
+        if (name := unplaced(report, given)) is not None:
+            different = f"`{name}` is only a shape here, and not in the checkpoint"
     if different is not None:
         raise DifferentError(different)
-    return [
+    leaves = [
         read_leaves(path, [(h.path, h.leaf) for h in held], records)
         for held in training.by_stage
     ]
+    return leaves, report
+
+
+def read_extra(
+    path: epath.Path, given: Mapping[str, Any], manifest: Mapping[str, Any]
+) -> RestoredExtra:
+    """Reads the values of `extra`, in the structures given or the recorded ones."""
+    targets, opaque = targets_of(given, manifest)
+    named, structure = named_leaves(targets), jax.tree.structure(targets)
+    paths = [name for name, _ in named]
+    records = {
+        name: record
+        for name, record in manifest["leaves"].items()
+        if any(is_under(name, target) for target in targets)
+    }
+    here = {name: record_of(leaf) for name, leaf in named}
+    if (different := difference_text(paths, paths, here, records)) is not None:
+        raise DifferentError(different)
+    values = jax.tree.unflatten(structure, read_leaves(path, named, records))
+    return RestoredExtra(list(manifest.get("extra", {})), values, opaque)
 
 
 def _find(directory: AbstractDirectory, step: int | None) -> dict[str, Any]:

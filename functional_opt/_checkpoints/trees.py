@@ -1,11 +1,12 @@
 """What a checkpoint holds of parameters and state, whether whole or in pieces."""
 
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import optax
 from jaxtyping import PyTree
 
 from .._slicing.stage_sets import StageSet as Place
@@ -85,29 +86,33 @@ class Tree:
 
 @dataclass(frozen=True)
 class Training:
-    """The parameters and the state of a training."""
+    """The parameters of a training run, and its state if that is asked for."""
 
-    trees: tuple[Tree, Tree]
+    trees: tuple[Tree, ...]
 
     @classmethod
     def of(
         cls, params: PyTree | Pieces, state: PyTree | Pieces, staged: StageLocal | None
     ) -> "Training":
-        """Of pieces, if it is said of what they are, or else of whole trees."""
+        """Of pieces, if their `StageLocal` is given, or else of whole trees."""
+        tree = cls.of_params(params, staged).trees[0]
         if staged is None:
-            return cls((Tree.whole("params", params), Tree.whole("state", state)))
-        partition, state_cut = staged.partition, staged.programs[0].state
-        for name, pieces in (("params", params), ("state", state)):
-            check_stages(name, pieces, partition.num_stages)
-            check_pieces_here(name, pieces, staged.local_stages, partition.num_stages)
+            return cls((tree, Tree.whole("state", state)))
+        _check_pieces("state", state, staged)
+        cut = staged.programs[0].state
+        return cls((tree, Tree.of("state", cut, state, cut.paths)))
+
+    @classmethod
+    def of_params(
+        cls, params: PyTree | Pieces, staged: StageLocal | None
+    ) -> "Training":
+        if staged is None:
+            return cls((Tree.whole("params", params),))
+        partition = staged.partition
+        _check_pieces("params", params, staged)
         forms = [partition.form_of(piece) for piece in params if piece is not None]
         form = next(iter(forms), partition.model)
-        return cls(
-            (
-                Tree.of("params", form, params, partition.params.paths),
-                Tree.of("state", state_cut, state, state_cut.paths),
-            )
-        )
+        return cls((Tree.of("params", form, params, partition.params.paths),))
 
     @property
     def paths(self) -> list[str]:
@@ -117,7 +122,12 @@ class Training:
     @property
     def required(self) -> frozenset[str]:
         """The paths that a checkpoint must have."""
-        return self.trees[0].required | self.trees[1].required
+        return frozenset[str]().union(*(tree.required for tree in self.trees))
+
+    def of_these(self, records: Mapping[str, Record]) -> dict[str, Record]:
+        """Those of the records of a checkpoint that are of these trees."""
+        names = tuple(tree.name for tree in self.trees)
+        return {p: record for p, record in records.items() if p.startswith(names)}
 
     @functools.cached_property
     def by_stage(self) -> list[list[Held]]:
@@ -128,7 +138,9 @@ class Training:
     @functools.cached_property
     def saved(self) -> list[list[Held]]:
         """Those of these leaves that a checkpoint holds."""
-        return [list(filter(_is_saved, held)) for held in self.by_stage]
+        return [
+            [h for h in held if check_saved(h.path, h.leaf)] for held in self.by_stage
+        ]
 
     @property
     def written(self) -> dict[str, Any]:
@@ -156,19 +168,71 @@ class Training:
         return {h.path: record_of(h.leaf) for held in self.by_stage for h in held}
 
     def replace(self, by_stage: Sequence[Sequence[Any]]) -> list[tuple[PyTree, ...]]:
-        """The pieces of parameters and of state with other leaves."""
-        params, state = self.trees
-        sizes = [len(params.held(stage)) for stage in range(len(by_stage))]
-        rows = list(enumerate(zip(by_stage, sizes, strict=True)))
-        return [
-            tuple(params.replace(stage, row[:size]) for stage, (row, size) in rows),
-            tuple(state.replace(stage, row[size:]) for stage, (row, size) in rows),
-        ]
+        """The pieces of each tree with other leaves."""
+        rows = [list(leaves) for leaves in by_stage]
+        pieces: list[tuple[PyTree, ...]] = []
+        for tree in self.trees:
+            sizes = [len(tree.held(stage)) for stage in range(len(rows))]
+            own = [row[:size] for row, size in zip(rows, sizes, strict=True)]
+            rows = [row[size:] for row, size in zip(rows, sizes, strict=True)]
+            pieces.append(tuple(map(tree.replace, range(len(own)), own)))
+        return pieces
 
 
-def _is_saved(held: Held) -> bool:
+def check_whole(params: PyTree, state: PyTree) -> None:
+    """Refuses the pieces of stages where whole trees are expected.
+
+    Every piece lacks something that another one has, and all are alike but for that.
+    """
+    if not (_are_pieces(params) and _have_one_form(state)):
+        return
+    if len(params) == len(state):
+        raise ValueError(
+            f"`params` and `state` look like the pieces of {len(params)} stages, each "
+            "with None for what the others own. Pass their `StageLocal`: "
+            "`save(step, params, state, staged)`."
+        )
+
+
+def _are_pieces(tree: Any) -> bool:
+    if not _have_one_form(tree):
+        return False
+    held = [
+        [leaf is not None for leaf in jax.tree.leaves(piece, is_leaf=_is_none)]
+        for piece in tree
+    ]
+    known = list(map(any, zip(*held, strict=True)))
+    return all(row != known for row in held)
+
+
+def _have_one_form(tree: Any) -> bool:
+    if type(tree) not in (tuple, list) or len(tree) < 2:
+        return False
+    forms = {jax.tree.structure(_filled(piece), is_leaf=_is_none) for piece in tree}
+    return len(forms) == 1
+
+
+def _filled(piece: PyTree) -> PyTree:
+    """A piece with a leaf where a leaf of another stage is."""
+
+    def is_hole(node: Any) -> bool:
+        return node is None or isinstance(node, optax.MaskedNode)
+
+    return jax.tree.map(lambda _: 0, piece, is_leaf=is_hole)
+
+
+def _is_none(node: Any) -> bool:
+    return node is None
+
+
+def _check_pieces(name: str, pieces: Pieces, staged: StageLocal) -> None:
+    num_stages = staged.partition.num_stages
+    check_stages(name, pieces, num_stages)
+    check_pieces_here(name, pieces, staged.local_stages, num_stages)
+
+
+def check_saved(path: str, leaf: Any) -> bool:
     """Whether a checkpoint holds a leaf. `ValueError` if it should and cannot."""
-    path, _, leaf = held
     if isinstance(leaf, jax.ShapeDtypeStruct):
         raise ValueError(f"`{path}` is only a shape: there is nothing to save.")
     if isinstance(leaf, jax.Array) and leaf.is_deleted():
@@ -182,14 +246,12 @@ def _is_saved(held: Held) -> bool:
             f"`{path}` has dtype {leaf.dtype}, which no checkpoint can hold. Only "
             "numbers, bools and PRNG keys can be saved."
         )
-    if record is not None:
-        return True
-    if path.startswith("state"):
+    if record is None and not path.startswith("params"):
         raise ValueError(
             f"`{path}` is {leaf!r}, which no checkpoint can hold. Only arrays, numbers "
-            "and strings of a state can be saved."
+            "and strings can be saved."
         )
-    return False
+    return record is not None
 
 
 def _full_path(name: str, path: str) -> str:

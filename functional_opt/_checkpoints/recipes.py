@@ -1,0 +1,93 @@
+"""The recipe of a run in a checkpoint, and what has changed since."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from .._codec.errors import ConfigError
+from .._config import AbstractConfig
+from .._registry import Registry
+
+
+PYTHON = "python"  # the key of a value that only Python knows, and its name
+
+
+def record_recipe(recipe: Any, registry: Registry | None) -> dict[str, Any]:
+    """A recipe as JSON: its fields one by one, and the document that makes it again."""
+    record: dict[str, Any] = {"fields": dict(_fields(recipe, "recipe"))}
+    if registry is not None:
+        try:
+            record["document"] = registry.encode(recipe)
+        except ConfigError:  # Something in it only Python knows.
+            record["document"] = None
+    return record
+
+
+def changes(saved: Mapping[str, Any], recipe: Any) -> list[str]:
+    """What has changed in a recipe, field by field."""
+    before, now = saved["fields"], dict(_fields(recipe, "recipe"))
+    found: list[str] = []
+    replaced: list[str] = []  # Of another class, the fields say nothing more.
+    for name in {**before, **now}:
+        if any(name.startswith((f"{other}.", f"{other}[")) for other in replaced):
+            continue
+        if name in before and name in now and before[name] == now[name]:
+            if _is_python(now[name]):
+                found.append(f"{name} is {_text(now[name])}, and cannot be compared")
+            continue
+        was, is_now = _text(before.get(name, ...)), _text(now.get(name, ...))
+        found.append(f"{name} was {was}, is {is_now}")
+        replaced.append(name)
+    return found
+
+
+def _fields(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """The paths and values of all fields; for a module its class."""
+    if isinstance(value, AbstractConfig):
+        yield path, {"class": type(value).__name__}
+        start = "" if path == "recipe" else f"{path}."
+        for field in dataclasses.fields(value):
+            yield from _fields(getattr(value, field.name), f"{start}{field.name}")
+    elif isinstance(value, tuple | list):
+        yield path, {"items": len(value)}
+        for number, item in enumerate(value):
+            yield from _fields(item, f"{path}[{number}]")
+    elif isinstance(value, Mapping):
+        yield path, {"items": len(value)}
+        for key, item in value.items():
+            yield from _fields(item, f"{path}[{key!r}]")
+    else:
+        yield path, _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.dtype):
+        return value.name
+    is_number = isinstance(value, jax.Array | np.ndarray | np.generic)
+    if is_number and not isinstance(value, Tracer) and value.ndim == 0:
+        return value.item()
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    return {PYTHON: f"{getattr(value, '__module__', '?')}.{name}"}
+
+
+def _is_python(value: Any) -> bool:
+    return isinstance(value, Mapping) and PYTHON in value
+
+
+def _text(value: Any) -> str:
+    match value:
+        case {"class": name}:
+            return name
+        case {"items": count}:
+            return f"a sequence of {count}"
+        case {"python": name}:
+            return f"the Python value `{name}`"
+        case _ if value is ...:
+            return "not there"
+    return repr(value)
