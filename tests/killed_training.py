@@ -1,12 +1,9 @@
 """A training in stages that saves as it goes, and goes on from what it saved.
 
-    python tests/killed_training.py DIRECTORY STEPS PORT PROCESSES PROCESS
-
-Each process has 2 stages. It prints the step that it starts from, and then each step
-that is saved.
+Each process has 2 stages. The first one sends the step that it starts from, and then
+each step that is saved. Every other save is made in the background, and is sent when it
+is known to be complete.
 """
-
-import sys
 
 import functional_opt as fo
 import jax
@@ -41,25 +38,25 @@ def start(devices):
     return staged, pieces, staged.init(pieces)
 
 
-def train(directory, steps):
+def train(directory, steps, say):
     staged, pieces, states = start(jax.devices())
     checkpoints = fo.Checkpoints(directory, keep=2)
     step = 0
     if checkpoints.latest is not None:
         step, pieces, states = checkpoints.restore(pieces, states, staged)
-    print(step, flush=True)
+    say(step)
     while step < steps:
         grads = tuple(gradients(piece, step) for piece in pieces)
         pieces, states = staged.step(grads, states, pieces)
         step += 1
         if step % EVERY == 0:
-            checkpoints.save(step, pieces, states, staged)
-            print(step, flush=True)
+            in_background = step // EVERY % 2 == 1 and step < steps
+            checkpoints.save(step, pieces, states, staged, wait=not in_background)
+            say(step if not in_background else step - EVERY)
 
 
-if __name__ == "__main__":
-    directory, steps, port, processes, process = sys.argv[1:]
+def main(directory, steps, port, processes, process, sender):
     jax.config.update("jax_num_cpu_devices", 2)
-    if int(processes) > 1:
-        jax.distributed.initialize(f"127.0.0.1:{port}", int(processes), int(process))
-    train(directory, int(steps))
+    if processes > 1:
+        jax.distributed.initialize(f"127.0.0.1:{port}", processes, process)
+    train(directory, steps, sender.send if process == 0 else id)

@@ -161,14 +161,7 @@ def test_what_changed_in_a_recipe_that_does_not_fit(tmp_path, fields, words):
 
 
 def test_a_python_value_in_a_recipe(tmp_path):
-    def schedule(step):
-        return 1e-3 * step
-
-    recipe = (
-        recipe_of(schedule=fo.from_schedule(schedule))
-        if hasattr(fo, "from_schedule")
-        else recipe_of(optimizer=fo.AdamW(mask=lambda params: params))
-    )
+    recipe = recipe_of(optimizer=fo.AdamW(mask=lambda params: params))
     checkpoints = fo.Checkpoints(tmp_path, recipe=recipe, registry=REGISTRY)
     checkpoints.save(1, PARAMS, ())
     (change,) = checkpoints.restore(PARAMS, ()).recipe_changes
