@@ -9,7 +9,7 @@ import pytest
 
 
 PACKAGE = pathlib.Path(fo.__file__).parent
-JAX = {"jax", "jaxtyping", "numpy"}
+JAX = {"jax", "jaxtyping", "numpy", "scipy"}  # what JAX itself requires
 
 
 def imports(path):

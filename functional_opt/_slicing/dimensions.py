@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import SupportsIndex
 
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
-from .jaxprs import Atom, shape
+from .jaxprs import Atom, body_of_call, shape
 
 
 # For each dimension whether it is one of a parameter.
@@ -154,8 +154,7 @@ def _top_k(eqn: JaxprEqn, operands: Sequence[Marks]) -> list[Marks]:
 
 
 def _called(eqn: JaxprEqn, operands: Sequence[Marks]) -> list[Marks]:
-    body = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-    return _of_body(body, operands)
+    return _of_body(body_of_call(eqn), operands)
 
 
 def _cond(eqn: JaxprEqn, operands: Sequence[Marks]) -> list[Marks]:
@@ -196,8 +195,8 @@ def _fixpoint(
         carry = after
 
 
-def _of_body(body: ClosedJaxpr | Jaxpr, operands: Sequence[Marks]) -> list[Marks]:
-    jaxpr = body.jaxpr if isinstance(body, ClosedJaxpr) else body
+def _of_body(body: ClosedJaxpr, operands: Sequence[Marks]) -> list[Marks]:
+    jaxpr = body.jaxpr
     marks = {var: _none(var) for var in jaxpr.constvars}
     marks.update(zip(jaxpr.invars, operands, strict=True))
 

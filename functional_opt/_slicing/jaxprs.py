@@ -76,6 +76,12 @@ def nbytes(atom: Atom) -> int | float:
     return size(atom) * dtype.itemsize
 
 
+def body_of_call(eqn: JaxprEqn) -> ClosedJaxpr:
+    params = eqn.params
+    body = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
+    return ClosedJaxpr(body, ()) if isinstance(body, Jaxpr) else body
+
+
 def unroll(eqn: JaxprEqn) -> ClosedJaxpr:
     """A scan of static length, as its steps one after the other.
 

@@ -17,7 +17,7 @@ from jax.extend.core.primitives import cond_p, scan_p, select_n_p
 from .conds import Branch, Choice, may_not_end, only_if_taken
 from .dimensions import CALLS, Marks, marks_of_results
 from .fidelity import Readers
-from .jaxprs import Atom, nbytes, shape, unroll
+from .jaxprs import Atom, body_of_call, nbytes, shape, unroll
 from .stage_sets import NOWHERE, StageSet
 from .times import Clock, NEVER, Times
 from .trimming import keep_cond_results, keep_results
@@ -108,7 +108,7 @@ class _Within(NamedTuple):
     """A branch that is being placed: the cond, its index, the number of the branch."""
 
     cond: JaxprEqn
-    index: Var
+    index_of_cond: Var
     number: int
 
 
@@ -183,7 +183,7 @@ class _Placer:
         if eqn.primitive is cond_p:
             return self._place_cond(eqn, operands, within, steps)
         if eqn.primitive.name in CALLS and self._are_apart(operands):
-            return self.inline(_body(eqn), operands, within, steps)
+            return self.inline(body_of_call(eqn), operands, within, steps)
         if eqn.primitive is scan_p and not self._home(operands):
             unrolled = steps * eqn.params["length"]
             if unrolled <= LONGEST_UNROLL:
@@ -267,8 +267,7 @@ class _Placer:
         home = dict(zip(body.invars, operands, strict=True))
 
         def read(atom: Atom) -> StageSet:
-            known = isinstance(atom, Var) and atom in home
-            return home[atom] if known else self.stages
+            return home.get(atom, self.stages) if isinstance(atom, Var) else self.stages
 
         for eqn in body.eqns:
             index, *given = [read(atom) for atom in eqn.invars] or [self.stages]
@@ -307,9 +306,3 @@ class _Placer:
         selects = range(start, len(self.equations))
         self.choices.append(Choice(eqn, index, tuple(branches), selects))
         return results
-
-
-def _body(eqn: JaxprEqn) -> ClosedJaxpr:
-    params = eqn.params
-    body = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
-    return ClosedJaxpr(body, ()) if isinstance(body, Jaxpr) else body
