@@ -14,7 +14,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from functional_opt._stages.run.exchange import Exchange, on_mesh
+from functional_opt._stages.run.devices import on_mesh
+from functional_opt._stages.run.exchange import Exchange
 from timing import milliseconds
 from trees import put
 

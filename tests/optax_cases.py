@@ -144,17 +144,12 @@ class Case:
 
 def bytes_sent(staged: fo.StageLocal) -> int:
     """What all stages together send in a step, packed."""
-    function = staged.programs[0].runner.function
-    return sum(
-        function.packing(stage, round).nbytes
-        for stage in range(staged.partition.num_stages)
-        for round in range(staged.rounds)
-    )
+    return sum(staged.bytes_sent)
 
 
 def unread(staged: fo.StageLocal) -> list[Any]:
     """The messages that no other stage than their sender reads."""
-    function = staged.programs[0].runner.function
+    function = staged.programs[0].function
     slices, places = function.slices, []
     for cut in function.results.values():
         places += cut.places

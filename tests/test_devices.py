@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from functional_opt._stages.run import running
-from functional_opt._stages.run.calls import batches
+from functional_opt._stages.run.compiling import batches
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
@@ -142,13 +141,15 @@ def test_a_step_returns_before_its_work_is_done():
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """The text of each program that is compiled for the stages."""
-    texts = []
+    """The text of each program that is compiled ahead of its first run."""
+    compile, texts = jax.stages.Lowered.compile, []
 
-    def compile_each(calls):
-        texts.extend(call.lower().compile().as_text() for call in calls)
+    def recording(lowered, *args, **kwargs):
+        program = compile(lowered, *args, **kwargs)
+        texts.append(program.as_text())
+        return program
 
-    monkeypatch.setattr(running, "compile_each", compile_each)
+    monkeypatch.setattr(jax.stages.Lowered, "compile", recording)
     return texts
 
 
@@ -180,49 +181,53 @@ def test_parameters_and_state_stay_where_they_are_in_memory(devices):
     assert pointers((training.pieces, training.states)) == before
 
 
-@pytest.fixture
-def dispatches(monkeypatch):
-    """Counts the calls of compiled programs, and of everything that moves arrays."""
-    counted = Counter()
-    jit = jax.jit
-
-    class Counting:
-        def __init__(self, *args, **kwargs):
-            self.compiled = jit(*args, **kwargs)
-
-        def __call__(self, *args):
-            counted["programs"] += 1
-            return self.compiled(*args)
-
-        def __getattr__(self, name):
-            return getattr(self.compiled, name)
-
-    def put(*args, **kwargs):
-        counted["transfers"] += 1
-        return device_put(*args, **kwargs)
-
-    device_put = jax.device_put
-    monkeypatch.setattr(jax, "jit", Counting)
-    monkeypatch.setattr(jax, "device_put", put)
-    return counted
+@pytest.mark.parametrize("devices", [SPREAD, SHARED, TOGETHER])
+@pytest.mark.parametrize("tx", [optax.adam(1e-2), CLIPPED], ids=["adam", "clipped"])
+def test_a_step_runs_few_programs(devices, tx):
+    """Each program is compiled once for its devices, however many stages it is for."""
+    training = Training(devices, tx)
+    grads = training.grads()
+    with compilations() as names:
+        training.staged.step(grads, training.states, training.pieces)
+    groups, rounds = len({*devices}), training.staged.rounds
+    assert Counter(names) == +Counter(
+        {
+            "jit(stage_messages)": groups * rounds,
+            "jit(stage_results)": groups,
+            "jit(gather)": rounds if groups > 1 else 0,
+        }
+    )
 
 
 @pytest.mark.parametrize("devices", [SPREAD, SHARED, TOGETHER])
 @pytest.mark.parametrize("tx", [optax.adam(1e-2), CLIPPED], ids=["adam", "clipped"])
-def test_a_step_runs_few_programs_and_moves_nothing(devices, tx, dispatches):
+def test_a_step_moves_nothing(devices, tx):
     training = Training(devices, tx)
     training.step()
     grads = training.grads()
-    dispatches.clear()
-    training.staged.step(grads, training.states, training.pieces)
-    groups, rounds = len({*devices}), training.staged.rounds
-    exchanges = rounds if groups > 1 else 0
-    assert dispatches == {"programs": groups * (rounds + 1) + exchanges}
+    with jax.transfer_guard("disallow_explicit"), compilations() as names:
+        training.staged.step(grads, training.states, training.pieces)
+    assert names == []
+
+
+@contextlib.contextmanager
+def compilations():
+    """The names of the programs that are compiled while it is open."""
+    names, is_open = [], True
+
+    # JAX keeps listeners for good.
+    def listen(event, duration_secs, **kwargs):
+        if is_open and event.endswith("backend_compile_duration"):
+            names.append(kwargs["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    is_open = False
 
 
 def test_stages_of_many_leaves_have_programs_of_their_own():
     sizes = [200, 40, 300, 10, 10]
-    found = batches(range(5), lambda stage: sizes[stage])
+    found = batches(range(5), sizes)
     assert list(found) == [(0, 1), (2,), (3, 4)]
 
 

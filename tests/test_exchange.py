@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from functional_opt._stages.run.exchange import Exchange, on_mesh, placement_of
+from functional_opt._stages.run.devices import on_mesh
+from functional_opt._stages.run.exchange import Exchange
+from functional_opt._stages.run.executor import sharding_of
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
@@ -82,7 +84,7 @@ def test_one_program_a_round():
     messages = [said(stage, placement) for stage, placement in enumerate(placements)]
     for _ in range(3):
         exchange(messages)
-    slots = [jax.ShapeDtypeStruct((16,), jnp.uint32, sharding=exchange._sharding)]
+    slots = [jax.ShapeDtypeStruct((16,), jnp.uint32, sharding=exchange.sharding)]
     text = str(exchange.gather.lower(slots).compile().as_text())
     assert text.count("all-gather(") == 1
     assert "all-reduce" not in text and "collective-permute" not in text
@@ -91,11 +93,11 @@ def test_one_program_a_round():
 def test_a_leaf_says_where_small_values_go():
     mesh = mesh_of(0, 1)
     sharded = jax.device_put(jnp.ones(4), NamedSharding(mesh, PartitionSpec("data")))
-    assert placement_of(sharded) == NamedSharding(mesh, PartitionSpec())
+    assert sharding_of(sharded) == NamedSharding(mesh, PartitionSpec())
     device = jax.devices()[2]
-    assert placement_of(jax.device_put(1.0, device)) == on_mesh(device)
+    assert sharding_of(jax.device_put(1.0, device)) == on_mesh(device)
 
 
 @pytest.mark.parametrize("leaf", [1.0, np.ones(3), None])
 def test_what_is_no_jax_array_is_nowhere(leaf):
-    assert placement_of(leaf) is None
+    assert sharding_of(leaf) is None

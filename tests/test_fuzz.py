@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from functional_opt._slicing.slicing import slice_jaxpr, Slices
-from functional_opt._stages.run.packing import Packing
+from functional_opt._stages.derive.packing import Packing
 from functional_opt.testing import assert_equal, Grade
 from hypothesis import example, given, Phase, settings, strategies as st
 from jax.extend.core import jaxpr_as_fun

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from functional_opt._stages.run.packing import Packing
+from functional_opt._stages.derive.packing import Packing
 from hypothesis import given, strategies as st
 
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from functional_opt._stages.run.exchange import on_mesh
-from functional_opt._stages.run.summing import ShardedSum
+from functional_opt._stages.run.devices import on_mesh
+from functional_opt._stages.run.sums import ShardedSum
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
@@ -43,7 +43,7 @@ def leaves_on(mesh, stage):
 @pytest.mark.parametrize("name", MESHES)
 def test_sums_are_those_of_whole_leaves_and_sharded_like_them(name):
     meshes = MESHES[name]
-    adding = ShardedSum(tuple(map(on_mesh, meshes)), SHAPES)
+    adding = ShardedSum(dict(enumerate(map(on_mesh, meshes))), SHAPES)
     leaves = {stage: leaves_on(mesh, stage) for stage, mesh in enumerate(meshes)}
     with jax.transfer_guard("disallow"):
         sums = adding(leaves)
@@ -56,18 +56,18 @@ def test_sums_are_those_of_whole_leaves_and_sharded_like_them(name):
 
 def test_no_device_holds_a_whole_leaf():
     meshes = MESHES["apart"]
-    adding = ShardedSum(tuple(map(on_mesh, meshes)), SHAPES[:1])
+    adding = ShardedSum(dict(enumerate(map(on_mesh, meshes))), SHAPES[:1])
     leaves = {stage: leaves_on(mesh, stage)[:1] for stage, mesh in enumerate(meshes)}
     adding(leaves)
     stacks = jax.ShapeDtypeStruct(
         (2, 40, 32),
         jnp.float32,
-        sharding=NamedSharding(adding._mesh, PartitionSpec("row", "shard")),
+        sharding=NamedSharding(adding.rows.mesh, PartitionSpec("row", "column")),
     )
-    text = str(adding._add.lower([stacks]).compile().as_text())
+    text = str(adding.add.lower([stacks]).compile().as_text())
     assert "f32[20,32]" in text
     assert "40,32]" not in text.partition("ENTRY")[2]
 
 
 def test_a_process_without_any_of_the_stages_has_nothing_to_do():
-    assert ShardedSum(tuple(map(on_mesh, MESHES["apart"])), SHAPES)({}) == {}
+    assert ShardedSum(dict(enumerate(map(on_mesh, MESHES["apart"]))), SHAPES)({}) == {}

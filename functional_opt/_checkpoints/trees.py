@@ -98,8 +98,8 @@ class Training:
         tree = cls.of_params(params, staged).trees[0]
         if staged is None:
             return cls((tree, Tree.whole("state", state)))
-        _check_pieces("state", state, staged)
         cut = staged.programs[0].state
+        _check_pieces("state", state, staged, cut)
         return cls((tree, Tree.of("state", cut, state, cut.paths)))
 
     @classmethod
@@ -109,7 +109,7 @@ class Training:
         if staged is None:
             return cls((Tree.whole("params", params),))
         partition = staged.partition
-        _check_pieces("params", params, staged)
+        _check_pieces("params", params, staged, partition.params)
         forms = [partition.form_of(piece) for piece in params if piece is not None]
         form = next(iter(forms), partition.model)
         return cls((Tree.of("params", form, params, partition.params.paths),))
@@ -225,10 +225,9 @@ def _is_none(node: Any) -> bool:
     return node is None
 
 
-def _check_pieces(name: str, pieces: Pieces, staged: StageLocal) -> None:
-    num_stages = staged.partition.num_stages
-    check_stages(name, pieces, num_stages)
-    check_pieces_here(name, pieces, staged.local_stages, num_stages)
+def _check_pieces(name: str, pieces: Pieces, staged: StageLocal, cut: Cut) -> None:
+    check_stages(name, pieces, cut.num_stages)
+    check_pieces_here(name, pieces, staged.local_stages, cut)
 
 
 def check_saved(path: str, leaf: Any) -> bool:

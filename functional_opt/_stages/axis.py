@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .derive.derive import STEP
+from .derive.slices import StageSlice
 from .program import StageProgram
 from .trees import Pieces
 
@@ -33,7 +35,7 @@ class StageAxis:
                     f"Stage {stage} has leaves of other shapes or dtypes than stage 0. "
                     "The slices of an axis must be of one form: use `StageLocal.step`."
                 )
-        if self.programs[0].tied is not None:
+        if self.programs[0].ties is not None:
             raise ValueError(
                 "A parameter of several stages has no place in a slice of an axis that "
                 "the others do not have: use `StageLocal.step`."
@@ -51,24 +53,18 @@ class StageAxis:
         """The slice's new parameters and state: what `StageLocal.step` gives them."""
         trees = grads, state, params
         gathered: list[Any] = []
-        for round in range(self.programs[0].rounds):
-            runners = [program.runner.messages[round] for program in self.programs]
-            keys = [None if runner is None else runner.key for runner in runners]
-            say = functools.partial(self._say, round, gathered)
-            message = self._on_its_stage(say, keys, trees)
+        function = self.programs[0].function
+        for number, round in enumerate(function.rounds):
+            send = functools.partial(self._send, number, gathered)
+            message = self._on_its_stage(send, _keys(round.slices), trees)
             gathered.append(jax.lax.all_gather(message, self.axis_name))
-        results = ("params", "state")
-        keys = [program.runner.results(results).key for program in self.programs]
-        return self._on_its_stage(
-            functools.partial(self._finish, gathered), keys, trees
-        )
+        finish = functools.partial(self._finish, gathered)
+        return self._on_its_stage(finish, _keys(function.finish[STEP]), trees)
 
-    def _say(
+    def _send(
         self, round: int, gathered: Sequence[Any], program: StageProgram, *trees: PyTree
     ) -> Array:
-        message = program.message(round, *trees, gathered=gathered)
-        missing = program.runner.function.num_words[round] - len(message)
-        return jnp.pad(message, (0, missing))
+        return program.message(round, *trees, gathered=gathered)
 
     def _finish(
         self, gathered: Sequence[Any], program: StageProgram, *trees: PyTree
@@ -110,13 +106,14 @@ class StageAxis:
 
 
 def _form(program: StageProgram) -> list[tuple[Any, Any]]:
-    function = program.runner.function
     avals = [
-        aval
-        for name in ("params", "state")
-        for aval in function.avals(name, program.stage)
+        aval for name in STEP for aval in program.function.avals_of(name, program.stage)
     ]
     return [(aval.shape, aval.dtype) for aval in avals]
+
+
+def _keys(slices: Sequence[StageSlice | None]) -> list[Hashable]:
+    return [None if s is None else s.key for s in slices]
 
 
 def _like(structure: jax.tree_util.PyTreeDef, tree: PyTree) -> PyTree:

@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 from .._paths import path_text
 from .._slicing.stage_sets import stages_text, StageSet as Place
 from .._types import typed
-from .trees import check_stages, Cut, leaf_paths, Pieces
+from .trees import check_stages, Cut, leaf_paths, leaves_or_none, Pieces
 
 
 StageOf = Callable[[tuple[Any, ...], Any], Any]
@@ -47,20 +47,24 @@ class StagePartition:
 
         - `grads`: the gradients of the whole tree, as `split` takes it.
         """
-        pieces = self.split(only_params(grads))
-        summands = []
-        for stage, piece in enumerate(pieces):
-            leaves, put = self.take("grads", stage, piece)
-            lowest = [min(self.params.places[i]) for i in self.params.held[stage]]
-            summands.append(
-                put(
-                    [
-                        leaf if owner == stage else -jnp.zeros_like(leaf)
-                        for leaf, owner in zip(leaves, lowest, strict=True)
-                    ]
-                )
-            )
-        return tuple(summands)
+        leaves = leaves_or_none(self.params.structure, grads)
+        if leaves is None:
+            leaves = leaves_or_none(self.model.structure, grads)
+            named = zip(self.model.paths, leaves or (), strict=False)
+            params = set(self.params.paths)
+            leaves = leaves and [leaf for path, leaf in named if path in params]
+        if leaves is None:
+            leaves = self.form_of(grads).flatten_whole("grads", grads)
+        lowest = list(map(min, self.params.places))
+
+        def summand(stage: int, i: int) -> Any:
+            given = leaves[i] is None or lowest[i] == stage
+            return leaves[i] if given else -jnp.zeros_like(leaves[i])
+
+        return tuple(
+            self.params.unflatten(stage, [summand(stage, i) for i in held])
+            for stage, held in enumerate(self.params.held)
+        )
 
     @typed
     def split(self, tree: PyTree) -> tuple[PyTree, ...]:
@@ -113,6 +117,19 @@ class StagePartition:
             return self.model.unflatten(stage, replaced)
 
         return [leaves[position] for position in positions], put
+
+    def take_gradients(self, stage: int, piece: PyTree) -> list[Any]:
+        """The gradients of a stage's parameters, None where a gradient is None."""
+        leaves, structure = jax.tree.flatten(piece)
+        if structure == self.params.structures[stage]:
+            return leaves
+        found = leaves_or_none(self.params.structures[stage], piece)
+        if found is None:
+            found = leaves_or_none(self.model.structures[stage], piece)
+            found = found and [found[k] for k in self._positions[stage]]
+        if found is None:
+            return self._form_of_piece(stage, piece).flatten("grads", stage, piece)
+        return found
 
     @functools.cached_property
     def _positions(self) -> tuple[tuple[int, ...], ...]:

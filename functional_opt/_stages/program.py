@@ -6,10 +6,11 @@ from typing import Any
 
 from jaxtyping import Array, PyTree, UInt32
 
-from .derive.functions import Gathered, Leaves
+from .derive.derive import STEP, UPDATE
+from .derive.functions import Gathered, SplitFunction
+from .derive.slices import Leaves
+from .derive.ties import Ties
 from .partition import StagePartition
-from .run.runners import StageRunner
-from .run.tied import TiedGradients
 from .trees import Cut
 
 
@@ -21,6 +22,11 @@ class StageProgram:
     for each round so far the vectors that the stages sent in it, by stage: on each of
     them what `message` returned there. These are of one length: a matrix with a row for
     each stage, as `jax.lax.all_gather` makes it, will do.
+
+    **Attributes:**
+
+    - `stage`: the number of the stage, from 0.
+    - `state`, `extra_args`: how these trees are split.
 
     !!! Example
 
@@ -37,25 +43,23 @@ class StageProgram:
         1.0
     """
 
+    stage: int
     partition: StagePartition
     state: Cut
     extra_args: Cut
-    tied: TiedGradients | None
-    runner: StageRunner
+    function: SplitFunction
+    ties: Ties | None
 
     @property
-    def stage(self) -> int:
-        """The number of the stage, from 0."""
-        return self.runner.stage
+    def bytes_sent(self) -> int:
+        """The bytes that the stage sends in a step."""
+        sums = 0 if self.ties is None else self.ties.bytes_sent(self.stage)
+        return sums + self.function.bytes_sent(self.stage)
 
     @property
     def rounds(self) -> int:
         """How many rounds of exchange come before `step` or `update`."""
-        return self._rounds_of_sums + self.runner.function.num_rounds
-
-    @property
-    def _rounds_of_sums(self) -> int:
-        return 0 if self.tied is None else self.tied.runners.function.num_rounds
+        return (self.ties is not None) + len(self.function.rounds)
 
     def message(
         self,
@@ -66,13 +70,19 @@ class StageProgram:
         gathered: Gathered = (),
         **extra_args: Any,
     ) -> UInt32[Array, " words"]:
-        """What the stage tells the others in a round, packed. It may be empty."""
-        arguments, _ = self.take(grads, state, params, extra_args)
-        if self.tied is not None and round < self._rounds_of_sums:
-            summands = self.tied.summands(self.stage, arguments)
-            return self.tied.runners.stages[self.stage].tell(round, summands, gathered)
-        arguments, gathered = self._sum_tied(arguments, gathered)
-        return self.runner.tell(round - self._rounds_of_sums, arguments, gathered)
+        """What the stage sends to the others in a round, packed."""
+        leaves, _ = self.take(grads, state, params, extra_args)
+        self.function.check(self.stage, leaves)
+        if self.ties is not None:
+            if round == 0:
+                return self.ties.message(self.stage, leaves)
+            leaves, gathered = self._summed(leaves, gathered)
+            round -= 1
+        messages = self.function.rounds[round]
+        message = messages.slices[self.stage]
+        if message is None:
+            return messages.nothing()
+        return message.compute(leaves, self.function.inboxes(gathered))
 
     def step(
         self,
@@ -83,8 +93,8 @@ class StageProgram:
         **extra_args: Any,
     ) -> tuple[PyTree, PyTree]:
         """The stage's new parameters and new state, after all rounds."""
-        arguments, put = self.take(grads, state, params, extra_args)
-        new, new_state = self._finish(("params", "state"), arguments, gathered)
+        leaves, put = self.take(grads, state, params, extra_args)
+        new, new_state = self._finish(STEP, leaves, gathered)
         return put(new), self.state.unflatten(self.stage, new_state)
 
     def update(
@@ -96,31 +106,31 @@ class StageProgram:
         **extra_args: Any,
     ) -> tuple[PyTree, PyTree]:
         """The stage's updates and new state, after all rounds, as Optax has them."""
-        arguments, _ = self.take(grads, state, params, extra_args)
-        updates, new_state = self._finish(("updates", "state"), arguments, gathered)
+        leaves, _ = self.take(grads, state, params, extra_args)
+        updates, new_state = self._finish(UPDATE, leaves, gathered)
         updates = self.partition.params.unflatten(self.stage, updates)
         return updates, self.state.unflatten(self.stage, new_state)
 
     def _finish(
-        self,
-        names: tuple[str, ...],
-        arguments: dict[str, Leaves],
-        gathered: Gathered,
-    ) -> tuple[Leaves, ...]:
-        arguments, gathered = self._sum_tied(arguments, gathered)
-        return self.runner.compute(names, arguments, gathered)
+        self, names: tuple[str, ...], leaves: Leaves, gathered: Gathered
+    ) -> tuple[Leaves, Leaves]:
+        self.function.check(self.stage, leaves)
+        if self.ties is not None:
+            leaves, gathered = self._summed(leaves, gathered)
+        finish = self.function.finish[names][self.stage]
+        inboxes = self.function.inboxes(gathered)
+        results = () if finish is None else finish.compute(leaves, inboxes)
+        return self.parts(results)
 
-    def _sum_tied(
-        self, arguments: dict[str, Leaves], gathered: Gathered
-    ) -> tuple[dict[str, Leaves], Gathered]:
-        """Takes the first rounds for the sums of tied gradients."""
-        if self.tied is None:
-            return arguments, gathered
-        summands = self.tied.summands(self.stage, arguments)
-        runner = self.tied.runners.stages[self.stage]
-        (sums,) = runner.compute(("grads",), summands, gathered)
-        summed = self.tied.replace(self.stage, arguments, sums)
-        return summed, gathered[self._rounds_of_sums :]
+    def _summed(self, leaves: Leaves, gathered: Gathered) -> tuple[Leaves, Gathered]:
+        """The first round is for the sums of tied gradients."""
+        assert self.ties is not None
+        return self.ties.sums(self.stage, leaves, gathered[0]), gathered[1:]
+
+    def parts(self, results: Leaves) -> tuple[Leaves, Leaves]:
+        """The leaves of the parameters, or of their updates, and of the state."""
+        count = len(self.partition.params.held[self.stage])
+        return results[:count], results[count:]
 
     def take(
         self,
@@ -128,13 +138,12 @@ class StageProgram:
         state: PyTree,
         params: PyTree,
         extra_args: Mapping[str, PyTree],
-    ) -> tuple[dict[str, Leaves], Callable[[Leaves], PyTree]]:
-        """The pieces' leaves, by name, and how to make a piece of new parameters."""
-        parameters, put = self.partition.take("params", self.stage, params)
-        arguments: dict[str, Leaves] = {
-            "params": parameters,
-            "state": self.state.flatten("states", self.stage, state),
-            "grads": self.partition.take("grads", self.stage, grads)[0],
-            "extra_args": self.extra_args.flatten("extra_args", self.stage, extra_args),
-        }
-        return arguments, put
+    ) -> tuple[Leaves, Callable[[Leaves], PyTree]]:
+        """The pieces' leaves, and how to make a piece of new parameters."""
+        leaves, put = self.partition.take("params", self.stage, params)
+        leaves += self.state.flatten("states", self.stage, state)
+        leaves += self.partition.take_gradients(self.stage, grads)
+        leaves += self.extra_args.flatten("extra_args", self.stage, extra_args)
+        if self.ties is not None:
+            leaves = self.ties.filled(self.stage, leaves)
+        return leaves, put

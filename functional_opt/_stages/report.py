@@ -6,40 +6,34 @@ from typing import Any
 
 from .._slicing.errors import where
 from .._slicing.slicing import Message
-from .derive.functions import HIDDEN, StagedFunction
+from .derive.functions import HIDDEN, SplitFunction
+from .derive.ties import Ties
 
 
 _HEADER = ("stage", "leaves", "params", "state", "sent a step")
 
 
-def table(update: StagedFunction, before: Sequence[StagedFunction]) -> str:
-    """A row a stage, and a line for each reason why something is exchanged.
+def as_text(step: SplitFunction, ties: Ties | None) -> str:
+    """A row per stage, and a line for each reason why something is exchanged.
 
     **Arguments:**
 
-    - `update`: the function of gradients, state and parameters.
-    - `before`: what is exchanged in rounds before it.
+    - `step`: the function of parameters, state and gradients.
+    - `ties`: the sums of gradients before it.
     """
-    functions = [*before, update]
-    num_stages = update.arguments["params"].num_stages
     sizes = [
         (
-            len(update.avals("params", stage)),
-            _nbytes(update.avals("params", stage)),
-            _nbytes(update.avals("state", stage)),
-            sum(_sent(function, stage) for function in functions),
+            len(step.avals_of("params", stage)),
+            _nbytes(step.avals_of("params", stage)),
+            _nbytes(step.avals_of("state", stage)),
+            step.bytes_sent(stage) + (0 if ties is None else ties.bytes_sent(stage)),
         )
-        for stage in range(num_stages)
+        for stage in range(step.num_stages)
     ]
     total = tuple(sum(column) for column in zip(*sizes, strict=True))
     rows = [_row(str(stage), row) for stage, row in enumerate(sizes)]
     rows = _aligned([_HEADER, *rows, _row("all", total)])
-    return "\n".join([*rows, "", *_reasons(functions)])
-
-
-def _sent(function: StagedFunction, stage: int) -> int:
-    rounds = range(function.num_rounds)
-    return sum(function.packing(stage, round).nbytes for round in rounds)
+    return "\n".join([*rows, "", *_reasons(step, ties)])
 
 
 def _nbytes(avals: Iterable[Any]) -> int:
@@ -65,12 +59,11 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _reasons(functions: Sequence[StagedFunction]) -> list[str]:
-    rounds = [
-        [_reason(message, function.purpose) for message in messages]
-        for function in functions
-        for messages in function.slices.rounds
-    ]
+def _reasons(step: SplitFunction, ties: Ties | None) -> list[str]:
+    rounds = [[_reason(m) for m in messages] for messages in step.slices.rounds]
+    if ties is not None:
+        sums = "for the sums of the gradients of tied parameters"
+        rounds.insert(0, [f"{text} {sums}" for text in ties.summands_text()])
     if not rounds:
         return ["Nothing is exchanged."]
     lines = [f"{len(rounds)} round{'s' * (len(rounds) > 1)} of exchange:"]
@@ -80,10 +73,8 @@ def _reasons(functions: Sequence[StagedFunction]) -> list[str]:
     return lines
 
 
-def _reason(message: Message, purpose: str | None) -> str:
+def _reason(message: Message) -> str:
     aval = message.var.aval.str_short()
-    if purpose is not None:
-        return f"{aval} for {purpose}"
     if message.needed_by is None:
         return f"{aval}, a result that other stages hold too"
     line = where(message.needed_by, HIDDEN)

@@ -100,6 +100,18 @@ class Cut:
         return jax.tree.unflatten(self.structures[stage], leaves)
 
 
+def leaves_or_none(
+    structure: jax.tree_util.PyTreeDef, tree: PyTree
+) -> list[Any] | None:
+    """The leaves of a tree, which may be None; None if it does not fit otherwise."""
+    try:
+        leaves = structure.flatten_up_to(tree)
+    except (TypeError, ValueError):
+        return None
+    fits = all(leaf is None or jax.tree_util.all_leaves([leaf]) for leaf in leaves)
+    return leaves if fits else None
+
+
 def leaf_paths(tree: PyTree) -> tuple[str, ...]:
     return tuple(path_text(path) for path, _ in jax.tree.leaves_with_path(tree))
 

@@ -8,11 +8,11 @@ import jax
 import optax
 from jaxtyping import PyTree
 
+from ..._slicing.canonical import Canonical
 from ..extra import cut_extra_args
 from ..partition import StageOf, StagePartition
-from ..run.tied import TiedGradients
 from ..trees import Cut
-from .functions import Likes, StagedFunction
+from .functions import Likes, SplitFunction
 from .marks import (
     marks_of_extra_args,
     marks_of_grads,
@@ -20,6 +20,7 @@ from .marks import (
     marks_of_state,
 )
 from .ownership import owners_by_init, owners_by_use, owners_by_word
+from .ties import Ties
 from .tracing import shapes_of_params, trace_update
 
 
@@ -30,14 +31,20 @@ class Derived:
     **Attributes:**
 
     - `init`: from parameters to a state.
-    - `step`: from gradients, state, parameters and extra arguments to updates, new
+    - `step`: from parameters, state, gradients and extra arguments to updates, new
         parameters and a new state.
-    - `tied`: the sums of gradients before `step`; None if no parameter is tied.
+    - `ties`: the sums of gradients before `step`; None if no parameter is tied.
     """
 
-    init: StagedFunction
-    step: StagedFunction
-    tied: TiedGradients | None
+    init: SplitFunction
+    step: SplitFunction
+    ties: Ties | None
+
+
+# The names of the results of each public function.
+INIT = ("state",)
+STEP = ("params", "state")
+UPDATE = ("updates", "state")
 
 
 def derive(
@@ -55,7 +62,7 @@ def derive(
     given = shapes if grads is None else shapes_of_params(grads, partition, "grads")
     extra_shapes, extra = cut_extra_args(extra_args, num_stages)
     state = jax.eval_shape(tx.init, shapes)
-    update = trace_update(tx, given, state, shapes, extra_shapes)
+    update = trace_update(tx, shapes, state, given, extra_shapes)
     owners = owners_by_init(tx, shapes, cut, state)
     if owners is None:
         after = [*cut.places, *extra.places]
@@ -65,29 +72,33 @@ def derive(
     owners = owners_by_word(state_stage_of, state, owners, num_stages)
     state_cut = Cut.of(state, owners, num_stages, "the state of this transformation")
     like_params, like_state = _each("params", cut), _each("state", state_cut)
-    of_params = marks_of_params(shapes)
-    step = StagedFunction.of(
+    canonical, of_params = Canonical(), marks_of_params(shapes)
+    step = SplitFunction(
         update,
-        {"grads": cut, "state": state_cut, "params": cut, "extra_args": extra},
+        {"params": cut, "state": state_cut, "grads": cut, "extra_args": extra},
         {"updates": cut, "params": cut, "state": state_cut},
         {"updates": like_params, "params": like_params, "state": like_state},
+        [STEP, UPDATE],
+        canonical,
         marks=[
-            *marks_of_grads(given, shapes),
-            *marks_of_state(tx, shapes, state),
             *of_params,
+            *marks_of_state(tx, shapes, state),
+            *marks_of_grads(given, shapes),
             *marks_of_extra_args(extra_shapes, shapes),
         ],
         travel_limit=travel_limit,
     )
-    init = StagedFunction.of(
+    init = SplitFunction(
         jax.make_jaxpr(tx.init)(shapes),
         {"params": cut},
         {"state": state_cut},
         {"state": _params_of_state(shapes, state)},
+        [INIT],
+        canonical,
         marks=of_params,
         travel_limit=travel_limit,
     )
-    return Derived(init, step, TiedGradients.of(cut, given))
+    return Derived(init, step, Ties.of(step))
 
 
 def _each(name: str, cut: Cut) -> list[Likes]:

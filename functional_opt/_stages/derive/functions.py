@@ -1,261 +1,223 @@
-"""A function of trees that are cut over stages, as one program a stage and round."""
+"""A function of trees that are split over stages, as one slice per stage and round."""
 
-import functools
 import os
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import optax
 from jax.extend.core import ClosedJaxpr
+from jaxtyping import Array
 
 from ..._slicing.canonical import Canonical
 from ..._slicing.dimensions import Marks
 from ..._slicing.jaxprs import shape_of
-from ..._slicing.slicing import Message, Program, slice_jaxpr, Slices
-from ..run.packing import Packing
+from ..._slicing.slicing import Program, slice_jaxpr
 from ..trees import Cut
+from .packing import Packing
+from .slices import Inbox, Leaves, misfit_text, StageSlice
 
 
 # No line of these says what a transformation does.
 HIDDEN = (os.path.join(os.path.dirname(optax.__file__), "tree_utils"),)
 
-Leaves = Sequence[Any]
 # For each round so far, for each stage the vector that it sent.
 Gathered = Sequence[Any]
-# The vectors of one round, of those stages alone that send something in it: a list of
-# them, or a matrix with a row for each.
-Table = Any
-# Leaves of arguments, by name and index, that some leaf is to be sharded like: of those
-# that its stage has, the first.
+# Leaves of arguments, by name and index, that a result may be sharded like: like the
+# first of those that its stage holds.
 Likes = Sequence[tuple[str, int]]
 
 
 @dataclass(frozen=True, eq=False)
-class Body:
-    """A program as a function of its inputs and of tables of packed messages.
+class Round:
+    """A round of messages.
 
     **Attributes:**
 
-    - `program`: the program itself.
-    - `vectors`: for each vector that it reads, the table and the row in it.
-    - `packings`: how each of these is packed.
-    - `received`: for each message that the program reads, the vector and the position
-        in it.
+    - `slices`: for each stage the slice that computes its message, None if it sends
+        nothing.
+    - `senders`: the stages that send a message.
+    - `num_words`: the length of every message.
     """
 
-    program: Program
-    vectors: tuple[tuple[int, int], ...]
-    packings: tuple[Packing, ...]
-    received: tuple[tuple[int, int], ...]
+    slices: tuple[StageSlice | None, ...]
+    senders: tuple[int, ...]
+    num_words: int
 
-    def __call__(self, leaves: Leaves, tables: Sequence[Table]) -> list[Any]:
-        for number, text in self.misfits(leaves):
-            raise ValueError(f"Input {number} {text}.")
-        values = [
-            packing.unpack(tables[table][row])
-            for packing, (table, row) in zip(self.packings, self.vectors, strict=True)
-        ]
-        return self.program(leaves, [values[v][k] for v, k in self.received])
-
-    def misfits(self, leaves: Leaves) -> Iterator[tuple[int, str]]:
-        """Which inputs are of another shape or dtype, and what is wrong with them."""
-        avals = self.program.closed.in_avals
-        for number, (leaf, expected) in enumerate(zip(leaves, avals, strict=False)):
-            found = jax.typeof(leaf)
-            if (found.shape, found.dtype) != (expected.shape, expected.dtype):
-                yield (
-                    number,
-                    f"must be {expected.str_short()}, as when `stage_local` was "
-                    f"called, got {found.str_short()}",
-                )
-
-    def key(self, canonical: Canonical) -> Hashable:
-        """The same for bodies that compute the same."""
-        number = canonical.closed_jaxpr(self.program.closed)
-        return number, self.vectors, self.packings, self.received
+    def nothing(self) -> Array:
+        """The message of a stage that sends nothing."""
+        return jnp.zeros((self.num_words,), jnp.uint32)
 
 
-@dataclass(frozen=True, eq=False)
-class StageFunction:
-    """A body, and where a stage's inputs and the tables for it are found.
+class SplitFunction:
+    """A function whose arguments and results are split over stages, as slices.
 
     **Attributes:**
 
-    - `body`: what is computed.
-    - `leaves`: for each input of it, the argument and the position among the stage's
-        leaves of it.
-    - `rounds`: the round of each table that it reads.
+    - `arguments`, `results`: how each is split, by name, in the order of the function's
+        flat inputs and results.
+    - `slices`: the function in slices.
+    - `held`: for each stage which of the flat inputs it holds: its leaves.
+    - `rounds`: the messages of each round.
+    - `finish`: for each tuple of names in `wanted`, for each stage the slice that
+        computes its leaves of the results of these names.
     """
 
-    body: Body
-    leaves: tuple[tuple[str, int], ...]
-    rounds: tuple[int, ...]
-
-    def read(self, arguments: Mapping[str, Leaves]) -> list[Any]:
-        return [arguments[name][position] for name, position in self.leaves]
-
-    def receive(self, tables: Sequence[Table]) -> list[Table]:
-        return [tables[round] for round in self.rounds]
-
-
-@dataclass(frozen=True, eq=False)
-class StagedFunction:
-    """The programs of a function whose arguments and results are cut over stages.
-
-    `arguments` and `results` have the names, for errors, and the order of the
-    function's flat inputs and results. `likes` has an entry for each leaf of each
-    result. `purpose` says why anything travels, where that is not for a line of the
-    function to say.
-    """
-
-    slices: Slices
-    arguments: dict[str, Cut]
-    results: dict[str, Cut]
-    likes: dict[str, Sequence[Likes]]
-    purpose: str | None = None
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         closed: ClosedJaxpr,
         arguments: dict[str, Cut],
         results: dict[str, Cut],
-        likes: dict[str, Sequence[Likes]],
+        likes: Mapping[str, Sequence[Likes]],
+        wanted: Sequence[tuple[str, ...]],
+        canonical: Canonical,
         *,
         marks: Sequence[Marks],
-        summands: Collection[int] = (),
-        travel_limit: int = 0,
-        purpose: str | None = None,
-    ) -> "StagedFunction":
-        slices = slice_jaxpr(
+        travel_limit: int,
+    ) -> None:
+        self.arguments, self.results = arguments, results
+        self.num_stages = next(iter(arguments.values())).num_stages
+        inputs = [place for cut in arguments.values() for place in cut.places]
+        outputs = [place for cut in results.values() for place in cut.places]
+        self.slices = slice_jaxpr(
             closed,
-            input_places=[place for cut in arguments.values() for place in cut.places],
-            result_places=[place for cut in results.values() for place in cut.places],
-            num_stages=next(iter(arguments.values())).num_stages,
+            input_places=inputs,
+            result_places=outputs,
+            num_stages=self.num_stages,
             marks=marks,
-            summands=summands,
             travel_limit=travel_limit,
             hidden=HIDDEN,
         )
-        return cls(slices, arguments, results, likes, purpose)
+        stages = range(self.num_stages)
+        self.held = tuple(
+            tuple(i for i, place in enumerate(inputs) if stage in place)
+            for stage in stages
+        )
+        self._position = [{i: k for k, i in enumerate(held)} for held in self.held]
+        self._first = _offsets(arguments)
+        self._likes, self._canonical = likes, canonical
+        self.rounds: list[Round] = []
+        for number in range(len(self.slices.rounds)):
+            self.rounds.append(self._round(number))
+        self.finish = {
+            names: tuple(self._results(stage, names) for stage in stages)
+            for names in wanted
+        }
 
     @property
-    def num_stages(self) -> int:
-        return next(iter(self.arguments.values())).num_stages
+    def avals(self) -> Sequence[Any]:
+        """The shapes and dtypes of the flat inputs."""
+        return self.slices.source.in_avals
 
-    @property
-    def num_rounds(self) -> int:
-        return len(self.slices.rounds)
-
-    def avals(self, name: str, stage: int) -> list[Any]:
+    def avals_of(self, name: str, stage: int) -> list[Any]:
         """The shapes and dtypes of the stage's leaves of an argument."""
-        first = _offsets(self.arguments)[name]
-        avals = self.slices.source.in_avals[first:]
-        return [avals[i] for i in self.arguments[name].held[stage]]
+        first = self._first[name]
+        return [self.avals[first + i] for i in self.arguments[name].held[stage]]
 
-    def label(self, name: str, stage: int, position: int) -> str:
-        """How errors call a stage's leaf of an argument."""
-        cut = self.arguments[name]
-        return f"`{cut.paths[cut.held[stage][position]]}` of `{name}[{stage}]`"
+    def label(self, stage: int, position: int) -> str:
+        """What errors call a leaf of a stage."""
+        paths = [(p, name) for name, cut in self.arguments.items() for p in cut.paths]
+        path, name = paths[self.held[stage][position]]
+        return f"`{path}` of `{name}[{stage}]`"
 
-    @functools.cached_property
-    def senders(self) -> tuple[tuple[int, ...], ...]:
-        """For each round the stages that send something in it."""
-        return tuple(
-            tuple(sorted({message.sender for message in messages}))
-            for messages in self.slices.rounds
-        )
+    def check(self, stage: int, leaves: Leaves) -> None:
+        """Refuses leaves of another shape or dtype, by their names."""
+        for position, (leaf, i) in enumerate(
+            zip(leaves, self.held[stage], strict=True)
+        ):
+            text = leaf is not None and misfit_text(leaf, self.avals[i])
+            if text:
+                raise ValueError(f"{self.label(stage, position)} {text}.")
 
-    @functools.cached_property
-    def readers(self) -> tuple[frozenset[int], ...]:
-        """For each round the stages that read something of it from another."""
-        return self.slices.readers
+    def positions(self, stage: int, *names: str) -> range:
+        """Where, among the leaves of a stage, those of neighbouring arguments are."""
+        first = self._first[names[0]] if names else 0
+        start = sum(i < first for i in self.held[stage])
+        count = sum(len(self.arguments[name].held[stage]) for name in names)
+        return range(start, start + count)
 
-    def packing(self, stage: int, round: int) -> Packing:
-        """How the vector is packed that the stage sends in the round."""
-        return self._packings[stage, round]
+    def bytes_sent(self, stage: int) -> int:
+        """The bytes of all messages of a stage."""
+        slices = (round.slices[stage] for round in self.rounds)
+        return sum(s.packing.nbytes for s in slices if s is not None and s.packing)
 
-    @functools.cached_property
-    def _packings(self) -> dict[tuple[int, int], Packing]:
-        return {
-            (stage, round): Packing(
-                tuple(shape_of(m.var) for m in self.slices.sent(stage, round))
+    def inboxes(self, gathered: Gathered) -> list[Inbox]:
+        """Of each round the vectors of its senders."""
+        rounds = zip(gathered, self.rounds, strict=False)
+        return [[vectors[s] for s in round.senders] for vectors, round in rounds]
+
+    def _round(self, number: int) -> Round:
+        senders = tuple(sorted({m.sender for m in self.slices.rounds[number]}))
+        num_words = max(self._packing(stage, number).num_words for stage in senders)
+        slices: list[StageSlice | None] = [None] * self.num_stages
+        for stage in senders:
+            program = self.slices.message_program(stage, number)
+            position = self._position[stage]
+            slices[stage] = self._slice(
+                stage,
+                program,
+                reads=tuple(position[i] for i in program.inputs),
+                inputs=tuple(range(len(program.inputs))),
+                packing=self._packing(stage, number),
+                num_words=num_words,
             )
-            for round in range(self.num_rounds)
-            for stage in range(self.num_stages)
-        }
+        return Round(tuple(slices), senders, num_words)
 
-    @functools.cached_property
-    def num_words(self) -> tuple[int, ...]:
-        """For each round the length of all vectors that are sent in it."""
-        return tuple(
-            max(self.packing(stage, round).num_words for stage in senders)
-            for round, senders in enumerate(self.senders)
-        )
-
-    def tables(self, gathered: Gathered) -> list[Table]:
-        """Of each round only what is not empty."""
-        rounds = zip(gathered, self.senders, strict=False)
-        return [[vectors[sender] for sender in senders] for vectors, senders in rounds]
-
-    def message(self, stage: int, round: int) -> StageFunction:
-        """Computes what the stage sends in the round, before it is packed."""
-        return self._of_stage(stage, self.slices.message_program(stage, round))
-
-    def finish(self, stage: int, names: Sequence[str]) -> StageFunction:
-        """Computes the stage's leaves of the named results, in this order."""
+    def _results(self, stage: int, names: Sequence[str]) -> StageSlice | None:
         first = _offsets(self.results)
-        held = {name: cut.held[stage] for name, cut in self.results.items()}
-        indices = [first[name] + i for name in names for i in held[name]]
-        return self._of_stage(stage, self.slices.result_program(stage, indices))
+        held = [(name, i) for name in names for i in self.results[name].held[stage]]
+        if not held:
+            return None
+        indices = [first[name] + i for name, i in held]
+        program = self.slices.result_program(stage, indices)
+        inputs = tuple(self._position[stage][i] for i in program.inputs)
+        likes = tuple(self._like(stage, self._likes[name][i]) for name, i in held)
+        return self._slice(stage, program, inputs=inputs, likes=likes)
 
-    def likes_of(self, stage: int, name: str) -> list[tuple[str, int] | None]:
-        """For each of the stage's leaves of a result the leaf that it is like."""
-        position = {
-            (argument, i): (argument, k)
-            for argument, cut in self.arguments.items()
-            for k, i in enumerate(cut.held[stage])
-        }
-        return [
-            next((position[x] for x in self.likes[name][i] if x in position), None)
-            for i in self.results[name].held[stage]
-        ]
+    def _like(self, stage: int, likes: Likes) -> int | None:
+        position = self._position[stage]
+        found = (position.get(self._first[name] + i) for name, i in likes)
+        return next((p for p in found if p is not None), None)
 
-    def _of_stage(self, stage: int, program: Program) -> StageFunction:
-        first = _offsets(self.arguments)
-        place = {
-            first[name] + i: (name, position)
-            for name, cut in self.arguments.items()
-            for position, i in enumerate(cut.held[stage])
-        }
-        leaves = tuple(place[i] for i in program.inputs)
-        reading = _Reading()
-        received = tuple(map(reading.find, program.received))
+    def _slice(
+        self,
+        stage: int,
+        program: Program,
+        *,
+        inputs: tuple[int, ...],
+        reads: tuple[int, ...] | None = None,
+        packing: Packing | None = None,
+        num_words: int = 0,
+        likes: tuple[int | None, ...] = (),
+    ) -> StageSlice:
+        """Numbers rounds, and vectors in them, in the order in which they are read."""
+        rounds = list(dict.fromkeys(m.round for m in program.received))
+        read = list(dict.fromkeys((m.round, m.sender) for m in program.received))
         vectors = tuple(
-            (reading.rounds[round], self.senders[round].index(sender))
-            for round, sender in reading.vectors
+            (rounds.index(round), self.rounds[round].senders.index(sender))
+            for round, sender in read
         )
-        packings = tuple(self.packing(s, round) for round, s in reading.vectors)
-        positions = tuple(self.slices.position[m] for m in program.received)
-        body = Body(
-            program, vectors, packings, tuple(zip(received, positions, strict=True))
+        packings = tuple(self._packing(sender, round) for round, sender in read)
+        received = tuple(
+            (read.index((m.round, m.sender)), self.slices.position[m])
+            for m in program.received
         )
-        return StageFunction(body, leaves, tuple(reading.rounds))
+        number = self._canonical.closed_jaxpr(program.closed)
+        how = inputs, vectors, packings, received, packing, num_words
+        return StageSlice(
+            stage,
+            program,
+            reads,
+            inputs,
+            tuple(rounds),
+            *how[1:],
+            likes,
+            (number, *how),
+        )
 
-
-@dataclass(frozen=True)
-class _Reading:
-    """Numbers the rounds, and the vectors in them, in the order of their first use."""
-
-    rounds: dict[int, int] = field(default_factory=dict)
-    vectors: dict[tuple[int, int], int] = field(default_factory=dict)
-
-    def find(self, message: Message) -> int:
-        self.rounds.setdefault(message.round, len(self.rounds))
-        vector = message.round, message.sender
-        return self.vectors.setdefault(vector, len(self.vectors))
+    def _packing(self, stage: int, round: int) -> Packing:
+        return Packing(tuple(shape_of(m.var) for m in self.slices.sent(stage, round)))
 
 
 def _offsets(cuts: Mapping[str, Cut]) -> dict[str, int]:

@@ -19,27 +19,31 @@ def shapes_of_params(
     form = partition.form_of(tree)
     form.flatten_whole(name, tree)
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), only_params(tree)
+        # A NumPy array of float64 is one of float32 to JAX, unless told otherwise.
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)
+        ),
+        only_params(tree),
     )
 
 
 def trace_update(
     tx: optax.GradientTransformation,
-    grads: PyTree,
-    state: PyTree,
     params: PyTree,
+    state: PyTree,
+    grads: PyTree,
     extra_args: Mapping[str, PyTree],
 ) -> ClosedJaxpr:
     """Traces the updates, the new parameters and the new state of the whole tree."""
     extended = optax.with_extra_args_support(tx)
 
-    def update(grads: PyTree, state: PyTree, params: PyTree, extra_args: PyTree) -> Any:
+    def update(params: PyTree, state: PyTree, grads: PyTree, extra_args: PyTree) -> Any:
         updates, new_state = extended.update(grads, state, params, **extra_args)
         _check_structure("updates", params, updates)
         _check_structure("the state", state, new_state)
         return updates, optax.apply_updates(params, updates), new_state
 
-    closed = jax.make_jaxpr(update)(grads, state, params, dict(extra_args))
+    closed = jax.make_jaxpr(update)(params, state, grads, dict(extra_args))
     num_params = len(jax.tree.leaves(params))
     _check_stable("parameter", params, closed.out_avals[num_params:])
     _check_stable("state's", state, closed.out_avals[2 * num_params :])

@@ -1,27 +1,28 @@
 """Which stages are on the devices of this process, and whether all processes agree."""
 
-import hashlib
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.sharding import Sharding
 
 from ..._slicing.stage_sets import stages_text
-from ..derive.functions import StagedFunction
+from ..derive.functions import SplitFunction
+from ..trees import Cut
+from .fingerprint import digest, parts_of
 
 
-def local_stages(placements: Sequence[Sharding]) -> frozenset[int]:
+def local_stages(shardings: Sequence[Sharding]) -> frozenset[int]:
     """The stages that have a device in this process.
 
     **Raises:** `ValueError` if a process has no stage.
     """
     owned: dict[int, set[int]] = {p: set() for p in range(jax.process_count())}
-    for stage, placement in enumerate(placements):
-        for device in placement.device_set:
+    for stage, sharding in enumerate(shardings):
+        for device in sharding.device_set:
             owned[device.process_index].add(stage)
     idle = [process for process, stages in owned.items() if not stages]
     if idle:
@@ -34,17 +35,24 @@ def local_stages(placements: Sequence[Sharding]) -> frozenset[int]:
 
 
 def check_pieces_here(
-    name: str, pieces: Sequence[Any], here: frozenset[int], num_stages: int
+    name: str, pieces: Sequence[Any], here: frozenset[int], cut: Cut
 ) -> None:
     """Refuses pieces of other processes' stages, and None for those of this one."""
-    for stage in range(num_stages):
-        if stage in here and pieces[stage] is None:
+    for stage, piece in enumerate(pieces):
+        # The piece of a stage that holds nothing of a tree of one array is None, too.
+        is_missing = piece is None and cut.held[stage]
+        if stage in here and is_missing:
+            if len(here) == len(pieces):
+                first = cut.paths[cut.held[stage][0]]
+                raise ValueError(
+                    f"`{name}[{stage}]` is None, but stage {stage} has `{first}`."
+                )
             raise ValueError(
                 f"`{name}[{stage}]` is None, but stage {stage} is on devices of "
                 f"process {jax.process_index()}, which has {stages_text(here)}. "
                 "`meshes` of `stage_local` says which process has which stage."
             )
-        if stage not in here and pieces[stage] is not None:
+        if stage not in here and piece is not None:
             raise ValueError(
                 f"`{name}[{stage}]` must be None: stage {stage} is on devices of other "
                 f"processes, and process {jax.process_index()} has {stages_text(here)}."
@@ -52,23 +60,32 @@ def check_pieces_here(
 
 
 def check_same_plan(
-    step: StagedFunction, placements: Sequence[Sharding], donate: bool
+    step: SplitFunction,
+    shardings: Sequence[Sharding],
+    donate: bool,
+    timeout: float,
 ) -> None:
     """Compares what all processes are about to do. All of them must call it.
 
-    **Raises:** `ValueError` in every process, naming the parts that differ, and where.
+    **Arguments:**
+
+    - `step`, `shardings`, `donate`: what is compared.
+    - `timeout`: how many seconds to wait for the other processes.
+
+    **Raises:** `ValueError` in every process, naming the parts that differ, and where;
+    `RuntimeError` if another process does not call it in time.
     """
     parts = {
         "the number of stages": [str(step.num_stages)],
-        "`meshes`": _placement_parts(placements),
+        "`meshes`": _sharding_parts(shardings),
         "`params` and their partition": _argument_parts(step, "params"),
         "the state": _argument_parts(step, "state"),
         "`extra_args`": _argument_parts(step, "extra_args"),
-        "`tx`": _function_parts(step.slices.source),
+        "`grads`": _argument_parts(step, "grads"),
+        "`tx`": parts_of(step.slices.source),
         "`donate`": [str(donate)],
     }
-    digests = np.stack([_digest(part) for part in parts.values()])
-    everyone = np.asarray(multihost_utils.process_allgather(digests))
+    everyone = _gathered(np.stack(list(map(digest, parts.values()))), timeout)
     differences = []
     for number, name in enumerate(parts):
         theirs = enumerate(everyone[:, number])
@@ -85,48 +102,41 @@ def check_same_plan(
         )
 
 
-def _argument_parts(step: StagedFunction, name: str) -> Iterator[str]:
-    """What to compare of a tree that is cut."""
+def _gathered(digests: np.ndarray, timeout: float) -> np.ndarray:
+    """The digests of all processes."""
+    found: list[Any] = []
+    failed: list[Exception] = []
+
+    def gather() -> None:
+        try:
+            found.append(np.asarray(multihost_utils.process_allgather(digests)))
+        except Exception as error:
+            failed.append(error)
+
+    # JAX waits for the other processes without end, and cannot be interrupted.
+    thread = threading.Thread(target=gather, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if found:
+        return found[0]
+    cause = failed[0] if failed else None
+    raise RuntimeError(
+        f"`stage_local` in process {jax.process_index()} waited for the other "
+        f"{jax.process_count() - 1} processes, to compare what they are about to do, "
+        + ("and failed" if failed else f"for {timeout:g} seconds")
+        + ". All processes must call it: see whether one of them has stopped before, "
+        "or give it more time with `process_timeout`."
+    ) from cause
+
+
+def _argument_parts(step: SplitFunction, name: str) -> Iterator[str]:
+    """What to compare of a tree that is split."""
     cut = step.arguments[name]
     for stage, held in enumerate(cut.held):
-        for i, aval in zip(held, step.avals(name, stage), strict=True):
+        for i, aval in zip(held, step.avals_of(name, stage), strict=True):
             yield f"{stage} {cut.paths[i]} {aval.str_short()}"
 
 
-def _placement_parts(placements: Iterable[Sharding]) -> Iterator[str]:
-    for placement in placements:
-        yield str(sorted(device.id for device in placement.device_set))
-
-
-def _function_parts(closed: ClosedJaxpr) -> Iterator[Any]:
-    """What to compare of a function: operations, literals and arrays."""
-    yield from map(np.asarray, filter(_is_numeric, closed.consts))
-    for eqn in closed.jaxpr.eqns:
-        yield from _equation_parts(eqn)
-
-
-def _equation_parts(eqn: JaxprEqn) -> Iterator[Any]:
-    yield eqn.primitive.name
-    yield from (var.aval.str_short() for var in eqn.outvars)
-    yield from (np.asarray(x.val) for x in eqn.invars if isinstance(x, Literal))
-    for name, value in eqn.params.items():
-        for leaf in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(leaf, ClosedJaxpr):
-                yield from _function_parts(leaf)
-            elif isinstance(leaf, Jaxpr):
-                yield from _function_parts(ClosedJaxpr(leaf, ()))
-            elif isinstance(leaf, int | float | str):
-                yield f"{name} {leaf!r}"
-
-
-def _is_numeric(const: Any) -> bool:
-    dtype = getattr(const, "dtype", None)
-    return isinstance(dtype, np.dtype)
-
-
-def _digest(part: Iterable[Any]) -> np.ndarray:
-    digest = hashlib.sha256()
-    for item in part:
-        digest.update(item.tobytes() if isinstance(item, np.ndarray) else item.encode())
-        digest.update(b"\0")
-    return np.frombuffer(digest.digest(), np.uint32)
+def _sharding_parts(shardings: Iterable[Sharding]) -> Iterator[str]:
+    for sharding in shardings:
+        yield str(sorted(device.id for device in sharding.device_set))

@@ -65,13 +65,24 @@ class Packing:
 
 
 def _num_words(count: int, dtype: jnp.dtype) -> int:
-    return -(-count * dtype.itemsize // _WORD)
+    return -(-count * _carrier(dtype).itemsize // _WORD)
+
+
+def _carrier(dtype: jnp.dtype) -> jnp.dtype:
+    """A dtype of whole bytes for the values of one that has fewer bits, or is bool."""
+    if dtype == jnp.bool_:
+        return jnp.dtype(jnp.uint8)
+    if jnp.issubdtype(dtype, jnp.integer) and jnp.iinfo(dtype).bits < 8:
+        signed = jnp.issubdtype(dtype, jnp.signedinteger)
+        return jnp.dtype(jnp.int8 if signed else jnp.uint8)
+    if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 8:
+        return jnp.dtype(jnp.bfloat16)
+    return dtype
 
 
 def _to_words(elements: Array) -> UInt32[Array, " words"]:
     """A vector's bytes, filled up with zeros to whole words."""
-    if elements.dtype == jnp.bool_:
-        elements = elements.astype(jnp.uint8)
+    elements = elements.astype(_carrier(elements.dtype))
     if jnp.issubdtype(elements.dtype, jnp.complexfloating):
         elements = jnp.stack([elements.real, elements.imag], axis=-1).ravel()
     itemsize = elements.dtype.itemsize
@@ -84,8 +95,8 @@ def _to_words(elements: Array) -> UInt32[Array, " words"]:
 
 
 def _from_words(words: UInt32[Array, " words"], count: int, dtype: jnp.dtype) -> Array:
-    if dtype == jnp.bool_:
-        return _from_words(words, count, jnp.dtype(jnp.uint8)).astype(jnp.bool_)
+    if (carrier := _carrier(dtype)) != dtype:
+        return _from_words(words, count, carrier).astype(dtype)
     if jnp.issubdtype(dtype, jnp.complexfloating):
         part = jnp.dtype(f"float{dtype.itemsize * 4}")
         parts = _from_words(words, 2 * count, part).reshape(-1, 2)

@@ -1,0 +1,116 @@
+"""What one stage computes at a time, as a pure function."""
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Sharding
+
+from ..._slicing.slicing import Program
+from .packing import Packing
+
+
+# All leaves of a stage, in the order of the function's arguments.
+Leaves = Sequence[Any]
+# The vectors of one round, of the stages that send one in it: a list, or the rows of a
+# matrix. Inside a larger program, a list of values in place of each vector.
+Inbox = Any
+
+
+@dataclass(frozen=True, eq=False)
+class StageSlice:
+    """What one stage computes at a time: its message of a round, or its results.
+
+    **Attributes:**
+
+    - `stage`: the stage.
+    - `program`: computes the values, from inputs and messages.
+    - `reads`: the positions, among the leaves of the stage, of those that the slice is
+        called with; None for all of them.
+    - `inputs`: for each input of the program its position among these.
+    - `rounds`: the rounds whose inboxes the slice is called with.
+    - `vectors`: for each vector that it reads the inbox and the row in it.
+    - `packings`: how each of these is packed.
+    - `received`: for each message that the program reads the vector and the position
+        in it.
+    - `packing`, `num_words`: how the values are packed into a message; None for
+        results.
+    - `likes`: for each result the position of the leaf that it is sharded like.
+    - `key`: equal for slices that compute the same.
+    """
+
+    stage: int
+    program: Program
+    reads: tuple[int, ...] | None
+    inputs: tuple[int, ...]
+    rounds: tuple[int, ...]
+    vectors: tuple[tuple[int, int], ...]
+    packings: tuple[Packing, ...]
+    received: tuple[tuple[int, int], ...]
+    packing: Packing | None
+    num_words: int
+    likes: tuple[int | None, ...]
+    key: Hashable
+
+    def __call__(
+        self, leaves: Leaves, inboxes: Sequence[Inbox], *, packed: bool = True
+    ) -> Any:
+        for number, text in self.misfits(leaves):
+            raise ValueError(f"Input {number} {text}.")
+        values = [
+            packing.unpack(inboxes[inbox][row]) if packed else inboxes[inbox][row]
+            for packing, (inbox, row) in zip(self.packings, self.vectors, strict=True)
+        ]
+        inputs = map(_or_zeros, self._read(leaves), self.program.closed.in_avals)
+        results = self.program(list(inputs), [values[v][k] for v, k in self.received])
+        if self.packing is None or not packed:
+            return tuple(results)
+        return self.packing.pack(results, self.num_words)
+
+    def compute(self, leaves: Leaves, inboxes: Sequence[Inbox]) -> Any:
+        """The same of all leaves of the stage, and of the inboxes of all rounds."""
+        given = leaves if self.reads is None else [leaves[i] for i in self.reads]
+        return self(given, [inboxes[round] for round in self.rounds])
+
+    def shardings(self, leaves: Leaves, default: Sharding) -> tuple[Sharding, ...]:
+        """For each result the sharding of the leaf of the stage that it is like."""
+        return tuple(
+            default if like is None else getattr(leaves[like], "sharding", default)
+            for like in self.likes
+        )
+
+    def misfits(self, leaves: Leaves) -> Iterator[tuple[int, str]]:
+        """Which leaves have another shape or dtype, and what is wrong with them."""
+        avals = self.program.closed.in_avals
+        for position, expected in zip(self.inputs, avals, strict=False):
+            if leaves[position] is not None:
+                text = misfit_text(leaves[position], expected)
+                if text:
+                    yield position, text
+
+    def _read(self, leaves: Leaves) -> list[Any]:
+        return [leaves[position] for position in self.inputs]
+
+
+def misfit_text(leaf: Any, expected: Any) -> str | None:
+    """What is wrong with the shape or dtype of a leaf, if anything is."""
+    found = jax.typeof(leaf)
+    if (found.shape, found.dtype) == (expected.shape, expected.dtype):
+        return None
+    return (
+        f"must be {expected.str_short()}, as when `stage_local` was called, got "
+        f"{found.str_short()}"
+    )
+
+
+def _or_zeros(leaf: Any, aval: Any) -> Any:
+    """Zeros in place of a gradient that is None.
+
+    The compiler must not see that they are zeros: it would drop an addition of them,
+    and with it the sign that -0.0 loses there.
+    """
+    if leaf is not None:
+        return leaf
+    return jax.lax.optimization_barrier(jnp.zeros(aval.shape, aval.dtype))

@@ -1,0 +1,163 @@
+"""What `jax.jit` compiles of slices, once for all that compute the same."""
+
+import functools
+import os
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Sharding
+
+from ..derive.slices import Inbox, Leaves, StageSlice
+from .devices import device_order, group_by_devices
+
+
+# More leaves in one program take longer to compile, and gain nothing when they run.
+_MOST_LEAVES = 256
+
+
+class CompileCache:
+    """Compiled slices, by what they compute: stages of equal structure share them."""
+
+    def __init__(self) -> None:
+        self._traced: dict[Hashable, jax.stages.Wrapped] = {}
+        self._compiled: dict[Hashable, jax.stages.Wrapped] = {}
+
+    def jit(
+        self,
+        slices: Sequence[StageSlice],
+        *,
+        packed: bool,
+        out_shardings: Hashable,
+        options: dict[str, Any],
+    ) -> jax.stages.Wrapped:
+        """One program for some stages: from their operands to the results of each.
+
+        It takes, for each stage, the leaves before those whose buffers are donated,
+        these, the leaves after them, and inboxes. Other options are other programs, but
+        what a stage computes is traced only once for all of them.
+        """
+        keys = tuple((s.key, packed) for s in slices)
+        key = keys, out_shardings, repr(options)
+        if key not in self._compiled:
+            functions = [
+                self._traced.setdefault(key, _traced_once(s, packed))
+                for key, s in zip(keys, slices, strict=True)
+            ]
+            if out_shardings is not None:
+                options = {**options, "out_shardings": out_shardings}
+            together = _together(functions)
+            # The name that logs and profiles of JAX show.
+            together.__name__ = "stage_" + (
+                "messages" if slices[0].packing else "results"
+            )
+            # A leaf that nothing reads still tells on which device the results are.
+            self._compiled[key] = jax.jit(
+                together, donate_argnums=1, keep_unused=True, **options
+            )
+        return self._compiled[key]
+
+
+def _traced_once(slice: StageSlice, packed: bool) -> jax.stages.Wrapped:
+    def stage_slice(leaves: Leaves, inboxes: Sequence[Inbox]) -> Any:
+        return slice(leaves, inboxes, packed=packed)
+
+    return jax.jit(stage_slice)
+
+
+def _together(functions: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
+    def run(
+        before: Sequence[Leaves],
+        donated: Sequence[Leaves],
+        after: Sequence[Leaves],
+        inboxes: Sequence[Sequence[Inbox]],
+    ) -> tuple[Any, ...]:
+        stages = zip(functions, before, donated, after, inboxes, strict=True)
+        return tuple(call([*a, *b, *c], received) for call, a, b, c, received in stages)
+
+    return run
+
+
+def compile_together(
+    programs: Iterable[tuple[jax.stages.Wrapped, Sequence[Any], Sharding]],
+) -> None:
+    """Compiles several programs at once, so that running them finds them compiled.
+
+    Only the compiler is run in threads: tracing depends on the context of the caller.
+
+    **Arguments:**
+
+    - `programs`: each with its operands, and where it runs; it is compiled once there.
+    """
+    different = {(program, where): operands for program, operands, where in programs}
+    lowered = [program.lower(*given) for (program, _), given in different.items()]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(jax.stages.Lowered.compile, lowered):
+            pass
+
+
+def groups_of(
+    stages: Iterable[int],
+    shardings: Sequence[Sharding | None],
+    held: Sequence[Sequence[int]],
+) -> list[tuple[int, ...]]:
+    """The stages that are run by one program: they share their devices.
+
+    **Arguments:**
+
+    - `stages`: the stages of this process.
+    - `shardings`: of all stages.
+    - `held`: for each stage what it holds.
+    """
+    together: dict[Hashable, list[int]] = {}
+    for stage in stages:
+        sharding = shardings[stage]
+        key = stage if sharding is None else tuple(device_order(sharding))
+        together.setdefault(key, []).append(stage)
+    sizes = list(map(len, held))
+    return [each for group in together.values() for each in batches(group, sizes)]
+
+
+def batches(stages: Iterable[int], sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Which stages one program is for: neighbours, if they are not too large."""
+    batch: list[int] = []
+    for stage in stages:
+        if sum(sizes[each] for each in [*batch, stage]) > _MOST_LEAVES and batch:
+            yield tuple(batch)
+            batch = []
+        batch.append(stage)
+    yield tuple(batch)
+
+
+def options_for(shardings: Sequence[Sharding | None]) -> dict[str, Any]:
+    """The options of `jax.jit` for programs of stages on such devices."""
+    group_by_devices(shardings)  # which refuses stages that share some devices
+    platforms = {
+        device.platform
+        for sharding in shardings
+        if sharding is not None
+        for device in sharding.device_set
+    }
+    return _options_of_cpu() if platforms == {"cpu"} else {}
+
+
+@functools.cache
+def _options_of_cpu() -> dict[str, Any]:
+    """The order of instructions that needs least memory, if this XLA has the option.
+
+    XLA for CPU makes less use of caches in its usual order.
+    """
+    scheduler = "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
+    options: dict[str, Any] = {
+        "compiler_options": {"xla_cpu_scheduler_type": scheduler}
+    }
+    device = jax.local_devices(backend="cpu")[0]
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    shape = jax.ShapeDtypeStruct((), np.float32, sharding=sharding)
+    try:
+        jax.jit(lambda x: x, **options).lower(shape).compile()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return options

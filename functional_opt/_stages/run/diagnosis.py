@@ -1,0 +1,134 @@
+"""Why a step has failed, in words about what it was given."""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import jax
+
+from ..derive.functions import SplitFunction
+from ..derive.slices import Leaves
+from .devices import devices_text, is_concrete
+from .exchange import NotOnItsStage
+
+
+def diagnose(
+    error: Exception,
+    function: SplitFunction,
+    leaves: Sequence[Leaves | None],
+    results: Sequence[Any],
+    donated: Collection[str],
+) -> None:
+    """Looks for the cause of an error in the leaves that a function was given.
+
+    **Arguments:**
+
+    - `error`: the error.
+    - `function`: the function.
+    - `leaves`: those of each stage.
+    - `results`: those of the stages whose programs ran before it, and have had the
+        buffers that were lent to them.
+    - `donated`: the names of arguments whose buffers are donated.
+
+    **Raises:** the error that names the cause, if one is found.
+    """
+    given = [
+        (stage, own)
+        for stage, own in enumerate(leaves)
+        if own is not None and results[stage] is None
+    ]
+    for stage, own in given:
+        _check_kinds(function, stage, own)
+        function.check(stage, own)
+    for stage, own in given:
+        check_devices(function, stage, own, everything=False)
+    for stage, own in given:
+        _check_shared(function, stage, own, donated)
+        _check_deleted(function, stage, own, donated)
+    if isinstance(error, NotOnItsStage):
+        for stage, own in given:
+            check_devices(function, stage, own, everything=True)
+
+
+def _check_kinds(function: SplitFunction, stage: int, leaves: Leaves) -> None:
+    for position, leaf in enumerate(leaves):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            raise TypeError(
+                f"{function.label(stage, position)} is a shape and dtype without a "
+                "value. Give arrays, or use `jax.eval_shape` to get the shapes and "
+                "dtypes of the results."
+            )
+
+
+def check_devices(
+    function: SplitFunction, stage: int, leaves: Leaves, *, everything: bool
+) -> None:
+    """Refuses leaves of one stage on different devices, by their names.
+
+    JAX moves what was put on no device by the user, if it goes with what was: that
+    counts only as part of `everything`.
+    """
+    first: tuple[str, Collection[jax.Device]] | None = None
+    for position, leaf in enumerate(leaves):
+        is_array = is_concrete(leaf)
+        if leaf is None or not (everything or (is_array and leaf.committed)):
+            continue
+        devices = leaf.sharding.device_set if is_array else frozenset()
+        label = function.label(stage, position)
+        first = first or (label, devices)
+        if devices != first[1]:
+            here = devices_text(devices) or "no device"
+            there = devices_text(first[1]) or "no device"
+            raise ValueError(
+                f"{label} is on {here}, but {first[0]} is on {there}. What belongs to "
+                "one stage must be on the same devices: use `jax.device_put`."
+            )
+
+
+def _check_shared(
+    function: SplitFunction, stage: int, leaves: Leaves, donated: Collection[str]
+) -> None:
+    """Refuses a donated buffer that is given twice."""
+    lent = set(function.positions(stage, *donated))
+    seen: dict[tuple[jax.Device, int], int] = {}
+    for position, leaf in enumerate(leaves):
+        for buffer in _buffers(leaf):
+            other = seen.setdefault(buffer, position)
+            if other != position and lent & {position, other}:
+                raise ValueError(
+                    f"{function.label(stage, position)} is the same buffer as "
+                    f"{function.label(stage, other)}, but `donate=True` lets the step "
+                    f"reuse the buffers of {_names_text(donated)}. Give a copy, by "
+                    "`jnp.copy`, or leave out `donate`."
+                )
+
+
+def _check_deleted(
+    function: SplitFunction, stage: int, leaves: Leaves, donated: Collection[str]
+) -> None:
+    for position, leaf in enumerate(leaves):
+        if is_concrete(leaf) and leaf.is_deleted():
+            why = (
+                f"With `donate=True` a step reuses the buffers of "
+                f"{_names_text(donated)}: give it those that the last step returned, "
+                "or leave out `donate`."
+                if donated
+                else "Its buffer was donated to another function."
+            )
+            raise ValueError(
+                f"{function.label(stage, position)} has been deleted. {why}"
+            )
+
+
+def _buffers(leaf: Any) -> Iterator[tuple[jax.Device, int]]:
+    if not is_concrete(leaf) or leaf.is_deleted() or not leaf.size:
+        return
+    for shard in leaf.addressable_shards:
+        try:
+            yield shard.device, shard.data.unsafe_buffer_pointer()
+        # Not every backend has pointers to tell.
+        except (RuntimeError, NotImplementedError):
+            return
+
+
+def _names_text(names: Collection[str]) -> str:
+    return " and ".join(f"`{name}`" for name in names)

@@ -1,0 +1,309 @@
+"""Runs the slices of all stages, each on its devices, and what they exchange."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.sharding import NamedSharding, Sharding
+
+from ..derive.derive import INIT
+from ..derive.functions import SplitFunction
+from ..derive.slices import Inbox, Leaves, StageSlice
+from ..derive.ties import Ties
+from .compiling import compile_together, CompileCache, groups_of, options_for
+from .devices import check_on_meshes, check_one_program, on_mesh
+from .diagnosis import diagnose
+from .exchange import Exchange
+from .sums import DeviceSums
+
+
+# For each stage how a small value is sharded that all of its devices need: a copy on
+# each. None for a stage of another process, and where all is one larger program.
+StageShardings = tuple[Sharding | None, ...]
+LeavesByStage = Sequence[Leaves | None]
+
+
+class Layout(NamedTuple):
+    """Where a function runs, and which of its results it computes.
+
+    **Attributes:**
+
+    - `names`: those of the results.
+    - `stages`: the stages' shardings.
+    - `results`: for each stage how each leaf of its results is sharded; None where that
+        follows from the operands.
+    - `is_traced`: whether all of it is part of a larger program.
+    """
+
+    names: tuple[str, ...]
+    stages: StageShardings
+    results: tuple[tuple[Sharding, ...] | None, ...]
+    is_traced: bool
+
+
+class Launch:
+    """One program for one stage, or for several that share their devices.
+
+    **Arguments:**
+
+    - `slices`: what it computes.
+    - `donated`: for each slice the positions of the leaves whose buffers are donated.
+    - `program`: the program, as `CompileCache.jit` makes it.
+    """
+
+    def __init__(
+        self,
+        slices: Sequence[StageSlice],
+        donated: Sequence[range],
+        program: jax.stages.Wrapped,
+    ) -> None:
+        self.slices, self.donated, self.program = slices, donated, program
+
+    def __call__(
+        self,
+        leaves: LeavesByStage,
+        inboxes: Sequence[Sequence[Inbox]],
+        results: list[Any],
+    ) -> None:
+        """Puts into `results` what each of the stages computes."""
+        computed = self.program(*self.operands(leaves, inboxes))
+        for stage_slice, result in zip(self.slices, computed, strict=True):
+            results[stage_slice.stage] = result
+
+    def operands(
+        self, leaves: LeavesByStage, inboxes: Sequence[Sequence[Inbox]]
+    ) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
+        before, donated, after, received = [], [], [], []
+        for s, lent in zip(self.slices, self.donated, strict=True):
+            given = leaves[s.stage] or ()
+            if s.reads is not None:
+                given = [given[position] for position in s.reads]
+            before.append(given[: lent.start])
+            donated.append(given[lent.start : lent.stop])
+            after.append(given[lent.stop :])
+            received.append([inboxes[s.stage][round] for round in s.rounds])
+        return before, donated, after, received
+
+
+class Executor:
+    """The programs of a function for one layout of its stages.
+
+    **Arguments:**
+
+    - `function`: the function.
+    - `layout`: where its stages are, and what is computed.
+    - `stages`: the stages of this process.
+    - `donated`: the names of the arguments whose buffers are donated.
+    - `ties`: the gradients that are summed first.
+    - `cache`: the compiled programs.
+    """
+
+    def __init__(
+        self,
+        function: SplitFunction,
+        layout: Layout,
+        *,
+        stages: Iterable[int],
+        donated: Iterable[str],
+        ties: Ties | None,
+        cache: CompileCache,
+    ) -> None:
+        self._layout, self._cache = layout, cache
+        self._groups = groups_of(sorted(stages), layout.stages, function.held)
+        self._options = options_for(layout.stages)
+        self.sums = None if ties is None else DeviceSums(ties, layout.stages)
+        last = function.finish[layout.names]
+        on_meshes = [s if isinstance(s, NamedSharding) else None for s in layout.stages]
+        self.rounds = [
+            (
+                self._launches(round.slices, on_meshes, function, ()),
+                Exchange.of(function, number, last, layout.stages),
+            )
+            for number, round in enumerate(function.rounds)
+        ]
+        self.finish = self._launches(last, layout.results, function, donated)
+        self._is_compiled = layout.is_traced
+
+    def run(self, leaves: LeavesByStage, results: list[Any]) -> None:
+        """Puts into `results` those of each stage of this process."""
+        if self.sums is not None:
+            leaves = self.sums(leaves)
+        inboxes: list[list[Inbox]] = [[] for _ in leaves]
+        for launches, exchange in self.rounds:
+            sent: list[Any] = [None] * len(leaves)
+            self._launch(launches, leaves, inboxes, sent)
+            for inbox, received in zip(inboxes, exchange(sent), strict=True):
+                inbox.append(received)
+        self._launch(self.finish, leaves, inboxes, results)
+        self._is_compiled = True
+
+    def _launch(
+        self,
+        launches: Sequence[Launch],
+        leaves: LeavesByStage,
+        inboxes: Sequence[Sequence[Inbox]],
+        results: list[Any],
+    ) -> None:
+        if not self._is_compiled:
+            compile_together(
+                (launch.program, launch.operands(leaves, inboxes), where)
+                for launch in launches
+                if (where := self._layout.stages[launch.slices[0].stage]) is not None
+            )
+        for launch in launches:
+            launch(leaves, inboxes, results)
+
+    def _launches(
+        self,
+        slices: Sequence[StageSlice | None],
+        shardings: Sequence[Any],
+        function: SplitFunction,
+        donated: Iterable[str],
+    ) -> list[Launch]:
+        launches = []
+        for group in self._groups:
+            own = [s for stage in group if (s := slices[stage]) is not None]
+            if own:
+                wanted = tuple(shardings[s.stage] for s in own)
+                program = self._cache.jit(
+                    own,
+                    packed=not self._layout.is_traced,
+                    out_shardings=wanted if any(wanted) else None,
+                    options=self._options,
+                )
+                lent = [function.positions(s.stage, *donated) for s in own]
+                launches.append(Launch(own, lent, program))
+        return launches
+
+
+class Executors:
+    """The executors of a function, one for each layout that its stages have had.
+
+    **Arguments:**
+
+    - `function`, `stages`, `ties`, `cache`: those of `Executor`.
+    - `donated`: for each tuple of names of results the arguments whose buffers are
+        donated.
+    - `meshes`: the stages' shardings, if the user has said them.
+    """
+
+    def __init__(
+        self,
+        function: SplitFunction,
+        *,
+        stages: Iterable[int],
+        donated: Mapping[tuple[str, ...], Sequence[str]],
+        ties: Ties | None,
+        cache: CompileCache,
+        meshes: Sequence[Sharding] | None,
+    ) -> None:
+        self._function, self._stages, self._donated = function, stages, donated
+        self._ties, self._cache, self._meshes = ties, cache, meshes
+        self._made: dict[Layout, Executor] = {}
+
+    def run(self, names: tuple[str, ...], leaves: LeavesByStage) -> list[Any]:
+        """The named results of each stage of this process, None if it has none."""
+        results: list[Any] = [None] * len(leaves)
+        try:
+            layout = self.layout(names, leaves)
+            if layout not in self._made:
+                self._made[layout] = self._make(layout)
+            self._made[layout].run(leaves, results)
+        except (TypeError, ValueError, RuntimeError) as error:
+            donated = self._donated[names]
+            diagnose(error, self._function, leaves, results, donated)
+            raise
+        return results
+
+    def layout(self, names: tuple[str, ...], leaves: LeavesByStage) -> Layout:
+        """Where the leaves are, and the results will be."""
+        if is_traced(leaves):
+            # `jax.eval_shape` may ask for the shapes of a state.
+            check_one_program(leaves, None if names == INIT else self._meshes)
+            nowhere = (None,) * len(leaves)
+            return Layout(names, nowhere, nowhere, True)
+        stages = self._shardings_of(leaves)
+        finish = self._function.finish[names]
+        results = tuple(map(result_shardings, finish, stages, leaves))
+        return Layout(names, stages, results, False)
+
+    def shardings(
+        self, names: tuple[str, ...], leaves: LeavesByStage
+    ) -> dict[int, tuple[Sharding, ...]] | None:
+        """How the named results of each stage are sharded; None if they are traced."""
+        if is_traced(leaves):
+            return None
+        stages, default = self._shardings_of(leaves), jnp.zeros(()).sharding
+        return {
+            number: () if finish is None else finish.shardings(given, stage or default)
+            for number, (finish, given, stage) in enumerate(
+                zip(self._function.finish[names], leaves, stages, strict=True)
+            )
+            if given is not None
+        }
+
+    def _shardings_of(self, leaves: LeavesByStage) -> StageShardings:
+        found = shardings_of(leaves)
+        if self._meshes is None:
+            return found
+        check_on_meshes(found, self._meshes)
+        return tuple(self._meshes)
+
+    def _make(self, layout: Layout) -> Executor:
+        return Executor(
+            self._function,
+            layout,
+            stages=self._stages,
+            donated=() if layout.is_traced else self._donated[layout.names],
+            ties=self._ties,
+            cache=self._cache,
+        )
+
+
+def is_traced(leaves_by_stage: LeavesByStage) -> bool:
+    """Whether any leaf is traced, by `jax.jit`, `jax.grad` or another."""
+    kinds: set[type] = set()
+    for leaves in leaves_by_stage:
+        kinds.update(map(type, leaves or ()))
+    for kind in kinds:
+        if issubclass(kind, Tracer):
+            return True
+    return False
+
+
+def shardings_of(leaves_by_stage: LeavesByStage) -> StageShardings:
+    """Those of the stages' first leaves.
+
+    What is in no device's memory goes to the default device, if other stages are on
+    devices.
+    """
+    firsts = [leaves[0] if leaves else None for leaves in leaves_by_stage]
+    found = tuple(map(sharding_of, firsts))
+    if None not in found or not any(found):
+        return found
+    default = sharding_of(jnp.zeros(()))
+    return tuple(
+        default if isinstance(first, np.ndarray) else sharding
+        for first, sharding in zip(firsts, found, strict=True)
+    )
+
+
+def sharding_of(leaf: Any) -> Sharding | None:
+    """A copy on each device that a leaf is on; None if it is on none yet."""
+    if isinstance(leaf, Tracer) or not isinstance(leaf, jax.Array):
+        return None
+    sharding = leaf.sharding
+    return on_mesh(sharding.mesh) if isinstance(sharding, NamedSharding) else sharding
+
+
+def result_shardings(
+    finish: StageSlice | None, stage: Sharding | None, leaves: Leaves | None
+) -> tuple[Sharding, ...] | None:
+    """How a stage's results are sharded; None if its program has one device anyway."""
+    one_device = not isinstance(stage, NamedSharding)
+    if finish is None or stage is None or (one_device and leaves):
+        return None
+    return finish.shardings(leaves or (), stage)

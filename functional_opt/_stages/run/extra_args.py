@@ -1,0 +1,58 @@
+"""Extra arguments on the devices of the stages that need them."""
+
+from collections.abc import Mapping, Sequence, Set as AbstractSet
+from typing import Any
+
+import jax
+from jax.sharding import Sharding
+from jaxtyping import PyTree
+
+from ..extra import split_extra_args, values_of
+from ..partition import is_param
+from ..trees import Cut
+from .devices import is_concrete, place
+from .executor import sharding_of
+
+
+def placed_extra_args(
+    cut: Cut,
+    extra_args: Mapping[str, Any],
+    here: AbstractSet[int],
+    params_by_stage: Sequence[PyTree],
+    meshes: Sequence[Sharding | None] | None,
+) -> list[PyTree]:
+    """Each stage's extra arguments, on its own devices.
+
+    **Arguments:**
+
+    - `cut`: how they are split.
+    - `extra_args`: what `step` is given, or an `OnStage` of it.
+    - `here`: the stages of this process.
+    - `params_by_stage`: each stage's parameters.
+    - `meshes`: the stages' shardings, if `stage_local` was given meshes.
+    """
+    pieces = split_extra_args(cut, values_of(extra_args), here)
+    placed: list[PyTree] = [None] * len(pieces)
+    for stage in here:
+        piece, params = pieces[stage], jax.tree.leaves(params_by_stage[stage])
+        first = next(filter(is_param, params), None)
+        first = first if is_concrete(first) else None
+        sharding = sharding_of(first) if meshes is None else meshes[stage]
+        committed = meshes is not None or getattr(first, "committed", False)
+        if committed or (sharding is not None and _is_elsewhere(piece, sharding)):
+            placed[stage] = place(piece, sharding)
+        elif sharding is not None:
+            # On the default device, as the parameters, and not committed to it, as
+            # the results would be, too: the next step would have to compile again.
+            placed[stage] = jax.device_put(piece)
+        else:
+            placed[stage] = piece
+    return placed
+
+
+def _is_elsewhere(piece: PyTree, sharding: Sharding) -> bool:
+    """Whether a leaf was put on other devices."""
+    return any(
+        leaf.committed and leaf.sharding.device_set != sharding.device_set
+        for leaf in filter(is_concrete, jax.tree.leaves(piece))
+    )

@@ -1,0 +1,180 @@
+"""Sums of tied gradients, shard by shard, on the devices of their owners."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
+from jaxtyping import Array
+
+from ..derive.slices import Leaves
+from ..derive.ties import in_order, Ties
+from .exchange import DeviceRows, failures_named, shards_of, taken
+
+
+# For each of some stages, the same leaves of each.
+Summands = Mapping[int, Leaves]
+
+
+class DeviceSums:
+    """The sums of all tied gradients; one program for those of the same owners.
+
+    They are programs of their own: fused into the update they would round differently.
+    """
+
+    def __init__(self, ties: Ties, shardings: Sequence[Sharding | None]) -> None:
+        self._ties = ties
+        together: dict[tuple[int, ...], list[int]] = {}
+        for k, owners in enumerate(ties.owners):
+            together.setdefault(owners, []).append(k)
+        self._sums: list[tuple[tuple[int, ...], list[int], Adder]] = []
+        for owners, tied in together.items():
+            on = {s: sharding for s in owners if (sharding := shardings[s]) is not None}
+            shapes = [ties.avals[k].shape for k in tied]
+            add = ShardedSum(on, shapes) if len(on) == len(owners) else _add_together
+            self._sums.append((owners, tied, add))
+
+    def __call__(self, leaves: Sequence[Leaves | None]) -> list[Leaves | None]:
+        """The leaves of all stages, with sums in place of summands."""
+        summed = list(leaves)
+        for owners, tied, add in self._sums:
+            summands = {
+                stage: [given[self._ties.grads[stage][k]] for k in tied]
+                for stage in owners
+                if (given := summed[stage]) is not None
+            }
+            for stage, totals in add(summands).items():
+                grads = dict(zip(tied, totals, strict=True))
+                summed[stage] = self._ties.replaced(stage, summed[stage] or (), grads)
+        return summed
+
+
+Adder = Callable[[Summands], Mapping[int, Sequence[Any]]]
+
+
+@jax.jit
+def _sum_columns(summands: Sequence[Leaves]) -> list[Array]:
+    return [in_order(column) for column in zip(*summands, strict=True)]
+
+
+def _add_together(summands: Summands) -> dict[int, list[Array]]:
+    """Adds what is on no stage's devices, but in one place."""
+    sums = _sum_columns([summands[stage] for stage in sorted(summands)])
+    return {stage: sums for stage in summands}
+
+
+class ShardedSum:
+    """Adds leaves of some stages, in the order of the stages.
+
+    Each stage splits its leaves into as many shards as all stages have devices for. A
+    device receives only the shards of the others that are like its own: it never holds
+    a whole leaf, unless no axis can be split.
+
+    The columns of the rows of devices are shards. Stages that share their devices share
+    rows, and stack their leaves on them.
+
+    **Arguments:**
+
+    - `shardings`: of the stages.
+    - `shapes`: of the leaves.
+    """
+
+    def __init__(
+        self, shardings: Mapping[int, Sharding], shapes: Sequence[tuple[int, ...]]
+    ) -> None:
+        stages = sorted(shardings)
+        self._shardings, self._shapes = shardings, shapes
+        self.rows = DeviceRows([shardings[stage] for stage in stages])
+        self._groups = [[stages[i] for i in group] for group in self.rows.groups]
+        self._depth = max(map(len, self._groups))
+        width = self.rows.mesh.devices.shape[1]
+        self._specs = [_largest_axis(shape, width) for shape in shapes]
+        self._stacks = [
+            jax.jit(self._stack, out_shardings=self._on(mesh, None))
+            for mesh in self.rows.meshes
+        ]
+        self._stacked = self._on(self.rows.mesh, "row")
+        self._shares = [self._on(mesh) for mesh in self.rows.meshes]
+        position = {
+            stage: start * self._depth + k
+            for group, start in zip(self._groups, self.rows.starts, strict=True)
+            for k, stage in enumerate(group)
+        }
+        self.add = self._adding([position[stage] for stage in stages])
+        self._reshards: dict[Sharding, jax.stages.Wrapped] = {}
+
+    def _on(self, mesh: Any, *leading: str | None) -> list[NamedSharding]:
+        return [
+            NamedSharding(mesh, PartitionSpec(*leading, *spec)) for spec in self._specs
+        ]
+
+    def _stack(self, leaves_by_stage: Sequence[Leaves]) -> list[Array]:
+        """The leaves of a group's stages, one on the other."""
+        empty = self._depth - len(leaves_by_stage)
+        return [
+            jnp.stack([*leaves, *[jnp.zeros_like(leaves[0])] * empty])
+            for leaves in zip(*leaves_by_stage, strict=True)
+        ]
+
+    def _adding(self, positions: Sequence[int]) -> jax.stages.Wrapped:
+        """The program: from the stacks of all rows to the sums, a copy on each row."""
+        rowwise = self._on(self.rows.mesh, None)
+
+        def add(stacks: Sequence[Array]) -> list[Array]:
+            gathered = map(jax.lax.with_sharding_constraint, stacks, rowwise)
+            return [in_order([stack[k] for k in positions]) for stack in gathered]
+
+        return jax.jit(add, out_shardings=self._on(self.rows.mesh))
+
+    def __call__(self, summands: Summands) -> dict[int, list[Any]]:
+        """The sums for each stage of this process, sharded like its summands."""
+        if not summands:
+            return {}
+        stacks = [
+            stack([summands[stage] for stage in group])
+            for group, stack in zip(self._groups, self._stacks, strict=True)
+            if group[0] in summands
+        ]
+        height = len(self.rows) * self._depth
+        whole = [
+            self.rows.assemble((height, *shape), sharding, parts)
+            for shape, sharding, *parts in zip(
+                self._shapes, self._stacked, *stacks, strict=True
+            )
+        ]
+        with failures_named(self.rows.mesh.devices.flat):
+            copies = list(map(shards_of, self.add(whole)))
+        return {
+            stage: [
+                self._take(number, group, copies[number], self._like(stage, leaf))
+                for number, leaf in enumerate(summands[stage])
+            ]
+            for group, stages in enumerate(self._groups)
+            for stage in stages
+            if stage in summands
+        }
+
+    def _like(self, stage: int, leaf: Any) -> Sharding:
+        """The sharding of a leaf, if it is where its stage is, and not on its way."""
+        sharding = self._shardings[stage]
+        like = getattr(leaf, "sharding", sharding)
+        return like if like.device_set == sharding.device_set else sharding
+
+    def _take(
+        self, number: int, group: int, copies: dict[jax.Device, Array], like: Sharding
+    ) -> Any:
+        """A group's copy of a sum."""
+        shape, own = self._shapes[number], self._shares[group][number]
+        if own.is_equivalent_to(like, len(shape)):
+            return taken(copies, like, shape)
+        if like not in self._reshards:
+            self._reshards[like] = jax.jit(lambda x: x, out_shardings=like)
+        return self._reshards[like](taken(copies, own, shape))
+
+
+def _largest_axis(shape: tuple[int, ...], shards: int) -> tuple[str | None, ...]:
+    """The largest axis that can be split, as a sharding has it."""
+    fitting = [axis for axis, size in enumerate(shape) if size % shards == 0]
+    split = max(fitting, key=lambda axis: shape[axis], default=None)
+    return tuple("column" if axis == split else None for axis in range(len(shape)))
