@@ -1,5 +1,6 @@
 """How much of the library a warm step passes, for those who follow it."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -56,6 +57,15 @@ def test_tied_sums_add_few():
     found = passed(staged.step, *given)
     assert len(found) <= 50, found
     assert len({file for file, *_ in found}) <= 8, found
+
+
+def test_the_picture_of_a_step_names_what_it_passes():
+    page = Path(PACKAGE).parent / "docs" / "stage_local.md"
+    picture = page.read_text().partition("```mermaid")[2].partition("```")[0]
+    named = set(re.findall(r'\["([A-Z]\w+\.\w+)"\]', picture))
+    assert len(named) >= 8
+    staged, given = warm({"a": {0, 2}, "b": 1, "c": 2}, apart=True)
+    assert named <= {name for _, name, _ in passed(staged.step, *given)}
 
 
 def test_the_counter_counts():

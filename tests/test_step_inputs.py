@@ -133,7 +133,10 @@ BARE = {
     "a state that is None": (
         optax.GradientTransformation(
             lambda params: None,
-            lambda g, s, p=None: (jax.tree.map(lambda x: -0.1 * x, g), None),
+            lambda updates, state, params=None: (
+                jax.tree.map(lambda x: -0.1 * x, updates),
+                None,
+            ),
         ),
         TWO,
         {"a": 0, "b": 1},
@@ -142,7 +145,7 @@ BARE = {
     "a state that is one array of a stage": (
         optax.GradientTransformation(
             lambda params: jnp.zeros_like(params["a"]),
-            lambda g, s, p=None: (g, s + g["a"]),
+            lambda updates, state, params=None: (updates, state + updates["a"]),
         ),
         TWO,
         {"a": 0, "b": 1},
@@ -177,13 +180,13 @@ def test_float64_of_numpy_is_what_it_is_to_jax():
     found, _ = staged.step(grads, staged.init(pieces), pieces)
 
     @jax.jit
-    def whole(params):
-        grads = jax.tree.map(lambda x: x, jax.tree.map(np.sin, params_in))
-        updates, _ = CLIPPED.update(grads, CLIPPED.init(params), params)
+    def whole(grads, state, params):
+        updates, _ = CLIPPED.update(grads, state, params)
         return optax.apply_updates(params, updates)
 
-    params_in = params
-    fo.testing.assert_equal(partition.merge(found), whole(params))
+    state = jax.jit(CLIPPED.init)(params)
+    expected = whole(jax.tree.map(np.sin, params), state, params)
+    fo.testing.assert_equal(partition.merge(found), expected)
 
 
 @pytest.mark.parametrize("stage", [0, 5])
@@ -335,9 +338,10 @@ class TestPartOfALargerProgram:
             jax.jit(step)(2.0)
 
 
-def zero_size(g, s, p=None):
+def zero_size(updates, state, params=None):
     """Both parts are empty, but they are on different stages."""
-    return g | {"a": jnp.concatenate([g["a"], g["b"]])[:0]}, s
+    both = jnp.concatenate([updates["a"], updates["b"]])
+    return updates | {"a": both[:0]}, state
 
 
 @pytest.mark.parametrize("apart", [False, True])
@@ -363,13 +367,13 @@ def test_values_of_few_bits_travel(dtype):
     def init(params):
         return {"first": jnp.zeros((), dtype), "all": [jnp.zeros((), dtype)] * STAGES}
 
-    def update(grads, state, params=None):
+    def update(updates, state, params=None):
         def scaled(block, scale):
             return jax.tree.map(lambda x: x * scale.astype(jnp.float32), block)
 
-        updates = list(map(scaled, grads, state["all"][::-1]))
-        new = [narrow(jnp.round(block["w5"])) for block in grads]
-        return updates, {"first": new[3], "all": new}
+        scales = state["all"][::-1]
+        new = [narrow(jnp.round(block["w5"])) for block in updates]
+        return list(map(scaled, updates, scales)), {"first": new[3], "all": new}
 
     tx = optax.GradientTransformation(init, update)
     partition = fo.partition(params, owners(False))
