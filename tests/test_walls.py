@@ -48,9 +48,9 @@ ABOVE = ["_stages.local", "_stages.program", "_stages.axis", "_stages.report"]
 
 # Each room, and what of the library it may not import.
 WALLS = {
-    "_stages/derive": ["_stages.run", "_stages.staged", *ABOVE],
+    "_stages/derive": ["_stages.run", "_stages.steps", *ABOVE],
     "_stages": ["_base", "_recipe", "_optimizers", "_schedules", "_codec", "_cli"],
-    "_stages/run": ["_stages.staged", *ABOVE],
+    "_stages/run": ["_stages.steps", *ABOVE],
     "_transformations": ["_stages", "_optimizers", "_recipe", "_codec", "_base"],
     "_schedules": ["_stages", "_optimizers", "_recipe", "_codec"],
     "_codec": ["_stages", "_checkpoints", "_cli"],

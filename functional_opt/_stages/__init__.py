@@ -11,7 +11,7 @@ The way of a transformation, once, when `stage_local` is called:
 
 The way of a gradient, at every step:
 
-    staged.py           `StageLocal.step`: trees of stages in, trees of stages out
+    steps.py            `StageLocal.step`: trees of stages in, trees of stages out
     program.py          a stage's trees become one list of leaves, and back
     run/executor.py     finds the executor for where the leaves are, and runs it: all
                         messages of a round, their exchange, and at last the results
@@ -20,7 +20,7 @@ The way of a gradient, at every step:
 
 Where a change belongs:
 
-    what a user calls or sees        local, staged, program, axis, report, partition
+    what a user calls or sees        local, steps, program, axis, report, partition
     how trees are split              trees, partition, extra
     what a stage computes, and when  derive/; ../_slicing if it is not about Optax
     how it is compiled and run       run/compiling, run/executor
