@@ -6,6 +6,7 @@ python tests/process_worker.py TASK INDEX COUNT DEVICES PORT
 import os
 import signal
 import sys
+import time
 from typing import Any
 
 import functional_opt as fo
@@ -225,12 +226,59 @@ def mistakes():
     alone = [devices[0]] * 2
     refused(text, fo.stage_local, CLIPPED, params, partition, meshes=alone)
 
+    other_plans(index, refused)
     staged = fo.stage_local(CLIPPED, params, partition, meshes=meshes)
     pieces = partition.split(params)
     refused(f"`params_by_stage[{1 - index}]` must be None", staged.init, pieces)
     none = [None, None]
     refused(f"`params_by_stage[{index}]` is None", staged.init, none)
     print("done", flush=True)
+
+
+def other_plans(index, refused):
+    """Transformations that differ only in which values they read, or deep inside."""
+    params = make_params(24)  # 48 leaves in 8 stages
+    partition = fo.partition(params, [block // 3 for block in range(24)])
+    meshes = [jax.devices()[stage % 2 * -1] for stage in range(8)]
+    mask = [dict.fromkeys(block, k % 2 == index) for k, block in enumerate(params)]
+
+    def stateless(function):
+        return optax.stateless(lambda updates, params: function(updates, params))
+
+    def difference(updates, params):
+        pair = (updates, params)[:: 1 - 2 * index]
+        return jax.tree.map(jnp.subtract, *pair)
+
+    def norm_of_one(updates, params):
+        factor = optax.tree.norm(updates[index])
+        return jax.tree.map(lambda x: x * factor, updates)
+
+    @jax.jit
+    def inner(x):
+        return jax.lax.cumsum(x, reverse=bool(index))
+
+    def nested(updates, params):
+        return jax.tree.map(jax.jit(lambda x: 2 * inner(x)), updates)
+
+    decayed = optax.add_decayed_weights(0.5, mask)
+    for tx in (decayed, *map(stateless, (difference, norm_of_one, nested))):
+        text = "these differ: `tx` (process 1 differs from process 0)"
+        refused(text, fo.stage_local, tx, params, partition, meshes=meshes)
+
+
+def late():
+    """The last process never calls `stage_local`."""
+    devices, params = jax.devices(), make_params(2)
+    if jax.process_index() == 1:
+        time.sleep(20)
+        os._exit(0)
+    partition = fo.partition(params, [0, 1])
+    try:
+        fo.stage_local(CLIPPED, params, partition, meshes=devices, process_timeout=5)
+    except RuntimeError as error:
+        print(error, flush=True)
+        # The exchange still waits, and nobody will come.
+        os._exit(0)
 
 
 def death():
@@ -252,7 +300,7 @@ def death():
         print(f"step {step}", flush=True)
 
 
-TASKS = {"training": training, "mistakes": mistakes, "death": death}
+TASKS = {"training": training, "mistakes": mistakes, "late": late, "death": death}
 
 if __name__ == "__main__":
     main(*sys.argv[1:])

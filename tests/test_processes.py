@@ -55,6 +55,13 @@ def test_every_process_is_told_what_is_wrong():
     assert all("done" in text for text in texts)
 
 
+def test_a_process_that_never_comes_is_an_error_after_a_time_that_the_user_sets():
+    codes, texts = run("late", 2, 1)
+    assert codes == [0, 0], "\n".join(texts)
+    assert "waited for the other 1 processes" in texts[0], texts[0]
+    assert "for 5 seconds" in texts[0] and "`process_timeout`" in texts[0]
+
+
 @pytest.mark.parametrize("count", [2, *MORE])
 def test_a_process_that_dies_does_not_leave_the_others_waiting(count):
     started = time.monotonic()

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import pickle
+from typing import Any
 
 import functional_opt as fo
 import jax
@@ -128,10 +129,14 @@ def test_a_gradient_that_is_no_array_is_still_refused():
         training.staged.step(tuple(grads), training.states, training.pieces)
 
 
+def transformation(init: Any, update: Any) -> optax.GradientTransformation:
+    return optax.GradientTransformation(init, update)
+
+
 TWO = {"a": jnp.ones(3), "b": jnp.ones(4)}
 BARE = {
     "a state that is None": (
-        optax.GradientTransformation(
+        transformation(
             lambda params: None,
             lambda updates, state, params=None: (
                 jax.tree.map(lambda x: -0.1 * x, updates),
@@ -143,7 +148,7 @@ BARE = {
     ),
     "parameters that are one array": (optax.adam(0.1), jnp.ones(3), 1),
     "a state that is one array of a stage": (
-        optax.GradientTransformation(
+        transformation(
             lambda params: jnp.zeros_like(params["a"]),
             lambda updates, state, params=None: (updates, state + updates["a"]),
         ),
@@ -267,7 +272,9 @@ class TestPartOfALargerProgram:
         for k in range(3):
 
             def step(x, k=k):
-                return training.staged.step(*given[:k], x, *given[k + 1 :])
+                args: list[Any] = list(given)
+                args[k] = x
+                return training.staged.step(*args)
 
             fo.testing.assert_equal(jax.jit(step)(given[k]), expected, grade="close")
 
@@ -347,7 +354,7 @@ def zero_size(updates, state, params=None):
 @pytest.mark.parametrize("apart", [False, True])
 def test_a_round_of_nothing_but_values_of_size_zero(apart):
     params = {"a": jnp.ones((0,)), "b": jnp.ones((0,)), "c": jnp.ones(3)}
-    tx = optax.GradientTransformation(lambda p: optax.EmptyState(), zero_size)
+    tx = transformation(lambda p: optax.EmptyState(), zero_size)
     partition = fo.partition(params, {"a": 0, "b": 1, "c": 0})
     staged = fo.testing.assert_stage_local_equal(tx, params, partition)
     pieces = partition.split(params)
@@ -375,7 +382,7 @@ def test_values_of_few_bits_travel(dtype):
         new = [narrow(jnp.round(block["w5"])) for block in updates]
         return list(map(scaled, updates, scales)), {"first": new[3], "all": new}
 
-    tx = optax.GradientTransformation(init, update)
+    tx = transformation(init, update)
     partition = fo.partition(params, owners(False))
     staged = fo.testing.assert_stage_local_equal(tx, params, partition)
     assert staged.rounds == 1 or dtype == "int8"

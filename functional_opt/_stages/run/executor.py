@@ -303,7 +303,7 @@ def result_shardings(
     finish: StageSlice | None, stage: Sharding | None, leaves: Leaves | None
 ) -> tuple[Sharding, ...] | None:
     """How a stage's results are sharded; None if its program has one device anyway."""
-    one_device = not isinstance(stage, NamedSharding)
-    if finish is None or stage is None or (one_device and leaves):
+    if finish is None or stage is None or leaves is None:
         return None
-    return finish.shardings(leaves or (), stage)
+    one_device = not isinstance(stage, NamedSharding)
+    return None if one_device and leaves else finish.shardings(leaves, stage)
