@@ -284,6 +284,8 @@ def shardings_of(leaves_by_stage: LeavesByStage) -> StageShardings:
     found = tuple(map(sharding_of, firsts))
     if None not in found or not any(found):
         return found
+    if not any(isinstance(first, np.ndarray) for first in firsts):
+        return found
     default = sharding_of(jnp.zeros(()))
     return tuple(
         default if isinstance(first, np.ndarray) else sharding
