@@ -1,4 +1,4 @@
-"""An Optax transformation as one program a stage."""
+"""Splits an Optax transformation into one program per pipeline stage."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -34,42 +34,45 @@ def stage_local(
     travel_limit: int = 0,
     process_timeout: float | int = 300,
 ) -> StageLocal:
-    """Cuts an Optax transformation into one program a stage.
+    """Splits an Optax transformation into one program per pipeline stage.
 
-    The programs give what `tx.update` and `optax.apply_updates`, jitted on the whole
-    tree, give. Stages exchange only what the transformation mixes, such as the sum of
-    squares of a global norm. `print` the result to see what that is.
+    Together, the programs compute the same result as a jitted `tx.update` followed by
+    `optax.apply_updates` on the whole tree. Stages exchange only what the
+    transformation mixes, such as the sum of squares of a global norm. `print` the
+    result to see what that is.
 
     **Arguments:**
 
     - `tx`: any Optax transformation.
     - `params`: the tree that was partitioned. Shapes and dtypes suffice.
-    - `partition`: which stages own which parameter.
-    - `meshes`: for each stage its device, or the mesh its parameters are sharded on.
-        If left out, a stage is where the parameters given to `step` are. Many processes
-        need it, the same in each of them: a process has the stages on its devices.
-    - `donate`: whether `step` may reuse the memory of the parameters and the state
-        that it is given, which are lost then.
-    - `grads`: gradients, or their shapes and dtypes, where these are not those of the
-        parameters: for one gradient an example, or for another dtype.
+    - `partition`: the stages that own each parameter.
+    - `meshes`: for each stage its device, or the mesh that its parameters are sharded
+        on. If omitted, a stage is where the parameters passed to `step` are. Several
+        processes require it, the same in each of them: a process has the stages on its
+        devices.
+    - `donate`: if true, `step` donates the buffers of `params_by_stage` and `states`,
+        and `update` those of `states`; do not use them afterwards.
+    - `grads`: gradients, or their shapes and dtypes, where these differ from those of
+        the parameters: for one gradient per example, or for another dtype.
     - `extra_args`: examples, or shapes and dtypes, of the extra arguments of
-        `tx.update`, such as the `value` of `optax.polyak_sgd`. Every stage is given
-        them, but for those in an `OnStage`.
-    - `state_stage_of`: like `stage_of` of `partition`, for the leaves of the state.
-        Where it returns None, or is left out, whose a leaf is follows from how `tx`
-        makes and uses it.
+        `tx.update`, such as the `value` of `optax.polyak_sgd`. They are replicated on
+        every stage, except for those in an `OnStage`.
+    - `state_stage_of`: like `stage_of` of `partition`, for the leaves of the state. If
+        omitted, or where it returns None, the owner of a leaf is inferred from
+        `tx.init` and `tx.update`.
     - `travel_limit`: stages exchange only values without a dimension of a parameter:
         norms, counters, factors, small histories. If given, they also exchange any
         value of at most this many bytes, so that transformations that mix small
         tensors of several stages are accepted.
-    - `process_timeout`: with several processes, how many seconds to wait for the
-        others to call `stage_local` too.
+    - `process_timeout`: with several processes, the number of seconds to wait for the
+        others to call `stage_local`, too.
 
     **Returns:** a `StageLocal`.
 
     **Raises:** `CrossStageError` if the transformation mixes whole tensors of
     different stages; `ValueError` if its state would change shape or dtype from step
-    to step.
+    to step; with several processes, `ValueError` if they differ in what they pass, and
+    `RuntimeError` if one of them does not call it in time.
 
     !!! Example
 
