@@ -32,7 +32,9 @@ def make_params(dtype=jnp.float32):
 
 def owners(tied):
     """The first leaf of the first block is also the last stage's, if it is tied."""
-    stages = [dict.fromkeys(block, s) for s, block in enumerate(make_params())]
+    stages: list[dict[str, Any]] = [
+        dict.fromkeys(block, s) for s, block in enumerate(make_params())
+    ]
     if tied:
         stages[0]["w0"] = {0, STAGES - 1}
     return stages
