@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, final
 
 from ._config import AbstractConfig
+from ._names import name_of
 
 
 @final
@@ -180,11 +181,6 @@ class Registry(Mapping[str, type]):
 
     def __repr__(self) -> str:
         return f"Registry.of({', '.join(kind.__name__ for kind in self.kinds)})"
-
-
-def name_of(kind: type) -> str:
-    """What a class is called in registries and in files."""
-    return kind.__name__.lower()
 
 
 def _place(kind: type) -> str:

@@ -22,7 +22,7 @@ from functional_opt._cli.show import field_rows
 from functional_opt._codec.choices import reachable
 from functional_opt._codec.fields import fields_of
 from functional_opt._codec.files import Document, parse
-from functional_opt._registry import name_of
+from functional_opt._names import name_of
 
 
 ROOT = Path(fo.__file__).parents[1]

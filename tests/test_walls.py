@@ -1,6 +1,7 @@
 """Imports run one way: which room may import which."""
 
 import ast
+import graphlib
 import pathlib
 import sys
 
@@ -64,3 +65,23 @@ def test_walls(room):
             for wall in WALLS[room]:
                 beyond = f"functional_opt.{wall}"
                 assert name != beyond and not name.startswith(beyond + "."), path
+
+
+def test_no_circle_of_imports():
+    """At any depth: a circle that a function hides is one, too."""
+    paths = {path: module_of(path) for path in sorted(PACKAGE.rglob("*.py"))}
+    modules = set(paths.values())
+    imported = {
+        module: {
+            name if name in modules else name.rpartition(".")[0]
+            for name in imports(path)
+        }
+        for path, module in paths.items()
+    }
+    graph = {module: names & modules - {module} for module, names in imported.items()}
+    list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def module_of(path):
+    parts = ["functional_opt", *path.relative_to(PACKAGE).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

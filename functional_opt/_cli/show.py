@@ -13,7 +13,7 @@ import functional_opt as fo
 from .._codec.errors import ConfigError, location_text
 from .._codec.fields import fields_of, is_module
 from .._durations import unresolved
-from .._registry import name_of
+from .._names import name_of
 from .shapes import read_model
 
 

@@ -5,7 +5,7 @@ import functional_opt as fo
 from .._codec.choices import reachable, root_choice
 from .._codec.errors import ConfigError, suggestion
 from .._codec.fields import summary_of
-from .._registry import name_of
+from .._names import name_of
 from .entries import Entries, first_sentence
 from .rendering import RENDERERS
 

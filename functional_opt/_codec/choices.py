@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from .._names import name_of
 from .._recipe import Recipe
-from .._registry import name_of
 from .errors import shown, suggestion
 from .fields import arms_of, fields_of, is_module, items_of, title_of
 from .notation import Notation

@@ -28,7 +28,7 @@ from pydantic import (
     WrapValidator,
 )
 
-from .._registry import name_of
+from .._names import name_of
 from .choices import (
     bases_of,
     Choice,
