@@ -174,7 +174,9 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Checks the types."""
     session.install("-e", ".[checkpoint,examples]", "nox", *groups("tests", "types"))
-    session.run("pyright", "--pythonpath", session_python(session))
+    python = session_python(session)
+    session.run("pyright", "--pythonpath", python)
+    session.run("mypy", "--python-executable", python)
 
 
 @nox.session

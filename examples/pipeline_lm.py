@@ -222,8 +222,7 @@ def recipe_of(options: argparse.Namespace) -> fo.Recipe:
 def rates_of(recipe: fo.Recipe, steps: int) -> Rates:
     """The learning rate at each step."""
     schedule = recipe.schedule
-    if not isinstance(schedule, fo.AbstractSchedule):
-        schedule = fo.Constant(schedule)
+    assert callable(schedule)  # A number given as the schedule is a `Constant`.
     return np.asarray(schedule(np.arange(steps) // recipe.accumulate))
 
 

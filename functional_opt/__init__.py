@@ -1,5 +1,7 @@
 """Optimizers and schedules as values, and stage-local updates for Optax."""
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 from . import testing as testing
 from ._base import (
     AbstractOptimizer as AbstractOptimizer,
@@ -60,3 +62,15 @@ from ._stages.partition import partition as partition, StagePartition as StagePa
 from ._stages.program import StageProgram as StageProgram
 from ._stages.staged import Staged as Staged
 from ._where import AllOf as AllOf, AnyOf as AnyOf, Not as Not, Where as Where
+
+
+if _TYPE_CHECKING:
+    __version__: str
+
+
+def __getattr__(name: str) -> str:
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib.metadata
+
+    return importlib.metadata.version(__name__)

@@ -2,7 +2,8 @@
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import numpy as np
@@ -131,6 +132,17 @@ class AbstractOptimizer(AbstractConfig):
         >>> SignSGD(scale=2.0)
         SignSGD(scale=2.0)
     """
+
+    REMEDY: ClassVar[str] = (
+        "Pass a module such as `AdamW(...)`; a subclass of `AbstractOptimizer` can "
+        "return any Optax transformation from its `build`."
+    )
+    ELSEWHERE: ClassVar[Mapping[str, str]] = MappingProxyType(
+        dict.fromkeys(
+            ("learning_rate", "lr", "schedule"),
+            "Pass the learning rate to `build`, or to `Recipe` as its `schedule`.",
+        )
+    )
 
     @abc.abstractmethod
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:

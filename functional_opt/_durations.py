@@ -58,7 +58,7 @@ class Fraction(AbstractConfig):
     - `value`: the part, in [0, 1].
     """
 
-    value: Annotated[float, Interval(ge=0, le=1)] = setting(converter=as_number)
+    value: Annotated[float, Interval(ge=0, le=1)] = setting(convert=as_number)
 
     def of(self, total_steps: int) -> int:
         """This part of so many updates, rounded down."""

@@ -12,7 +12,9 @@ from jax.core import Tracer
 
 
 # A converter takes `Any`, so that the import hook of jaxtyping, which checks the
-# arguments of `__init__`, leaves the fields to `check_fields` and its messages.
+# arguments of `__init__`, leaves the fields to `check_fields` and its messages. Fields
+# name it `convert`, since pyright takes the argument of a `converter` for the type of
+# the field.
 def as_number(value: Any) -> Any:
     """Makes ints and NumPy's numbers floats, so that equal numbers are equal leaves."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
@@ -48,19 +50,19 @@ def number(*, default: Any = dataclasses.MISSING) -> Any:
 def setting(
     *,
     default: Any = dataclasses.MISSING,
-    converter: Callable[[Any], Any] = as_integer,
+    convert: Callable[[Any], Any] = as_integer,
 ) -> Any:
     """A part of the pytree's structure: a change of it recompiles."""
-    return eqx.field(default=default, static=True, converter=converter)
+    return eqx.field(default=default, static=True, converter=convert)
 
 
 def part(
     *,
     default: Any = dataclasses.MISSING,
-    converter: Callable[[Any], Any] = as_number,
+    convert: Callable[[Any], Any] = as_number,
 ) -> Any:
     """A module itself, a tuple of them, or a number in place of one."""
-    return eqx.field(default=default, converter=converter)
+    return eqx.field(default=default, converter=convert)
 
 
 def duration(*, default: Any = dataclasses.MISSING) -> Any:

@@ -20,6 +20,7 @@ from ._fields import as_dtype, number, part, setting
 from ._metrics import Metrics, metrics_of
 from ._optimizers import ScheduleFree
 from ._previews import check_fits
+from ._schedules.constant import as_schedule
 from ._stages.local import stage_local, StageLocal
 from ._stages.partition import only_params, StagePartition
 from ._transformations.averaging import averaged_params, params_ema
@@ -34,6 +35,7 @@ from ._types import (
     Positive,
     PositiveCount,
     Scalar,
+    Schedule,
     typed,
 )
 from ._where import Selection
@@ -66,7 +68,8 @@ class Recipe(AbstractConfig):
     **Arguments:**
 
     - `optimizer`: the optimizer; `Groups` for several.
-    - `schedule`: the learning rate, as a function of the updates completed or a number.
+    - `schedule`: the learning rate: a schedule, any other function of the number of
+        completed updates, or a number, which is the same as `Constant`.
     - `clip_norm`: the largest global norm of the gradient; larger gradients are scaled
         down to it; greater than 0. None does not clip. The norm is computed in float32
         or wider: for narrower gradients it differs from `optax.global_norm`, which
@@ -92,14 +95,14 @@ class Recipe(AbstractConfig):
 
     _: KW_ONLY
     optimizer: AbstractOptimizer = part()
-    schedule: AbstractSchedule | Scalar = part()
+    schedule: AbstractSchedule | Schedule | Scalar = part(convert=as_schedule)
     clip_norm: Positive | None = number(default=None)
     weight_decay: NonNegative | None = number(default=None)
     decay_where: Selection | None = setting(default=None)
     accumulate: PositiveCount = setting(default=1)
     skip_nonfinite: bool = setting(default=False)
     ema_decay: DecayRate | None = number(default=None)
-    state_dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
+    state_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
     track_norm: bool = setting(default=False)
 
     def _check(self) -> None:

@@ -3,10 +3,14 @@ import difflib
 import inspect
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, final
+from typing import Any, final, overload, TypeVar
 
+from ._calls import typed
 from ._config import AbstractConfig
 from ._names import name_of
+
+
+T = TypeVar("T")
 
 
 @final
@@ -82,6 +86,13 @@ class Registry(Mapping[str, type]):
             return NotImplemented
         return Registry(self.kinds + other.kinds)
 
+    @overload
+    def decode(self, data: Any, kind: None = None) -> Any: ...
+
+    @overload
+    def decode(self, data: Any, kind: type[T]) -> T: ...
+
+    @typed
     def decode(self, data: Any, kind: type | None = None) -> Any:
         """The module that plain data says.
 
@@ -96,7 +107,7 @@ class Registry(Mapping[str, type]):
         >>> import functional_opt as fo
         >>> registry = fo.Registry.of(fo.AdamW, fo.Cosine)
         >>> registry.decode({"optimizer": {"name": "adamw", "b2": 0.95}, "schedule": 1})
-        Recipe(optimizer=AdamW(b2=0.95), schedule=1.0)
+        Recipe(optimizer=AdamW(b2=0.95), schedule=Constant(value=1.0))
 
         ```
 
@@ -113,6 +124,7 @@ class Registry(Mapping[str, type]):
 
         return decode(self.kinds, data, kind)
 
+    @typed
     def encode(self, module: Any, kind: type | None = None) -> dict[str, Any]:
         """The plain data that `decode` makes this module of again, exactly.
 
@@ -131,6 +143,13 @@ class Registry(Mapping[str, type]):
 
         return encode(self.kinds, module, kind)
 
+    @overload
+    def load(self, path: str | os.PathLike[str], kind: None = None) -> Any: ...
+
+    @overload
+    def load(self, path: str | os.PathLike[str], kind: type[T]) -> T: ...
+
+    @typed
     def load(self, path: str | os.PathLike[str], kind: type | None = None) -> Any:
         """The module that a file says, in TOML, YAML or JSON by its suffix.
 
@@ -145,6 +164,7 @@ class Registry(Mapping[str, type]):
 
         return load(self.kinds, path, kind)
 
+    @typed
     def save(
         self, module: Any, path: str | os.PathLike[str], kind: type | None = None
     ) -> None:
@@ -161,6 +181,7 @@ class Registry(Mapping[str, type]):
 
         save(self.kinds, module, path, kind)
 
+    @typed
     def json_schema(self, kind: type | None = None) -> dict[str, Any]:
         """A JSON Schema (2020-12) of the documents that `decode` takes.
 

@@ -10,7 +10,6 @@ import jax
 import optax
 from jaxtyping import PyTree
 
-from ._config import check_fields
 from ._paths import path_text
 from ._types import Count, typed
 
@@ -63,6 +62,7 @@ class AbstractWhere(abc.ABC):
 
 
 @final
+@typed
 @dataclasses.dataclass(frozen=True)
 class Where(AbstractWhere):
     """Selects parameters by their path and their rank.
@@ -92,7 +92,6 @@ class Where(AbstractWhere):
     min_ndim: Count = 0
 
     def __post_init__(self) -> None:
-        check_fields(self)
         try:
             re.compile(self.path or "")
         except re.error as error:
@@ -111,6 +110,7 @@ class Where(AbstractWhere):
 
 
 @final
+@typed
 @dataclasses.dataclass(frozen=True)
 class AllOf(AbstractWhere):
     """Selects the parameters that all of several rules select. Also written `a & b`.
@@ -130,7 +130,6 @@ class AllOf(AbstractWhere):
     parts: "tuple[Selection, ...]"
 
     def __post_init__(self) -> None:
-        check_fields(self)
         _check_parts(self)
 
     def finds(self, path: str, leaf: Any) -> bool:
@@ -141,6 +140,7 @@ class AllOf(AbstractWhere):
 
 
 @final
+@typed
 @dataclasses.dataclass(frozen=True)
 class AnyOf(AbstractWhere):
     """Selects the parameters that any of several rules selects. Also written `a | b`.
@@ -160,7 +160,6 @@ class AnyOf(AbstractWhere):
     parts: "tuple[Selection, ...]"
 
     def __post_init__(self) -> None:
-        check_fields(self)
         _check_parts(self)
 
     def finds(self, path: str, leaf: Any) -> bool:
@@ -171,6 +170,7 @@ class AnyOf(AbstractWhere):
 
 
 @final
+@typed
 @dataclasses.dataclass(frozen=True)
 class Not(AbstractWhere):
     """Selects the parameters that a rule does not select. Also written `~a`.
@@ -188,9 +188,6 @@ class Not(AbstractWhere):
     """
 
     part: "Selection"
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def finds(self, path: str, leaf: Any) -> bool:
         return not self.part.finds(path, leaf)

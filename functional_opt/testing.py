@@ -15,8 +15,10 @@ from ._stages.extra import values_of
 from ._stages.local import stage_local, StageLocal
 from ._stages.partition import only_params, StagePartition
 from ._stages.staged import Staged
-from ._types import typed
+from ._types import Transformation, typed
 
+
+__all__ = ["assert_equal", "assert_stage_local_equal"]
 
 Grade = Literal["exact", "close", "bounded"]
 
@@ -157,7 +159,7 @@ S = TypeVar("S", bound=Staged)
 
 @overload
 def assert_stage_local_equal(
-    tx: Any,
+    tx: Transformation,
     params: PyTree,
     partition: StagePartition,
     *,
@@ -172,7 +174,7 @@ def assert_stage_local_equal(
 
 @overload
 def assert_stage_local_equal(
-    tx: Any,
+    tx: Transformation,
     params: PyTree,
     partition: StagePartition,
     *,
@@ -187,7 +189,7 @@ def assert_stage_local_equal(
 
 @typed
 def assert_stage_local_equal(
-    tx: Any,
+    tx: Transformation,
     params: PyTree,
     partition: StagePartition,
     *,
@@ -266,6 +268,10 @@ def assert_stage_local_equal(
         _assert_pieces_equal("params", pieces, partition.split(whole), grade)
         _assert_pieces_equal("state", states, staged.split_state(state), grade)
     return staged
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def _random_like(key: Array, tree: PyTree) -> PyTree:

@@ -7,9 +7,9 @@ from typing import Any, get_args, get_origin, Literal
 import jax.numpy as jnp
 import numpy as np
 from annotated_types import Interval, Predicate
+from functional_opt._annotations import holds
 from functional_opt._codec.choices import bases_of, choice_of
 from functional_opt._codec.fields import arms_of, Field, fields_of, items_of
-from functional_opt._config import holds
 
 
 PREFERRED = ("adamw", "cosine")

@@ -5,7 +5,16 @@ import inspect
 import re
 from collections.abc import Sequence
 from types import NoneType, UnionType
-from typing import Annotated, Any, get_args, get_origin, get_type_hints, Literal, Union
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+    Literal,
+    Union,
+)
 
 import functional_opt as fo
 import jax.numpy as jnp
@@ -45,6 +54,7 @@ def modules(draw, cls: Any, kinds: tuple[type, ...], depth: int = 2) -> Any:
             name: draw(values(annotation, kinds, depth))
             for name, annotation in hints.items()
             if annotation is not dataclasses.KW_ONLY
+            and get_origin(annotation) is not ClassVar
             and (not hasattr(cls, name) or (depth > 0 and draw(st.integers(0, 3))))
         }
         try:

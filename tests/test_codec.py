@@ -161,7 +161,7 @@ def test_plain_data():
             "weight_decay": 0.001,
             "mask": {"min_ndim": 2},
         },
-        "schedule": {"array": 0.25},
+        "schedule": {"name": "constant", "value": {"array": 0.25}},
         "clip_norm": 1.0,
         "accumulate": 1,
         "skip_nonfinite": False,
@@ -200,16 +200,26 @@ def test_words_for_none():
 
 def test_only_the_registry_is_known():
     small = fo.Registry.of(fo.SGD)
-    recipe = fo.Recipe(optimizer=fo.Adam(), schedule=fo.Constant(1))
+    recipe = fo.Recipe(
+        optimizer=fo.Adam(), schedule=fo.Cosine(peak_value=1, decay_steps=2)
+    )
     with pytest.raises(fo.ConfigError) as caught:
         small.encode(recipe)
     assert caught.value.problems == (
         ("optimizer", "`Adam` is not known here; known: sgd"),
-        ("schedule", "`Constant` is not known here; known: none"),
+        ("schedule", "`Cosine` is not known here; known: none"),
     )
     message = "^optimizer.name: no optimizer is named 'adam'; known: sgd$"
     with pytest.raises(fo.ConfigError, match=message):
         small.decode({"optimizer": {"name": "adam"}, "schedule": 1})
+
+
+def test_a_constant_is_a_number_where_it_is_not_known():
+    small = fo.Registry.of(fo.SGD)
+    recipe = fo.Recipe(optimizer=fo.SGD(), schedule=3e-4)
+    plain = small.encode(recipe)
+    assert plain["schedule"] == 3e-4
+    assert_same(small.decode(plain), recipe)
 
 
 def test_what_has_no_plain_data():

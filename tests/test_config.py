@@ -114,13 +114,14 @@ def test_arrays_stay():
             fo.Adam,
             dict(b1="0.9"),
             TypeError,
-            r"^`Adam.b1` must be a float or a 0-d float array, got '0\.9'\.$",
+            r"^`Adam.b1` must be a float or a 0-d float array, got '0\.9'\. "
+            r"Did you mean `0\.9`\?$",
         ),
         (
             fo.Adam,
             dict(b1=jnp.ones(2)),
             TypeError,
-            r"^`Adam.b1` must be a float or a 0-d float array, got Array\(\[1",
+            r"^`Adam.b1` must be a float or a 0-d float array, got f32\[2\]\.",
         ),
         (
             fo.SGD,
@@ -138,7 +139,7 @@ def test_arrays_stay():
             fo.AdamW,
             dict(mask=3),
             TypeError,
-            r"^`AdamW.mask` must be a Where, an AllOf, an AnyOf, a Not, a Callable or "
+            r"^`AdamW.mask` must be a Where, an AllOf, an AnyOf, a Not, a function or "
             r"None, got 3\.$",
         ),
         (

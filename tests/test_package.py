@@ -70,10 +70,10 @@ for make in (
         "ValueError `AdamW.b1` must be in [0, 1), got 1.5.",
         "TypeError `AdamW.b1` must be a float or a 0-d float array, got 'x'.",
         "TypeError `Where.path` must be a str or None, got 3.",
-        "TypeCheckError Type-check error whilst checking the parameters of "
-        "functional_opt._optimizers.adaptive.Adam.build.",
-        "TypeCheckError Type-check error whilst checking the parameters of "
-        "functional_opt._recipe.Recipe.build_mpmd.",
+        "TypeError `schedule` of `Adam.build` must be a function of the update count, "
+        "a float or a 0-d float array, got '0.1'. Did you mean `0.1`?",
+        "TypeError `partition` of `Recipe.build_mpmd` must be a StagePartition, got 3. "
+        "Make one with `fo.partition(params, stage_of)`.",
     ]
 
 

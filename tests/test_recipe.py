@@ -145,7 +145,7 @@ def test_mask_is_resolved_on_the_parameters():
         (
             dict(optimizer=SCHEDULE),
             TypeError,
-            r"(?s)^`Recipe.optimizer` must be an AbstractOptimizer, got Cosine\(.*\)\. "
+            r"(?s)^`Recipe.optimizer` must be an optimizer, got Cosine\(.*\)\. "
             r"Did you mean `Recipe.schedule`\?$",
         ),
         (
@@ -156,8 +156,9 @@ def test_mask_is_resolved_on_the_parameters():
         (
             dict(schedule=fo.SGD()),
             TypeError,
-            r"^`Recipe.schedule` must be an AbstractSchedule, a float or a 0-d float "
-            r"array, got SGD\(\)\. Did you mean `Recipe.optimizer`\?$",
+            r"^`Recipe.schedule` must be a schedule, a function of the update count, "
+            r"a float or a 0-d float array, got SGD\(\)\. Did you mean "
+            r"`Recipe.optimizer`\?$",
         ),
         (
             dict(schedule=float("nan")),

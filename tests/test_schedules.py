@@ -427,7 +427,9 @@ def test_steps_are_ints():
         match=r"`Cosine.decay_steps` must be an int, a Steps or a Fraction, got 'x'",
     ):
         fo.Cosine(peak_value=1.0, decay_steps="x")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(TypeError, match=r"or a Fraction, got 10000\.0\.$"):
+    with pytest.raises(
+        TypeError, match=r"or a Fraction, got 10000\.0\. Did you mean `10000`\?$"
+    ):
         fo.Cosine(peak_value=1.0, decay_steps=1e4)  # pyright: ignore[reportArgumentType]
     with pytest.raises(
         TypeError, match=r"got 0\.1\. Did you mean `Fraction\(0\.1\)`\?"

@@ -85,8 +85,6 @@ def schedule_of(module: Any, total_steps: int | None) -> fo.AbstractSchedule | N
     `None` if there is none.
     """
     schedule = module.schedule if isinstance(module, fo.Recipe) else module
-    if isinstance(module, fo.Recipe) and not isinstance(schedule, fo.AbstractSchedule):
-        return fo.Constant(schedule)
     if not isinstance(schedule, fo.AbstractSchedule):
         return None
     with refused("schedule"):

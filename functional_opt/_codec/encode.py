@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from .._annotations import fits
 from .choices import bases_of, Choice, choice_of, root_choice
 from .errors import ConfigError, Location, location_text, shown
 from .fields import arms_of, fields_of, is_module, is_text, items_of, NONE
@@ -54,8 +55,10 @@ class Encoder:
 
     def value(self, value: Any, annotation: Any, path: Location) -> Any:
         """Encodes the value of a field with this annotation, or an item of a tuple."""
+        choice = choice_of(bases_of(annotation), self._kinds)
+        if is_module(type(value)) and type(value) not in choice.options.values():
+            value = _number_of(value, annotation)
         if is_module(type(value)):
-            choice = choice_of(bases_of(annotation), self._kinds)
             return self.table(value, choice, path)
         match value:
             case None:
@@ -99,6 +102,13 @@ def _why_not(value: Any) -> str:
         case _:
             text = "a value of this type exists in Python only"
     return f"{text}; got {shown(value)}"
+
+
+def _number_of(module: Any, annotation: Any) -> Any:
+    """The value that a module was made of alone, where that may stand in its place."""
+    fields = fields_of(type(module))
+    value = getattr(module, fields[0].name) if len(fields) == 1 else None
+    return value if value is not None and fits(value, annotation) else module
 
 
 def _none(annotation: Any) -> str | None:

@@ -19,7 +19,7 @@ from typing import (
 
 import jax
 
-from .._config import is_union
+from .._annotations import is_union
 
 
 NONE = "none"  # Stands for None, for which TOML has no word.

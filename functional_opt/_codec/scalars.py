@@ -19,7 +19,7 @@ from pydantic import (
     WrapValidator,
 )
 
-from .._config import holds, limit_text
+from .._annotations import holds, limit_text
 from .errors import shown, suggestion
 from .problems import Info, Problem, reworded
 from .tables import table

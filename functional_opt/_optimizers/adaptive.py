@@ -51,7 +51,7 @@ class Adam(AbstractOptimizer):
     b2: DecayRate = number(default=0.999)
     eps: NonNegative = number(default=1e-8)
     eps_root: NonNegative = number(default=0.0)
-    mu_dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
+    mu_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
     nesterov: bool = setting(default=False)
 
     @typed
@@ -96,7 +96,7 @@ class AdamW(AbstractOptimizer):
     b2: DecayRate = number(default=0.999)
     eps: NonNegative = number(default=1e-8)
     eps_root: NonNegative = number(default=0.0)
-    mu_dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
+    mu_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
     weight_decay: NonNegative = number(default=1e-4)
     mask: Mask | None = setting(default=None)
     nesterov: bool = setting(default=False)

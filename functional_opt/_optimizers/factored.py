@@ -75,7 +75,7 @@ class Adafactor(AbstractOptimizer):
     multiply_by_parameter_scale: bool = setting(default=True)
     clipping_threshold: Positive | None = number(default=1.0)
     momentum: DecayRate | None = number(default=None)
-    dtype_momentum: FloatDtype = setting(default=jnp.float32, converter=as_dtype)
+    dtype_momentum: FloatDtype = setting(default=jnp.float32, convert=as_dtype)
     weight_decay_rate: AbstractSchedule | NonNegative | None = part(default=None)
     eps: NonNegative = number(default=1e-30)
     factored: bool = setting(default=True)

@@ -42,7 +42,7 @@ class SGD(AbstractOptimizer):
     _: KW_ONLY
     momentum: DecayRate | None = number(default=None)
     nesterov: bool = setting(default=False)
-    accumulator_dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
+    accumulator_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:

@@ -97,14 +97,14 @@ class Muon(AbstractPartitionedOptimizer):
 
     _: KW_ONLY
     ns_coeffs: Coefficients | tuple[Coefficients, ...] | Literal["standard", "dion"] = (
-        setting(default=(3.4445, -4.7750, 2.0315), converter=_as_coefficients)
+        setting(default=(3.4445, -4.7750, 2.0315), convert=_as_coefficients)
     )
     ns_steps: PositiveCount = setting(default=5)
     beta: DecayRate = number(default=0.95)
     eps: NonNegative = number(default=1e-8)
     weight_decay: NonNegative = number(default=0.0)
     weight_decay_mask: Mask | None = setting(default=None)
-    mu_dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
+    mu_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
     nesterov: bool = setting(default=True)
     adaptive: bool = setting(default=False)
     preconditioning: Literal["frobenius", "spectral", "aol", "schatten"] = setting(
@@ -186,7 +186,7 @@ class MuonMatrices(AbstractOptimizer):
     eps: NonNegative = number()
     weight_decay: NonNegative = number()
     weight_decay_mask: Mask | None = setting()
-    mu_dtype: FloatDtype | None = setting(converter=as_dtype)
+    mu_dtype: FloatDtype | None = setting(convert=as_dtype)
     nesterov: bool = setting()
     adaptive: bool = setting()
     preconditioning: str = setting()
@@ -261,7 +261,7 @@ class Scion(AbstractOptimizer):
     steps: PositiveCount = setting(default=5)
     scale: Positive = number(default=1.0)
     unconstrained: bool = setting(default=False)
-    mu_dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
+    mu_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:

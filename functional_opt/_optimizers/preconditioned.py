@@ -87,7 +87,7 @@ class SOAP(AbstractOptimizer):
     precondition_1d: bool = setting(default=False)
     normalize_grads: bool = setting(default=False)
     correct_bias: bool = setting(default=True)
-    mu_dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
+    mu_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
@@ -172,8 +172,8 @@ class Kron(AbstractOptimizer):
     precond_lr: Probability = number(default=0.1)
     precond_init_scale: Positive = number(default=1.0)
     merge_dims: bool = setting(default=True)
-    mu_dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
-    precond_dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
+    mu_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
+    precond_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
     seed: int = setting(default=0)
 
     @typed

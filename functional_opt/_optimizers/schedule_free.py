@@ -40,7 +40,7 @@ class ScheduleFree(AbstractOptimizer):
     optimizer: AbstractOptimizer = part()
     b1: Annotated[Scalar, Interval(gt=0, lt=1)] = number(default=0.9)
     weight_lr_power: NonNegative = number(default=2.0)
-    state_dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
+    state_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:

@@ -44,7 +44,7 @@ class Lion(AbstractOptimizer):
     _: KW_ONLY
     b1: DecayRate = number(default=0.9)
     b2: DecayRate = number(default=0.99)
-    mu_dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
+    mu_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
     weight_decay: NonNegative = number(default=1e-3)
     mask: Mask | None = setting(default=None)
 

@@ -63,7 +63,7 @@ class Mars(AbstractOptimizer):
     eps: NonNegative = number(default=1e-8)
     gamma: NonNegative = number(default=0.025)
     max_norm: Positive | None = number(default=1.0)
-    mu_dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
+    mu_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
     weight_decay: NonNegative = number(default=0.0)
     mask: Mask | None = setting(default=None)
     optimize_1d: bool = setting(default=False)

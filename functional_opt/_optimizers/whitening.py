@@ -82,11 +82,11 @@ class Quad(AbstractOptimizer):
     weight_decay: NonNegative = number(default=0.1)
     mask: Mask | None = setting(default=None)
     max_size_dense: Count = setting(default=8192)
-    max_skew_dense: Skewness | None = setting(default=1.0, converter=as_number)
+    max_skew_dense: Skewness | None = setting(default=1.0, convert=as_number)
     preconditioner_lr: Positive = number(default=0.7)
     preconditioner_init_scale: Positive | None = number(default=None)
     noise_scale: NonNegative = number(default=1e-9)
-    dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
+    dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
     seed: int = setting(default=0)
 
     @typed
@@ -123,11 +123,11 @@ class Skew(AbstractOptimizer):
     weight_decay: NonNegative = number(default=0.1)
     mask: Mask | None = setting(default=None)
     max_size_dense: Count = setting(default=8192)
-    max_skew_dense: Skewness | None = setting(default=1.0, converter=as_number)
+    max_skew_dense: Skewness | None = setting(default=1.0, convert=as_number)
     preconditioner_lr: Positive = number(default=0.7)
     preconditioner_init_scale: Positive | None = number(default=None)
     noise_scale: NonNegative = number(default=1e-9)
-    dtype: FloatDtype | None = setting(default=None, converter=as_dtype)
+    dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
     seed: int = setting(default=0)
 
     @typed

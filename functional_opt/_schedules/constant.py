@@ -1,12 +1,14 @@
 """The same value for ever, from the start or after a warmup."""
 
 from dataclasses import KW_ONLY
-from typing import final
+from typing import Any, final
 
+import equinox as eqx
+import jax.numpy as jnp
 import optax
 
 from .._durations import Duration, known_steps
-from .._fields import duration, number
+from .._fields import as_number, duration, number
 from .._types import Scalar
 from .base import AbstractOptaxSchedule
 
@@ -69,3 +71,15 @@ class WarmupConstant(AbstractOptaxSchedule):
         return optax.warmup_constant_schedule(
             self.init_value, self.peak_value, known_steps(self, "warmup_steps")
         )
+
+
+def as_schedule(value: Any) -> Any:
+    """Makes a number a `Constant`, so that both keep the same optimizer state."""
+    value = as_number(value)
+    is_number = isinstance(value, float) or eqx.is_inexact_array(value)
+    if not is_number or jnp.ndim(value) != 0:
+        return value
+    try:
+        return Constant(value)
+    except ValueError:
+        return value  # For `check_fields` to refuse: it knows the field.

@@ -166,7 +166,7 @@ class SGDR(AbstractOptaxSchedule):
     """
 
     _: KW_ONLY
-    cosine_kwargs: tuple[Cosine, ...] = part(converter=_as_cycles)
+    cosine_kwargs: tuple[Cosine, ...] = part(convert=_as_cycles)
 
     def _check(self) -> None:
         if not self.cosine_kwargs:

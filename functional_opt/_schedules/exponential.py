@@ -50,7 +50,7 @@ class ExponentialDecay(AbstractOptaxSchedule):
     _: KW_ONLY
     init_value: Scalar = number()
     transition_steps: PositiveDuration = duration()
-    decay_rate: Factor = setting(converter=as_number)
+    decay_rate: Factor = setting(convert=as_number)
     transition_begin: Duration = duration(default=0)
     staircase: bool = setting(default=False)
     end_value: Scalar | None = number(default=None)
@@ -102,7 +102,7 @@ class WarmupExponentialDecay(AbstractOptaxSchedule):
     peak_value: Scalar = number()
     warmup_steps: Duration = duration()
     transition_steps: PositiveDuration = duration()
-    decay_rate: Factor = setting(converter=as_number)
+    decay_rate: Factor = setting(convert=as_number)
     transition_begin: Duration = duration(default=0)
     staircase: bool = setting(default=False)
     end_value: Scalar | None = number(default=None)

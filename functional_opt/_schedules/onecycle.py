@@ -46,9 +46,9 @@ class CosineOnecycle(AbstractOptaxSchedule):
     _: KW_ONLY
     transition_steps: PositiveDuration = duration()
     peak_value: Scalar = number()
-    pct_start: Part = setting(default=0.3, converter=as_number)
-    div_factor: Factor = setting(default=25.0, converter=as_number)
-    final_div_factor: Factor = setting(default=1e4, converter=as_number)
+    pct_start: Part = setting(default=0.3, convert=as_number)
+    div_factor: Factor = setting(default=25.0, convert=as_number)
+    final_div_factor: Factor = setting(default=1e4, convert=as_number)
 
     def _check(self) -> None:
         _check_phases(self)
@@ -100,10 +100,10 @@ class LinearOnecycle(AbstractOptaxSchedule):
     _: KW_ONLY
     transition_steps: PositiveDuration = duration()
     peak_value: Scalar = number()
-    pct_start: Part = setting(default=0.3, converter=as_number)
-    pct_final: Part = setting(default=0.85, converter=as_number)
-    div_factor: Factor = setting(default=25.0, converter=as_number)
-    final_div_factor: Factor = setting(default=1e4, converter=as_number)
+    pct_start: Part = setting(default=0.3, convert=as_number)
+    pct_final: Part = setting(default=0.85, convert=as_number)
+    div_factor: Factor = setting(default=25.0, convert=as_number)
+    final_div_factor: Factor = setting(default=1e4, convert=as_number)
 
     def _check(self) -> None:
         if self.pct_final <= self.pct_start:

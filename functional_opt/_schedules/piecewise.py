@@ -35,7 +35,7 @@ class Boundary(AbstractConfig):
 
     step: PositiveDuration = duration()
     # Optax looks at it in Python.
-    scale: Annotated[float, Interval(ge=0)] = setting(converter=as_number)
+    scale: Annotated[float, Interval(ge=0)] = setting(convert=as_number)
 
 
 Boundaries = tuple[Boundary, ...]
@@ -73,7 +73,7 @@ class PiecewiseConstant(AbstractOptaxSchedule):
 
     _: KW_ONLY
     init_value: Scalar = number()
-    boundaries_and_scales: Boundaries = setting(default=(), converter=_as_boundaries)
+    boundaries_and_scales: Boundaries = setting(default=(), convert=_as_boundaries)
 
     def _check(self) -> None:
         _check_order(self)
@@ -116,7 +116,7 @@ class PiecewiseInterpolate(AbstractOptaxSchedule):
     _: KW_ONLY
     interpolate_type: Literal["linear", "cosine"] = setting()
     init_value: Scalar = number()
-    boundaries_and_scales: Boundaries = setting(default=(), converter=_as_boundaries)
+    boundaries_and_scales: Boundaries = setting(default=(), convert=_as_boundaries)
 
     def _check(self) -> None:
         _check_order(self)

@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from .._types import typed
+from .._types import Transformation, typed
 from .derive.derive import derive, INIT, STEP, UPDATE
 from .derive.functions import SplitFunction
 from .derive.tracing import check_transformation
@@ -22,7 +22,7 @@ from .steps import StageLocal
 
 @typed
 def stage_local(
-    tx: Any,
+    tx: Transformation,
     params: PyTree,
     partition: StagePartition,
     *,

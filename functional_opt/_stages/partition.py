@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,8 @@ class StagePartition:
     - `model`: how the tree as it was given is cut.
     - `params`: how its parameters alone are cut, with None for every other leaf.
     """
+
+    REMEDY: ClassVar[str] = "Make one with `fo.partition(params, stage_of)`."
 
     num_stages: int
     model: Cut

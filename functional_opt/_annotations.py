@@ -1,0 +1,173 @@
+"""What an annotation allows: whether a value fits, and the words to say so."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from types import NoneType, UnionType
+from typing import Annotated, Any, get_args, get_origin, Literal, Union
+
+import equinox as eqx
+import numpy as np
+from annotated_types import Interval, Predicate
+from beartype.door import is_bearable
+from jax.core import Tracer
+
+from ._fields import as_integer, as_number
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """How to show a type: in signatures as `name`, in sentences as `words`."""
+
+    name: str
+    words: str
+
+
+def converted(value: Any, annotation: Any) -> Any:
+    """Makes integers of NumPy and JAX ints, and ints floats, where these are meant."""
+    if isinstance(value, int | float) and type(value) in (bool, float):
+        return value
+    kinds = alternatives(annotation)
+    if int in kinds:
+        return as_integer(value)
+    return as_number(value) if float in kinds else value
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    if isinstance(value, bool):  # To Python it is an int.
+        return any(x in (bool, Any, object) for x in alternatives(annotation))
+    if isinstance(value, type):  # It can be called, but is not meant as a function.
+        kinds = alternatives(annotation)
+        return any(x in (Any, object, type) or get_origin(x) is type for x in kinds)
+    if isinstance(value, tuple):
+        return any(_fits_tuple(value, x) for x in alternatives(annotation))
+    return is_bearable(value, annotation)
+
+
+def _fits_tuple(value: tuple[Any, ...], annotation: Any) -> bool:
+    """Looks at every item, where beartype looks at one by chance."""
+    if get_origin(annotation) is not tuple:
+        return is_bearable(value, annotation)
+    items = get_args(annotation)
+    if items[1:] == (...,):
+        items = items[:1] * len(value)
+    return len(items) == len(value) and all(map(fits, value, items))
+
+
+def broken_limit(value: Any, annotation: Any) -> str | None:
+    """In words, what a value of the right type must be and is not."""
+    if isinstance(value, Tracer):
+        return None
+    # A float is compared, not the array itself: under `jax.jit` even the comparison
+    # of a concrete array is traced.
+    known = float(value) if _is_number(value) else value
+    is_number = any(x is float or _is_scalar(x) for x in alternatives(annotation))
+    if is_number and isinstance(known, float) and not math.isfinite(known):
+        return "finite"
+    broken = (x for x in _limits(value, annotation) if not holds(x, known))
+    return next(map(limit_text, broken), None)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, int | float):
+        return not isinstance(value, bool)
+    return eqx.is_inexact_array(value) and value.ndim == 0
+
+
+def _limits(value: Any, annotation: Any) -> list[Any]:
+    """Finds the limits that an annotation sets to values of this type."""
+    if get_origin(annotation) is Annotated:
+        metadata = annotation.__metadata__
+        return [x for x in metadata if isinstance(x, Interval | Predicate)]
+    arms = get_args(annotation) if is_union(annotation) else ()
+    return [x for arm in arms if is_bearable(value, arm) for x in _limits(value, arm)]
+
+
+def holds(limit: Interval | Predicate, value: Any) -> bool:
+    if isinstance(limit, Predicate):
+        return limit.func(value)
+    return (
+        (limit.ge is None or value >= limit.ge)
+        and (limit.gt is None or value > limit.gt)
+        and (limit.le is None or value <= limit.le)
+        and (limit.lt is None or value < limit.lt)
+    )
+
+
+def limit_text(limit: Interval | Predicate) -> str:
+    if isinstance(limit, Predicate):
+        return limit.func.__name__
+    low = f"[{limit.ge}" if limit.ge is not None else f"({limit.gt}"
+    high = f"{limit.le}]" if limit.le is not None else f"{limit.lt})"
+    if "None" not in low + high:
+        return f"in {low}, {high}"
+    bounds = {
+        "at least": limit.ge,
+        "greater than": limit.gt,
+        "at most": limit.le,
+        "less than": limit.lt,
+    }
+    return " and ".join(f"{word} {x}" for word, x in bounds.items() if x is not None)
+
+
+def is_union(annotation: Any) -> bool:
+    return get_origin(annotation) in (Union, UnionType)
+
+
+def alternatives(annotation: Any) -> list[Any]:
+    """Takes unions and `Annotated` apart."""
+    if get_origin(annotation) is Annotated:
+        return alternatives(get_args(annotation)[0])
+    if is_union(annotation):
+        return [x for arm in get_args(annotation) for x in alternatives(arm)]
+    return [annotation]
+
+
+def describe(annotation: Any) -> str:
+    """Says in words which values an annotation allows."""
+    *others, last = dict.fromkeys(_words(annotation))
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _words(annotation: Any) -> list[str]:
+    if get_origin(annotation) is Annotated:
+        names = [x.words for x in annotation.__metadata__ if isinstance(x, Named)]
+        return names or _words(get_args(annotation)[0])
+    if is_union(annotation):
+        return [x for arm in get_args(annotation) for x in _words(arm)]
+    if get_origin(annotation) is Literal:
+        return [repr(value) for value in get_args(annotation)]
+    return [_name(annotation)]
+
+
+def _name(annotation: Any) -> str:
+    if annotation is NoneType:
+        return "None"
+    if get_origin(annotation) is Callable or annotation is Callable:
+        return "a function"
+    if _is_scalar(annotation):
+        return f"a 0-d {annotation.dtype.__name__.lower()} array"
+    if get_args(annotation)[1:] == (...,):
+        return f"a tuple, each item {describe(get_args(annotation)[0])}"
+    name = getattr(annotation, "__name__", str(annotation))
+    if name.startswith("Abstract"):
+        name = name.removeprefix("Abstract").lower()
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def _is_scalar(annotation: Any) -> bool:
+    """Whether this is jaxtyping's type of 0-d arrays."""
+    return getattr(annotation, "dim_str", None) == ""
+
+
+def shown(value: Any) -> str:
+    """A value on one line, and arrays by their dtype and shape."""
+    is_array = isinstance(value, np.ndarray) or eqx.is_array(value)
+    if (is_array and value.ndim == 0) or isinstance(value, str):
+        text = repr(value)
+    elif isinstance(value, type):
+        text = f"the class `{value.__name__}`"
+    else:
+        text = eqx.tree_pformat(value, width=10_000)
+    text = " ".join(text.split())
+    return text if len(text) <= 160 else f"{text[:150]}..."
