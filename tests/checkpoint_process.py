@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from functional_opt._checkpoints import saving
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
 STEP = 3
+EXTRA = {"rng": np.uint32([0, 5]), "data": {"file": "part-1", "at": 2**40}}
 
 
 @functools.cache
@@ -107,6 +109,36 @@ def assert_restored(checkpoints, staged, meshes):
     fo.testing.assert_equal(found, expected)
 
 
+def check_failures(directory, params, states, staged):
+    """What one process finds, all of them are told; and nothing is left behind."""
+    index, last = jax.process_index(), jax.process_count() - 1
+    checkpoints = fo.Checkpoints(directory)
+
+    def refused(words, step, **options):
+        try:
+            checkpoints.save(step, params, states, staged, **options)
+            checkpoints.wait()
+        except ValueError as error:
+            assert words in str(error), error
+        else:
+            raise AssertionError(f"no error: {words}")
+
+    refused("steps must increase", STEP - 1)
+    refused("another value of `extra['data']", STEP, extra={**EXTRA, "data": {"at": 1}})
+    refused("`extra['n']` is not the same on process 0", STEP + 1, extra={"n": index})
+    original = saving.shard_bytes
+
+    def fail(shard):
+        if index == last:
+            raise OSError("the disk of the last process is full")
+        return original(shard)
+
+    saving.shard_bytes = fail
+    for wait in (True, False):
+        refused("the disk of the last process is full", STEP + 1, wait=wait)
+    saving.shard_bytes = original
+
+
 def main():
     given, own, port, processes, process = sys.argv[1:]
     jax.config.update("jax_num_cpu_devices", 2)
@@ -117,7 +149,9 @@ def main():
     checkpoints = fo.Checkpoints(own, keep=2)
     for step in range(STEP + 1):
         params, states = place_all(staged, *train(step), meshes)
-        checkpoints.save(step, params, states, staged)
+        checkpoints.save(step, params, states, staged, extra=EXTRA, wait=step % 2 == 0)
+    checkpoints.save(STEP, params, states, staged, extra=EXTRA)  # is there already
+    check_failures(own, params, states, staged)
     if jax.process_index() == 0:
         assert checkpoints.steps == (STEP - 1, STEP)  # does not wait for the others
     if jax.process_index() > 0:  # as where the last one shows late
@@ -125,6 +159,9 @@ def main():
         late = dict(list(checkpoints._opened.published().items())[:-1])
         object.__setattr__(checkpoints._opened, "published", lambda: late)
     assert_restored(checkpoints, staged, meshes)
+    found = checkpoints.restore(*place_all(staged, *train(0), meshes), staged).extra
+    assert found["data"] == EXTRA["data"]
+    fo.testing.assert_equal(found["rng"], EXTRA["rng"])
 
 
 if __name__ == "__main__":

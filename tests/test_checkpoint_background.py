@@ -87,6 +87,14 @@ def test_the_next_steps_do_not_change_what_is_saved(tmp_path, staged, held):
     assert checkpoints.progress is None
     restored = checkpoints.restore(*start(staged), staged=staged)
     fo.testing.assert_equal(on_host(staged, *restored[1:]), expected)
+    params = make_params()
+    whole = checkpoints.restore(params, jax.jit(TX.init)(params))
+    fo.testing.assert_equal(whole[1:], expected)
+    partition = fo.partition(params, lambda path, leaf: {0, 2} if leaf.ndim == 1 else 1)
+    fewer = fo.stage_local(TX, params, partition)
+    pieces = partition.split(params)
+    restored = checkpoints.restore(pieces, fewer.init(pieces), fewer)
+    fo.testing.assert_equal(on_host(fewer, *restored[1:]), expected)
 
 
 def test_the_next_save_and_restore_wait(tmp_path, staged, held):

@@ -1,7 +1,6 @@
 """Checkpoints of a training run, which fit any number of stages and processes."""
 
 import contextlib
-import logging
 import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,48 +15,21 @@ from .._registry import Registry
 from .._stages.local import StageLocal
 from .._types import typed
 from .background import Background
-from .errors import DamagedError, DifferentError
 from .extras import Extra
-from .matching import MatchReport
 from .recipes import changes, record_recipe
+from .results import Read, Restored as Restored
 from .trees import check_whole, Training
+from .wording import in_words, log_differences
 
 
 Match = Literal["exact", "by path"]
 
-logger = logging.getLogger("functional_opt")
 
-
-class _Restored(NamedTuple):
+class _Found(NamedTuple):
     step: int
-    params: PyTree
-    state: PyTree
-
-
-class Restored(_Restored):
-    """A training run as a checkpoint holds it: a tuple of step, parameters and state.
-
-    **Attributes:**
-
-    - `step`: the number of updates completed.
-    - `params`, `state`: as they were saved, whole or in pieces as `restore` was asked.
-    - `extra`: a mapping with the values that `save` was given as `extra`.
-    - `recipe_changes`: how the recipe of `Checkpoints` differs from the saved one, one
-        text per field.
-    - `report`: with `match="by path"`, which leaves were restored and which were not.
-    """
-
-    extra: Mapping[str, Any]
-    recipe_changes: tuple[str, ...]
-    report: MatchReport | None
-
-
-class _Read(NamedTuple):
-    step: int
-    trees: list[Any]
-    extra: Mapping[str, Any]
-    changes: list[str]
-    report: MatchReport | None
+    path: Any
+    others: Sequence[int]
+    manifest: dict[str, Any]
 
 
 @typed
@@ -183,20 +155,18 @@ class Checkpoints:
             [storage.Copy(*copy) for copy in (*training.copies, *besides.copies)],
             [*training.paths, *besides.leaves],
             training.required | set(besides.leaves),
-            self._header(step, besides),
+            {
+                "format": storage.FORMAT,
+                "step": step,
+                "extra": besides.structure,
+                **record_recipe(self.recipe, self.registry),
+            },
         )
         with self._background.lock, self._access():
             self.wait()
             storage.Saver(self._opened, self.keep, self._background).save(
                 step, content, wait
             )
-
-    def _header(self, step: int, extra: Extra) -> dict[str, Any]:
-        """What a manifest holds besides the leaves."""
-        header = {"format": _storage().FORMAT, "step": step, "extra": extra.structure}
-        if self.recipe is None:
-            return header
-        return {**header, "recipe": record_recipe(self.recipe, self.registry)}
 
     def wait(self) -> None:
         """Waits for a save in the background, and raises the error it ended with."""
@@ -249,7 +219,7 @@ class Checkpoints:
         restored = Restored(read.step, *read.trees)
         restored.extra, restored.report = read.extra, read.report
         restored.recipe_changes = tuple(read.changes)
-        self._report_changes(read)
+        log_differences(read)
         return restored
 
     @typed
@@ -272,8 +242,7 @@ class Checkpoints:
         """
         training = Training.of_params(params, staged)
         read = self._read(training, staged, step, match, None)
-        if read.report is not None and not read.report.is_complete:
-            logger.warning("Parameters of step %s: %s", read.step, read.report)
+        log_differences(read)
         return read.trees[0]
 
     @typed
@@ -287,7 +256,7 @@ class Checkpoints:
         **Raises:** `ValueError` if it was saved without `recipe` or `registry`, or if
         the recipe contained values that only Python knows.
         """
-        chosen, manifest, _ = self._manifest(step)
+        chosen, _, _, manifest = self._find(step)
         document = manifest.get("recipe", {}).get("document")
         if document is None or self.registry is None:
             raise ValueError(
@@ -297,14 +266,15 @@ class Checkpoints:
             )
         return self.registry.decode(document)
 
-    def _manifest(self, step: SupportsIndex | None) -> tuple[int, dict[str, Any], Any]:
+    def _find(self, step: SupportsIndex | None) -> _Found:
         self.wait()
         storage = _storage()
         with self._access():
             wanted = None if step is None else _as_step(step)
-            chosen, path = storage.choose(self._opened, wanted)
-        with self._in_words(chosen, path):
-            return chosen, storage.read_manifest(path, chosen), path
+            chosen, path, others = storage.choose(self._opened, wanted)
+        with in_words(self.directory, chosen, path, others):
+            manifest = storage.read_manifest(path, chosen)
+        return _Found(chosen, path, others, manifest)
 
     def _read(
         self,
@@ -313,12 +283,12 @@ class Checkpoints:
         step: SupportsIndex | None,
         match: Match,
         extra: Mapping[str, Any] | None,
-    ) -> _Read:
+    ) -> Read:
         """Reads the trees, and `extra` if it is not None."""
         storage = _storage()
-        chosen, manifest, path = self._manifest(step)
-        found = self._changes(manifest)
-        with self._in_words(chosen, path, found):
+        chosen, path, others, manifest = self._find(step)
+        found = changes(manifest, self.recipe)
+        with in_words(self.directory, chosen, path, others, found):
             by_path = match == "by path"
             leaves, report = storage.read_training(
                 path, training, manifest["leaves"], by_path
@@ -327,22 +297,7 @@ class Checkpoints:
         trees = training.replace(leaves)
         if staged is None:
             trees = [whole for (whole,) in trees]
-        return _Read(chosen, trees, values, found, report)
-
-    def _changes(self, manifest: Mapping[str, Any]) -> list[str]:
-        if self.recipe is None or "recipe" not in manifest:
-            return []
-        return changes(manifest["recipe"], self.recipe)
-
-    def _report_changes(self, read: _Read) -> None:
-        if read.changes:
-            logger.warning(
-                "The recipe has changed since step %s was saved: %s. The state fits, "
-                "so that training can continue.",
-                *(read.step, "; ".join(read.changes)),
-            )
-        if read.report is not None and not read.report.is_complete:
-            logger.warning("Restored from step %s: %s", read.step, read.report)
+        return Read(chosen, trees, values, found, report)
 
     @contextlib.contextmanager
     def _access(self) -> Iterator[None]:
@@ -353,36 +308,6 @@ class Checkpoints:
             raise ModuleNotFoundError(
                 f"`{self.directory}` cannot be reached: {error}"
             ) from error
-
-    @contextlib.contextmanager
-    def _in_words(
-        self, step: int, path: Any, changes: Sequence[str] = ()
-    ) -> Iterator[None]:
-        """Says which checkpoint it is that cannot be restored, and what to do."""
-        name = f"The checkpoint of step {step} in `{self.directory}`"
-        try:
-            yield
-        except DifferentError as error:
-            raise ValueError(
-                f"{name} is of another model or optimizer: {error}. {_remedy(changes)}"
-            ) from None
-        except DamagedError as error:
-            if not path.exists():
-                raise FileNotFoundError(
-                    f"{name} has been removed while it was read."
-                ) from error
-            remedy = _storage().others_text(self.steps, step)
-            raise ValueError(f"{name} is damaged: {error}. {remedy}".strip()) from error
-
-
-def _remedy(changes: Sequence[str]) -> str:
-    if not changes:
-        return "Pass `restore` what was saved."
-    return (
-        f"The recipe has changed: {'; '.join(changes)}. Training cannot continue from "
-        "this state: restore with the recipe that was saved, or use `restore_params` "
-        'and a fresh state, or `match="by path"`.'
-    )
 
 
 def _as_step(step: SupportsIndex) -> int:

@@ -17,19 +17,26 @@ PYTHON = "python"  # the key of a value that only Python knows, and its name
 
 
 def record_recipe(recipe: Any, registry: Registry | None) -> dict[str, Any]:
-    """A recipe as JSON: its fields one by one, and the document that makes it again."""
+    """What a manifest holds of a recipe; nothing if there is none.
+
+    These are its fields one by one, and the document that makes it again.
+    """
+    if recipe is None:
+        return {}
     record: dict[str, Any] = {"fields": dict(_fields(recipe, "recipe"))}
     if registry is not None:
         try:
             record["document"] = registry.encode(recipe)
         except ConfigError:  # Something in it only Python knows.
             record["document"] = None
-    return record
+    return {"recipe": record}
 
 
-def changes(saved: Mapping[str, Any], recipe: Any) -> list[str]:
-    """What has changed in a recipe, field by field."""
-    before, now = saved["fields"], dict(_fields(recipe, "recipe"))
+def changes(manifest: Mapping[str, Any], recipe: Any) -> list[str]:
+    """What has changed in a recipe, field by field; nothing if one is not known."""
+    if recipe is None or "recipe" not in manifest:
+        return []
+    before, now = manifest["recipe"]["fields"], dict(_fields(recipe, "recipe"))
     found: list[str] = []
     replaced: list[str] = []  # Of another class, the fields say nothing more.
     for name in {**before, **now}:

@@ -1,4 +1,4 @@
-"""What a checkpoint says of its leaves, and where a training differs from that."""
+"""Records of leaves in a checkpoint, and how a training run differs from them."""
 
 import hashlib
 import json
@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 
-# What JSON has of it: {"dtype": ..., "shape": ...} for an array, with the "impl" of a
-# typed PRNG key, and {"value": ...} for a number or a string of Python.
+# As JSON: {"dtype": ..., "shape": ...} for an array, with the "impl" of a typed PRNG
+# key, and {"value": ...} for a Python number or string. In the manifest an array also
+# has its "folder" and the checksums of its "files".
 Record = dict[str, Any]
 
 
 def record_of(leaf: Any) -> Record | None:
-    """The record of a leaf. None for what no checkpoint holds, such as a function."""
+    """The record of a leaf. None for what no checkpoint stores, such as a function."""
     if hasattr(leaf, "dtype") and hasattr(leaf, "shape"):
         return {"dtype": str(leaf.dtype), "shape": list(leaf.shape)}
     if isinstance(leaf, bool | int | float | str):
@@ -39,21 +40,21 @@ def is_storable(dtype: Any) -> bool:
 
 
 def is_array(record: Record | None) -> bool:
-    """Whether a record is of an array."""
+    """Whether a record describes an array."""
     return record is not None and "dtype" in record
 
 
 def to_bytes(content: Mapping[str, Any]) -> bytes:
-    """JSON that shows whether it is whole."""
+    """JSON with a checksum of itself."""
     return json.dumps({**content, "sha256": _digest(content)}, indent=1).encode()
 
 
 def from_bytes(text: bytes) -> dict[str, Any]:
-    """Reads it. `ValueError` if it is not as `to_bytes` wrote it."""
+    """Reads what `to_bytes` wrote. `ValueError` if it has changed."""
     content = json.loads(text)
     expected = content.pop("sha256", None) if isinstance(content, dict) else None
     if expected is None or expected != _digest(content):
-        raise ValueError("its checksum does not fit")
+        raise ValueError("its checksum does not match")
     return content
 
 
@@ -67,13 +68,13 @@ def difference_text(
     here: Mapping[str, Record | None],
     saved: Mapping[str, Record],
 ) -> str | None:
-    """Says at which path a training and a checkpoint first differ, if they do.
+    """The first path at which a training run and a checkpoint differ, in words.
 
     **Arguments:**
 
-    - `paths`: of all leaves of the training, in order.
-    - `required`: those of them that the checkpoint must have.
-    - `here`: the records of the leaves that this process has.
+    - `paths`: the paths of all leaves of the run, in order.
+    - `required`: the paths that the checkpoint must contain.
+    - `here`: the records of the leaves that this process holds.
     - `saved`: the records of the checkpoint.
     """
     known = set(paths)
@@ -95,7 +96,7 @@ def difference_text(
 
 
 def _forgotten_text(known: Collection[str], saved: Mapping[str, Record]) -> str | None:
-    """Says so if pieces were saved as if they were a whole tree."""
+    """The error for pieces that were saved as if they were a whole tree."""
     numbered = re.compile(r"(params|state)\[\d+\](.*)", re.DOTALL)
     found = [(path, match) for path in saved if (match := numbered.fullmatch(path))]
     whole = {match[1] + match[2] for _, match in found}

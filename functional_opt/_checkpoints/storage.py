@@ -1,7 +1,7 @@
 """Saves and restores in a directory: what needs Orbax, TensorStore and etils."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,10 @@ from .reading import FORMAT as FORMAT, read_leaves, read_manifest as read_manife
 from .records import difference_text, Record, record_of
 from .saving import Save
 from .trees import Training
+from .wording import others_text
 
 
+MOST_STEPS = 50  # that are named to all processes
 SHORT = 2000  # of the characters of an error, what all processes are told
 
 
@@ -89,19 +91,15 @@ class Saver:
             )
 
 
-def choose(directory: AbstractDirectory, step: int | None) -> tuple[int, epath.Path]:
+def choose(
+    directory: AbstractDirectory, step: int | None
+) -> tuple[int, epath.Path, list[int]]:
     """The checkpoint of a step, as the first process finds it.
 
     A file system may show others the last one late.
     """
     verdict = _from_first(lambda: _find(directory, step))
-    return verdict["step"], directory.path / verdict["name"]
-
-
-def others_text(steps: Iterable[int], damaged: int) -> str:
-    """What there is besides a damaged checkpoint."""
-    others = [str(other) for other in steps if other != damaged]
-    return f"There are others, of step {', '.join(others)}." if others else ""
+    return verdict["step"], directory.path / verdict["name"], verdict["steps"]
 
 
 def read_training(
@@ -155,7 +153,8 @@ def _find(directory: AbstractDirectory, step: int | None) -> dict[str, Any]:
                 f"`{MANIFEST}` is missing. {others_text(published, lost)}".strip()
             )
     if step in published:
-        return {"step": step, "name": published[step].name}
+        steps = list(published)[-MOST_STEPS:]
+        return {"step": step, "name": published[step].name, "steps": steps}
     if published:
         raise FileNotFoundError(
             f"There is no checkpoint of step {step} in `{directory.path}`, which holds "

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of parameters and state, whether whole or in pieces."""
+"""The leaves of parameters and state by path, whether whole or in pieces."""
 
 import functools
 from collections.abc import Collection, Mapping, Sequence
@@ -17,7 +17,7 @@ from .records import is_array, is_storable, Record, record_of
 
 
 class Held(NamedTuple):
-    """A leaf of a piece: its path in the whole tree, and the stages that hold it."""
+    """A leaf of a piece: its path in the whole tree, and the set of its stages."""
 
     path: str
     place: Place
@@ -26,14 +26,14 @@ class Held(NamedTuple):
 
 @dataclass(frozen=True)
 class Tree:
-    """A tree in pieces. A whole tree is in one piece.
+    """A tree that is split into pieces. A whole tree is one piece.
 
     **Attributes:**
 
-    - `name`: what its paths start with.
-    - `cut`: how it is cut.
-    - `pieces`: for each stage its piece, or None if another process has it.
-    - `required`: the paths that a checkpoint must have.
+    - `name`: the start of its paths.
+    - `cut`: the structure of the tree and the stages of its leaves.
+    - `pieces`: one per stage, or None if another process holds it.
+    - `required`: the paths that a checkpoint must contain.
     """
 
     name: str
@@ -47,8 +47,8 @@ class Tree:
     ) -> "Tree":
         if len(set(cut.paths)) < len(cut.paths):
             raise ValueError(
-                f"Leaves of `{name}` have the same path, so that a checkpoint cannot "
-                "tell them apart: register its nodes with distinct keys."
+                f"Leaves of `{name}` have the same path, and a checkpoint cannot tell "
+                "them apart. Register their nodes with distinct keys."
             )
         full = frozenset(_full_path(name, path) for path in required)
         return cls(name, cut, tuple(pieces), full)
@@ -67,7 +67,7 @@ class Tree:
         return tuple(_full_path(self.name, path) for path in self.cut.paths)
 
     def held(self, stage: int) -> list[Held]:
-        """The leaves of a stage's piece; none if another process has it."""
+        """The leaves of a stage's piece; none if another process holds it."""
         piece = self.pieces[stage]
         if piece is None:
             return []
@@ -121,7 +121,7 @@ class Training:
 
     @property
     def required(self) -> frozenset[str]:
-        """The paths that a checkpoint must have."""
+        """The paths that a checkpoint must contain."""
         return frozenset[str]().union(*(tree.required for tree in self.trees))
 
     def of_these(self, records: Mapping[str, Record]) -> dict[str, Record]:
@@ -131,13 +131,13 @@ class Training:
 
     @functools.cached_property
     def by_stage(self) -> list[list[Held]]:
-        """The leaves that are in the hands of this process, by stage."""
+        """The leaves that this process holds, by stage."""
         stages = range(self.trees[0].cut.num_stages)
         return [[h for tree in self.trees for h in tree.held(s)] for s in stages]
 
     @functools.cached_property
     def saved(self) -> list[list[Held]]:
-        """Those of these leaves that a checkpoint holds."""
+        """The leaves among these that a checkpoint stores."""
         return [
             [h for h in held if check_saved(h.path, h.leaf)] for held in self.by_stage
         ]
