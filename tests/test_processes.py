@@ -57,7 +57,8 @@ def test_every_process_is_told_what_is_wrong():
 
 def test_a_process_that_never_comes_is_an_error_after_a_time_that_the_user_sets():
     codes, texts = run("late", 2, 1)
-    assert codes == [0, 0], "\n".join(texts)
+    # The other, whose coordinator was in this one, may end before it comes.
+    assert codes[0] == 0, texts[0]
     assert "waited for the other 1 processes" in texts[0], texts[0]
     assert "for 5 seconds" in texts[0] and "`process_timeout`" in texts[0]
 
