@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
 STEP = 3
-EXTRA = {"rng": np.uint32([0, 5]), "data": {"file": "part-1", "at": 2**40}}
+EXTRA = {"rng": np.array([0, 5], np.uint32), "data": {"file": "part-1", "at": 2**40}}
 
 
 @functools.cache
@@ -150,6 +150,7 @@ def main():
     for step in range(STEP + 1):
         params, states = place_all(staged, *train(step), meshes)
         checkpoints.save(step, params, states, staged, extra=EXTRA, wait=step % 2 == 0)
+    params, states = place_all(staged, *train(STEP), meshes)
     checkpoints.save(STEP, params, states, staged, extra=EXTRA)  # is there already
     check_failures(own, params, states, staged)
     if jax.process_index() == 0:
@@ -159,7 +160,8 @@ def main():
         late = dict(list(checkpoints._opened.published().items())[:-1])
         object.__setattr__(checkpoints._opened, "published", lambda: late)
     assert_restored(checkpoints, staged, meshes)
-    found = checkpoints.restore(*place_all(staged, *train(0), meshes), staged).extra
+    params, states = place_all(staged, *train(0), meshes)
+    found = checkpoints.restore(params, states, staged).extra
     assert found["data"] == EXTRA["data"]
     fo.testing.assert_equal(found["rng"], EXTRA["rng"])
 
