@@ -154,6 +154,21 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def editors(session: nox.Session) -> None:
+    """Drives the language servers of YAML and TOML with the schema of recipes."""
+    session.install("-e", ".", "pytest")
+    folder = session.create_tmp()
+    servers = ("yaml-language-server@2.0.0", "@taplo/lsp@0.8.0")
+    session.run("npm", "install", "--prefix", folder, *servers, external=True)
+    modules = str(Path(folder, "node_modules").resolve())
+    session.run(
+        *("pytest", "-o", "addopts=", "tests/editors/try_editors.py"),
+        *session.posargs,
+        env={"NODE_MODULES": modules, "NODE_PATH": modules},
+    )
+
+
+@nox.session
 def peer(session: nox.Session) -> None:
     """Compares optimizers and schedules with eformer's, and makes the page of it."""
     session.install("-e", ".", *groups("tests", "bench"))

@@ -503,3 +503,67 @@ def test_show_says_which_decay_is_used():
     assert text["optimizer.rest.adam_weight_decay"] == "0.0 (replaced by weight_decay)"
     plain = fo.Recipe(optimizer=fo.AdamW(), schedule=0.1)
     assert ("optimizer.weight_decay", "0.0001", "0.0001") in field_rows(plain)
+
+
+def installed(*arguments, stdin=None) -> "subprocess.Popen[bytes]":
+    """The command as it is installed, with the library under test."""
+    command = shutil.which("functional-opt", path=os.path.dirname(sys.executable))
+    assert command is not None, "The package is not installed: `pip install -e .`"
+    return subprocess.Popen(
+        [command, *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_installed_with_a_pipe_closed_early():
+    process = installed("schema")
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, b"No such file or directory"),
+        ("folder", b"Is a directory"),
+        (b"name = '\xff'", b":1:9: expected UTF-8, got the byte 0xff"),
+        (b"\xff\xfen\0", b":1:1: expected UTF-8, got the byte 0xff"),
+        (b"a = 1\0", b":1:6: "),
+        (b"", b": optimizer: required key of Recipe is missing"),
+        (b"x" * 1_000_001, b"the document is too large: at most 1,000,000 bytes"),
+    ],
+)
+def test_installed_with_files_that_cannot_be_read(tmp_path, content, message):
+    path = tmp_path / "recipe.toml"
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    process = installed("check", str(path))
+    out, err = process.communicate()
+    assert (process.returncode, out) == (1, b"")
+    assert message in err and str(path).encode() in err
+    assert b"Traceback" not in err
+
+
+def test_installed_without_standard_input():
+    process = installed("check", "-", stdin=subprocess.DEVNULL)
+    out, err = process.communicate()
+    assert (process.returncode, out) == (1, b"")
+    assert err.startswith(b"<stdin>: optimizer: required key of Recipe is missing")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_installed_with_an_unreadable_file(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.touch(mode=0)
+    process = installed("check", str(path))
+    assert b"Permission denied" in process.communicate()[1]
+    assert process.returncode == 1

@@ -611,8 +611,12 @@ def test_schema_tells_editors_what_docstrings_say():
     definitions = REGISTRY.json_schema(fo.Recipe)["$defs"]
     b2 = definitions["AdamW"]["properties"]["b2"]
     assert b2["default"] == 0.999
-    assert b2["description"] == "how much of $v$ stays at each update, in [0, 1)."
-    assert {"type": "number", "minimum": 0, "exclusiveMaximum": 1} in b2["oneOf"]
+    assert (
+        b2["description"]
+        == "exponential decay rate of the second moment $v$, in [0, 1)."
+    )
+    assert b2["if"] == {"type": "number"}
+    assert b2["then"] == {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
     assert definitions["Recipe"]["description"].startswith("The usual chain around one")
     assert definitions["AdamW"]["required"] == ["name"]
     for cls in LIBRARY:

@@ -80,7 +80,9 @@ def _format(file: str) -> str:
 def write(text: str, target: str, *, force: bool = False) -> None:
     """Writes to a file, or to standard output if the target is `-`."""
     if target == "-":
-        sys.stdout.write(text)
+        # By lines: of one long write that a closed pipe takes in part, CPython 3.11
+        # reports no error.
+        sys.stdout.writelines(text.splitlines(keepends=True))
         return
     check_new(target, force=force)
     Path(target).write_text(text, encoding="utf-8")
