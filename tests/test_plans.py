@@ -101,7 +101,9 @@ def test_forty_leaves_on_eight_stages_keep_their_bits(name, layout):
 
 @pytest.mark.parametrize("shape", [(), (1,), (0, 4), (2,)], ids=str)
 @pytest.mark.parametrize(
-    "make", [optax.adam, optax.nadam, optax.optimistic_adam_v2, optax.adamax], ids=str
+    "make",
+    [optax.adam, optax.nadam, optax.optimistic_adam_v2, optax.adamax],
+    ids=["adam", "nadam", "optimistic_adam_v2", "adamax"],
 )
 def test_a_stage_that_owns_hardly_anything_keeps_its_bits(make, shape):
     params = {

@@ -15,7 +15,8 @@ There an optimization barrier or a branch takes the place of the other readers.
 
 import functools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -25,6 +26,7 @@ from jax.extend.core.primitives import convert_element_type_p, copy_p, div_p
 from jaxtyping import Array
 
 from .jaxprs import Atom, replace_by, shape_of, size, variables
+from .stage_sets import NOWHERE, StageSet
 
 
 def count_readers(
@@ -50,26 +52,30 @@ class Readers(NamedTuple):
     **Attributes:**
 
     - `direct`: how often each value is read.
-    - `kernels`: how many kernels read each scalar that all stages share.
+    - `together`: for each scalar the stages that run all kernels that read it.
     """
 
     direct: Counter[Var]
-    kernels: Counter[Var]
+    together: Mapping[Var, StageSet] = MappingProxyType({})
 
     @classmethod
-    def of(
+    def on_stages(
         cls,
         equations: Sequence[JaxprEqn],
         results: Sequence[Atom],
-        is_shared: Callable[[Var], bool] = lambda _: False,
+        home: Callable[[Var], StageSet],
     ) -> "Readers":
-        scalars = _readers_of_scalars(equations, results)
-        shared = {v: read.kernels for v, read in scalars.items() if is_shared(v)}
-        return cls(count_readers(equations, results), Counter(shared))
+        """Those of a function of which each stage runs what is at home there."""
+        scalars = _readers_of_scalars(equations, results, home)
+        together = {var: read.stages for var, read in scalars.items()}
+        return cls(count_readers(equations, results), together)
 
 
 def keep_bits(
-    equations: Sequence[JaxprEqn], results: Sequence[Atom], in_whole: Readers
+    equations: Sequence[JaxprEqn],
+    results: Sequence[Atom],
+    in_whole: Readers,
+    stage: int | None = None,
 ) -> list[JaxprEqn]:
     """Adds barriers and branches where a slice has lost readers that XLA decides by.
 
@@ -77,17 +83,19 @@ def keep_bits(
 
     - `equations`, `results`: the slice.
     - `in_whole`: what reads the same values in the whole function.
+    - `stage`: the stage of the slice, if it is that of a stage.
     """
     original = _original_names(equations)
     direct = count_readers(equations, results)
-    scalars = _readers_of_scalars(equations, results)
+    scalars = _readers_of_scalars(equations, results, lambda _: NOWHERE)
 
     def is_alone(var: Var) -> bool:
         return direct[var] == 1 < in_whole.direct[var]
 
     def is_fused(var: Var) -> bool:
-        alone = scalars[var].kernels == 1 < in_whole.kernels[var]
-        return alone and scalars[var].largest <= 1
+        lost = var in in_whole.together and stage not in in_whole.together[var]
+        read = scalars.get(var)
+        return lost and read is not None and read.kernels == 1 == read.largest
 
     kept = []
     for eqn in equations:
@@ -109,31 +117,49 @@ _EXPENSIVE = frozenset(
 
 
 class _Read(NamedTuple):
-    """How many kernels read a scalar, and the size of their largest result."""
+    """What reads a scalar.
 
-    kernels: int = 0
-    largest: int = 0
+    **Attributes:**
+
+    - `kernels`: how many kernels.
+    - `largest`: the size of their largest result.
+    - `stages`: the stages that run all of them.
+    """
+
+    kernels: int
+    largest: int
+    stages: StageSet
+
+    @classmethod
+    def by_all(cls, reads: Sequence["_Read"]) -> "_Read":
+        return cls(
+            sum(read.kernels for read in reads),
+            max(read.largest for read in reads),
+            frozenset.intersection(*(read.stages for read in reads)),
+        )
 
 
 def _readers_of_scalars(
-    equations: Sequence[JaxprEqn], results: Iterable[Atom]
-) -> defaultdict[Var, _Read]:
+    equations: Sequence[JaxprEqn],
+    results: Iterable[Atom],
+    home: Callable[[Var], StageSet],
+) -> dict[Var, _Read]:
     """A cheap operation on scalars is a part of each kernel that reads its result."""
-    read: defaultdict[Var, _Read] = defaultdict(_Read)
+    reads: defaultdict[Var, list[_Read]] = defaultdict(list)
     for var in variables(results):
-        read[var] = _Read(read[var].kernels + 1, 1)
+        reads[var].append(_Read(1, 1, home(var)))
     for eqn in reversed(equations):
         largest = max(map(size, eqn.outvars), default=0)
-        is_part = largest == 1 and eqn.primitive.name not in _EXPENSIVE
-        reading = [read[v] for v in eqn.outvars] if is_part else [_Read(1, largest)]
+        if not largest:
+            continue
+        if largest == 1 and eqn.primitive.name not in _EXPENSIVE:
+            reading = [_Read.by_all(reads[v]) for v in eqn.outvars if reads[v]]
+        else:
+            reading = [_Read(1, largest, home(eqn.outvars[0]))]
         for var in set(variables(eqn.invars)):
-            if size(var) == 1 and largest:
-                reads = [read[var], *reading]
-                read[var] = _Read(
-                    sum(one.kernels for one in reads),
-                    max(one.largest for one in reads),
-                )
-    return read
+            if size(var) == 1:
+                reads[var] += reading
+    return {var: _Read.by_all(each) for var, each in reads.items() if each}
 
 
 def _compute_apart(eqn: JaxprEqn, *operands: Array) -> Array:

@@ -16,7 +16,7 @@ from jax.extend.core.primitives import cond_p, scan_p, select_n_p
 
 from .conds import Branch, Choice, may_not_end, only_if_taken
 from .dimensions import CALLS, Marks, marks_of_results
-from .fidelity import Readers
+from .fidelity import count_readers, Readers
 from .jaxprs import Atom, body_of_call, nbytes, shape, unroll
 from .stage_sets import NOWHERE, StageSet
 from .times import Clock, NEVER, Times
@@ -295,7 +295,7 @@ class _Placer:
             start, inside = len(self.equations), _Within(eqn, index, number)
             part = keep_results(branch, chosen)
             cases.append(self.inline(part, operands, (*within, inside), steps))
-            readers = Readers.of(self.equations[start:], cases[number])
+            readers = Readers(count_readers(self.equations[start:], cases[number]))
             branches.append(Branch(range(start, len(self.equations)), readers))
         start, results = len(self.equations), []
         for i, values in zip(chosen, zip(*cases, strict=True), strict=True):

@@ -75,12 +75,9 @@ class Slices:
 
     @functools.cached_property
     def _readers(self) -> Readers:
-        placed = self.placed
-        everywhere = placed.everywhere.home
-        return Readers.of(
-            placed.equations,
-            placed.results,
-            lambda var: placed.values[var].home == everywhere,
+        values = self.placed.values
+        return Readers.on_stages(
+            self.placed.equations, self.placed.results, lambda var: values[var].home
         )
 
     def _slice(self, wanted: Iterable[Atom], known: AbstractSet[Var]) -> list[int]:
@@ -120,7 +117,7 @@ class Slices:
             wanted,
             frozenset(indices),
         )
-        equations = keep_bits(equations, wanted, self._readers)
+        equations = keep_bits(equations, wanted, self._readers, stage)
         return self._close(equations, wanted, received)
 
     def _close(

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 from jax.extend.core.primitives import cond_p
 
-from .fidelity import keep_bits, Readers
+from .fidelity import count_readers, keep_bits, Readers
 from .jaxprs import inputs_read, keep_inputs, rebuild, variables
 
 
@@ -48,7 +48,7 @@ def keep_cond_results(eqn: JaxprEqn, chosen: Sequence[int]) -> JaxprEqn:
 def _keep_branch(branch: ClosedJaxpr, chosen: Sequence[int]) -> ClosedJaxpr:
     """A branch with only the chosen results, which keep their bits."""
     whole, part = branch.jaxpr, keep_results(branch, chosen).jaxpr
-    in_whole = Readers.of(whole.eqns, whole.outvars)
+    in_whole = Readers(count_readers(whole.eqns, whole.outvars))
     equations = keep_bits(part.eqns, part.outvars, in_whole)
     kept = rebuild(part, part.constvars, part.invars, equations, part.outvars)
     return ClosedJaxpr(kept, branch.consts)
