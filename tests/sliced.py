@@ -16,7 +16,6 @@ def cut(
     args: Sequence[Any],
     input_places: Sequence[frozenset[int]],
     result_places: Sequence[frozenset[int]],
-    summands: Sequence[int] = (),
     marks: Sequence[tuple[bool, ...]] | None = None,
 ) -> Slices:
     closed = jax.make_jaxpr(function)(*args)
@@ -26,7 +25,6 @@ def cut(
         input_places,
         result_places,
         num_stages,
-        summands=summands,
         marks=marks,
     )
 

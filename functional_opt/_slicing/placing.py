@@ -7,7 +7,7 @@ computed.
 """
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -72,7 +72,6 @@ def place_equations(
     num_stages: int,
     *,
     marks: Sequence[Marks] | None = None,
-    summands: Collection[int] = (),
     travel_limit: int = 0,
 ) -> Placed:
     """Walks a jaxpr once, and says where each of its values can be.
@@ -84,7 +83,6 @@ def place_equations(
     - `num_stages`: how many stages there are.
     - `marks`: for each input which of its dimensions are dimensions of a parameter. If
         omitted, all of them are.
-    - `summands`: the indices of inputs that travel however large they are.
     - `travel_limit`: values of at most so many bytes travel whatever they are.
     """
     placer = _Placer(num_stages, travel_limit)
@@ -92,7 +90,7 @@ def place_equations(
     if marks is None:
         marks = [(True,) * len(shape(var)) for var in inputs]
     for i, var in enumerate(inputs):
-        placer.give(var, places[i], marks[i], travels=i in summands)
+        placer.give(var, places[i], marks[i])
     results = placer.inline(closed, inputs)
     return Placed(
         placer.values,
@@ -130,11 +128,11 @@ class _Placer:
     def value(self, atom: Atom) -> Value:
         return self.everywhere if isinstance(atom, Literal) else self.values[atom]
 
-    def give(self, var: Var, place: StageSet, marks: Marks, *, travels: bool) -> None:
+    def give(self, var: Var, place: StageSet, marks: Marks) -> None:
         """An input, which these stages are given."""
         made = self.clock.given(place)
         owners = NOWHERE if place == self.stages else place
-        may_travel = travels or self._may_travel(var, marks)
+        may_travel = self._may_travel(var, marks)
         times = self.clock.spread(made) if may_travel else made
         self.values[var] = Value(made, times, place, owners, marks, may_travel)
 
@@ -221,12 +219,16 @@ class _Placer:
         return list(results)
 
     def _home(self, operands: Iterable[Atom]) -> StageSet:
-        """Where the operands are; if they are apart, where those are that stay."""
+        """Where the operands are that are not everywhere as soon as there.
+
+        If they are apart, it is where those are that stay.
+        """
         given = [self.value(atom) for atom in operands]
-        together = self.stages.intersection(*(value.home for value in given))
+        local = [v for v in given if v.times.first < v.times.everywhere] or given
+        together = self.stages.intersection(*(value.home for value in local))
         if together:
             return together
-        staying = [v.home for v in given if v.times.everywhere == NEVER]
+        staying = [v.home for v in local if v.times.everywhere == NEVER]
         return self.stages.intersection(*staying)
 
     def _place_cond(

@@ -5,7 +5,7 @@ that nothing large is kept from one round to the next.
 """
 
 import functools
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set as AbstractSet
+from collections.abc import Iterable, Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from .fidelity import keep_bits, Readers
 from .jaxprs import Atom, rebuild, used, variables
 from .placing import place_equations, Placed
 from .planning import Message, plan_messages
-from .stage_sets import StageSet
+from .stage_sets import NOWHERE, StageSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +75,17 @@ class Slices:
 
     @functools.cached_property
     def _readers(self) -> Readers:
-        values = self.placed.values
+        runs_on: dict[int, set[int]] = {}
+        received = {message.var for sent in self.rounds for message in sent}
+        for stage in sorted(NOWHERE.union(*self.result_places)):
+            places = zip(self.placed.results, self.result_places, strict=True)
+            wanted = [result for result, place in places if stage in place]
+            for number in self._slice(wanted, received):
+                runs_on.setdefault(number, set()).add(stage)
         return Readers.on_stages(
-            self.placed.equations, self.placed.results, lambda var: values[var].home
+            self.placed.equations,
+            self.placed.results,
+            lambda var: frozenset(runs_on.get(self._producers.get(var, -1), ())),
         )
 
     def _slice(self, wanted: Iterable[Atom], known: AbstractSet[Var]) -> list[int]:
@@ -137,23 +145,6 @@ class Slices:
         closed = ClosedJaxpr(jaxpr, list(consts.values()))
         return Program(closed, tuple(inputs), tuple(messages))
 
-    @functools.cached_property
-    def readers(self) -> tuple[frozenset[int], ...]:
-        """For each round the stages that read something of it from another stage."""
-        readers: list[set[int]] = [set() for _ in self.rounds]
-        sent = [self.message_program(*key) for key in self._sent]
-        stages = [stage for stage, _ in self._sent]
-        results = range(len(self.result_places))
-        for stage in sorted(frozenset().union(*self.result_places)):
-            mine = [i for i in results if stage in self.result_places[i]]
-            stages.append(stage)
-            sent.append(self.result_program(stage, mine))
-        for stage, program in zip(stages, sent, strict=True):
-            for message in program.received:
-                if message.sender != stage:
-                    readers[message.round].add(stage)
-        return tuple(map(frozenset, readers))
-
 
 def slice_jaxpr(
     closed: ClosedJaxpr,
@@ -162,7 +153,6 @@ def slice_jaxpr(
     num_stages: int,
     *,
     marks: Sequence[Marks] | None = None,
-    summands: Collection[int] = (),
     travel_limit: int = 0,
     hidden: tuple[str, ...] = (),
 ) -> Slices:
@@ -176,7 +166,6 @@ def slice_jaxpr(
     - `num_stages`: the number of stages.
     - `marks`: for each input which of its dimensions are dimensions of a parameter. If
         omitted, all of them are.
-    - `summands`: the indices of inputs that travel however large they are.
     - `travel_limit`: values of at most this many bytes travel whatever they are.
     - `hidden`: the paths of libraries whose lines errors do not name.
 
@@ -190,7 +179,6 @@ def slice_jaxpr(
         input_places,
         num_stages,
         marks=marks,
-        summands=summands,
         travel_limit=travel_limit,
     )
     wanted = list(zip(placed.results, result_places, strict=True))
