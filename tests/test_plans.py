@@ -129,7 +129,7 @@ def test_whether_a_transformation_is_accepted_does_not_depend_on_size(width):
         fo.stage_local(tx, params, partition)
     limit = 4 * width * width
     staged = fo.stage_local(tx, params, partition, travel_limit=limit)
-    assert staged.rounds == 1
+    assert staged.rounds == 1 and "(allowed by `travel_limit`)" in str(staged)
 
 
 @pytest.mark.parametrize("length", [10, 5_000])

@@ -35,12 +35,14 @@ class Message:
     """A value that travels in `round` from `sender`, as late as it may.
 
     `needed_by` is the first equation that reads it elsewhere; None for a result.
+    `by_limit` says that it travels only because `travel_limit` allows it.
     """
 
     var: Var
     round: int
     sender: int
     needed_by: JaxprEqn | None
+    by_limit: bool
 
 
 def plan_messages(
@@ -169,7 +171,8 @@ class _Plan:
                 self.remote[self.reused[var]].setdefault(var, readers[var])
                 continue
             sender = self._sender(var)
-            self.sent[var] = Message(var, time - 1, sender, readers[var])
+            by_limit = any(self.placed.values[var].marks)
+            self.sent[var] = Message(var, time - 1, sender, readers[var], by_limit)
             self.need(var, frozenset({sender}), time - 1, readers[var])
 
     def _sender(self, var: Var) -> int:

@@ -74,8 +74,10 @@ def _reasons(step: SplitFunction, ties: Ties | None) -> list[str]:
 
 
 def _reason(message: Message) -> str:
-    aval = message.var.aval.str_short()
+    value = message.var.aval.str_short()
+    if message.by_limit:
+        value = f"{value} (allowed by `travel_limit`)"
     if message.needed_by is None:
-        return f"{aval}, a result that other stages hold too"
+        return f"{value}, a result that other stages hold too"
     line = where(message.needed_by, HIDDEN)
-    return f"{aval} for `{message.needed_by.primitive}` at {line}"
+    return f"{value} for `{message.needed_by.primitive}` at {line}"
