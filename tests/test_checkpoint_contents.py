@@ -132,7 +132,7 @@ def test_what_changed_in_a_recipe_that_fits(tmp_path, caplog):
         found = fo.Checkpoints(tmp_path, recipe=later).restore(PARAMS, state_of(later))
     assert found.recipe_changes == (
         "optimizer.b2 was 0.999, is 0.9",
-        "schedule was 0.001, is 0.0001",
+        "schedule.value was 0.001, is 0.0001",
         "clip_norm was 1.0, is 2.0",
     )
     assert "; ".join(found.recipe_changes) in caplog.text
