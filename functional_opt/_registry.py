@@ -94,14 +94,13 @@ class Registry(Mapping[str, type]):
 
     @typed
     def decode(self, data: Any, kind: type | None = None) -> Any:
-        """The module that plain data says.
+        """Builds a module from plain data: dicts, lists, numbers, strings.
 
-        A module is a table with a key for each of its fields, which may be left out
-        where the field has a default. At a place for several classes, such as
-        `optimizer`, its `name` says which: a name of this registry, never a path to
-        import. Numbers, words and bools are themselves; tuples are lists; dtypes are
-        their names; a 0-d array is `{"array": 0.5, "dtype": "float32"}`; the word
-        `none` is None.
+        A module is a table with a key for each of its fields; fields that have a
+        default can be omitted. Where several classes are possible, as in `optimizer`,
+        `name` selects one: a name of this registry, never a path to import. Numbers,
+        strings and bools stand for themselves, lists for tuples, names for dtypes,
+        `{"array": 0.5, "dtype": "float32"}` for a 0-d array and `"none"` for `None`.
 
         ```python
         >>> import functional_opt as fo
@@ -113,10 +112,10 @@ class Registry(Mapping[str, type]):
 
         **Arguments:**
 
-        - `data`: a dict, as [`json`][], [`tomllib`][] and their like make.
-        - `kind`: the class that the document is to say, or an abstract one for any of
-            this registry's that are of its kind. Left out, what the `name` of the
-            document says, or a `Recipe` if there is none.
+        - `data`: a dict, such as [`json`][] and [`tomllib`][] return.
+        - `kind`: the class to build, or an abstract class for any of its subclasses in
+            this registry. If omitted, the `name` of the document selects the class; a
+            document without one is a `Recipe`.
 
         **Raises:** `ConfigError` with all mistakes of the document.
         """
@@ -126,7 +125,7 @@ class Registry(Mapping[str, type]):
 
     @typed
     def encode(self, module: Any, kind: type | None = None) -> dict[str, Any]:
-        """The plain data that `decode` makes this module of again, exactly.
+        """Returns plain data from which `decode` builds an equal module.
 
         **Arguments:**
 
@@ -136,8 +135,8 @@ class Registry(Mapping[str, type]):
         **Returns:** dicts, lists, floats, ints, bools and strings. A field that is None
         by default and None here is left out.
 
-        **Raises:** `ConfigError` with the places of what has no plain data, such as
-        functions, traced values and modules that are not in this registry.
+        **Raises:** `ConfigError` with the locations of values that plain data cannot
+        represent: functions, traced values, modules that are not in this registry.
         """
         from ._codec.encode import encode
 
@@ -151,14 +150,14 @@ class Registry(Mapping[str, type]):
 
     @typed
     def load(self, path: str | os.PathLike[str], kind: type | None = None) -> Any:
-        """The module that a file says, in TOML, YAML or JSON by its suffix.
+        """Builds a module from a file in TOML, YAML or JSON, depending on its suffix.
 
         **Arguments:**
 
         - `path`: a file that ends in `.toml`, `.yaml`, `.yml` or `.json`.
         - `kind`: as in `decode`.
 
-        **Raises:** `ConfigError` with all mistakes of the file.
+        **Raises:** `ConfigError` with all mistakes of the file and their positions.
         """
         from ._codec.files import load
 
@@ -168,7 +167,7 @@ class Registry(Mapping[str, type]):
     def save(
         self, module: Any, path: str | os.PathLike[str], kind: type | None = None
     ) -> None:
-        """Writes the file that `load` makes this module of again, exactly.
+        """Writes a file from which `load` builds an equal module.
 
         **Arguments:**
 
@@ -183,15 +182,15 @@ class Registry(Mapping[str, type]):
 
     @typed
     def json_schema(self, kind: type | None = None) -> dict[str, Any]:
-        """A JSON Schema (2020-12) of the documents that `decode` takes.
+        """Returns a JSON Schema (2020-12) of the documents that `decode` accepts.
 
-        Editors complete and check by it. It knows names, keys, types, ranges, defaults
-        and what the docstrings say of each field; not what a class checks of its fields
-        together.
+        Editors complete and check documents with it. It contains names, keys, types,
+        ranges, defaults and docstrings of all fields, but not what a class checks of
+        several fields together.
 
         **Arguments:**
 
-        - `kind`: as in `decode`. `Recipe` gives the plainest schema for recipes.
+        - `kind`: as in `decode`. `Recipe` returns the simplest schema for recipes.
         """
         from ._codec.schema import json_schema
 

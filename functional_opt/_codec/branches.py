@@ -16,8 +16,6 @@ from types import MappingProxyType, NoneType
 from typing import Any
 
 
-ARRAY = {"required": ["array"], "not": {"required": ["name"]}}
-
 TYPES = MappingProxyType(
     {bool: "boolean", int: "integer", str: "string", NoneType: "null"}
 )
@@ -122,10 +120,15 @@ class Branches:
         """By what a value of this branch differs from those of the others."""
         if name == "object" and types.count(name) > 1:
             is_array = "array" in self._keys(arm)
-            return {"type": name, **(ARRAY if is_array else {"not": ARRAY})}
+            return {"type": name, **(_array() if is_array else {"not": _array()})}
         if name == "number" and "integer" in types:
             return {"type": name, "not": {"type": "integer"}}
         return {"type": name}
+
+
+def _array() -> Schema:
+    """A table for a 0-d array, which has no name."""
+    return {"required": ["array"], "not": {"required": ["name"]}}
 
 
 def _has_name(name: str | None) -> Schema:

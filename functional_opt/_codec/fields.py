@@ -30,7 +30,7 @@ REFERENCE = re.compile(rf"as in {LINK.pattern}\.")
 
 
 class Field(NamedTuple):
-    """One key of the tables that say a class."""
+    """One key of the tables that describe a class."""
 
     name: str
     annotation: Any
@@ -41,7 +41,7 @@ class Field(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)
 def fields_of(cls: type) -> tuple[Field, ...]:
-    """The fields of a class that its maker may give."""
+    """The fields of a class that its constructor accepts."""
     hints = get_type_hints(cls, include_extras=True)
     meanings = meanings_of(cls)
     fields = tuple(
@@ -80,7 +80,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 @functools.lru_cache(maxsize=1024)
 def meanings_of(cls: type) -> Mapping[str, str]:
-    """What the docstring of a class says of each of its arguments, on one line."""
+    """The meaning of each argument by the docstring of a class, on one line."""
     found = {}
     for names, text in ARGUMENT.findall(inspect.getdoc(cls) or ""):
         for name in re.findall(r"\w+", names):
@@ -118,7 +118,7 @@ def arms_of(annotation: Any, limits: tuple[Any, ...] = ()) -> list[tuple[Any, An
 
 
 def is_module(annotation: Any) -> bool:
-    """Whether a table says it: a module, another dataclass or a `NamedTuple`."""
+    """Whether a table describes it: a module, a dataclass or a `NamedTuple`."""
     if not isinstance(annotation, type):
         return False
     is_named_tuple = issubclass(annotation, tuple) and hasattr(annotation, "_fields")

@@ -56,7 +56,7 @@ class Scanner:
             offset = self._skip(end)
 
     def _skip(self, offset: int) -> int:
-        """The end of what says nothing; lines end a key and its value in TOML only."""
+        """The end of spaces and comments; of empty lines too, but between TOML keys."""
         space = SPACE if self._at_line_level else SPACE_AND_LINES
         found = space.match(self._text, offset)
         return offset if found is None else found.end()

@@ -9,6 +9,7 @@ https://yaml.org/spec/1.2.2/#103-core-schema
 import math
 import re
 from collections.abc import Iterator
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -19,14 +20,20 @@ from .errors import Location
 from .spans import Mistake, Span
 
 
-CONSTANTS = {
-    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
-    **dict.fromkeys(("true", "True", "TRUE"), True),
-    **dict.fromkeys(("false", "False", "FALSE"), False),
-    **dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan),
-    **{f"{sign}{x}": math.inf for sign in ("", "+") for x in (".inf", ".Inf", ".INF")},
-    **{f"-{x}": -math.inf for x in (".inf", ".Inf", ".INF")},
-}
+CONSTANTS = MappingProxyType(
+    {
+        **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+        **dict.fromkeys(("true", "True", "TRUE"), True),
+        **dict.fromkeys(("false", "False", "FALSE"), False),
+        **dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan),
+        **{
+            f"{sign}{x}": math.inf
+            for sign in ("", "+")
+            for x in (".inf", ".Inf", ".INF")
+        },
+        **{f"-{x}": -math.inf for x in (".inf", ".Inf", ".INF")},
+    }
+)
 INTEGER = re.compile(r"[-+]?[0-9]++")
 OCTAL = re.compile(r"0o[0-7]++")
 HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]++")
