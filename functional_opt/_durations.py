@@ -9,7 +9,7 @@ from annotated_types import Interval
 
 from ._config import AbstractConfig
 from ._fields import as_number, setting
-from ._types import Count, PositiveCount
+from ._types import Count, PositiveCount, typed
 
 
 @final
@@ -60,7 +60,8 @@ class Fraction(AbstractConfig):
 
     value: Annotated[float, Interval(ge=0, le=1)] = setting(convert=as_number)
 
-    def of(self, total_steps: int) -> int:
+    @typed
+    def of(self, total_steps: Count) -> int:
         """This part of so many updates, rounded down."""
         # What is added is far below one update, and above what the product lost:
         # 0.29 * 100 is 28.999999999999996.

@@ -202,6 +202,7 @@ class Recipe(AbstractConfig):
             state_stage_of=state_stage_of,
         )
 
+    @typed
     def metrics(self, state: PyTree) -> Metrics:
         """Reads scalars about the run from the state, without any computation.
 
@@ -213,6 +214,7 @@ class Recipe(AbstractConfig):
         """
         return metrics_of(state)
 
+    @typed
     def eval_params(self, state: PyTree, params: PyTree) -> PyTree:
         """The parameters for evaluation: averages of `ema_decay` or `ScheduleFree`.
 
@@ -224,6 +226,7 @@ class Recipe(AbstractConfig):
         """
         return averaged_params(state, params)
 
+    @typed
     def explain(self, params: PyTree) -> str:
         """A table of the optimizer, learning rate and weight decay of each parameter.
 

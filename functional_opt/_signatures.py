@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from types import NoneType
-from typing import Annotated, Any, ForwardRef, get_args, get_origin, Literal
+from typing import Annotated, Any, ForwardRef, get_args, get_origin, Literal, TypeVar
 
 import jax
 import numpy as np
@@ -32,6 +32,15 @@ def readable(signature: inspect.Signature) -> inspect.Signature:
     ]
     returned = _shown(signature.return_annotation)
     return signature.replace(parameters=parameters, return_annotation=returned)
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def shown_short(function: F) -> F:
+    """Shows short types for a function that runs at every step and checks by itself."""
+    vars(function)["__signature__"] = readable(inspect.signature(function))
+    return function
 
 
 def _shown(annotation: Any) -> Any:

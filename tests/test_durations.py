@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import re
 from typing import Any
 
@@ -219,3 +220,32 @@ def test_lengths_of_a_users_schedule():
     schedule = Ramp(fo.Fraction(0.5))
     assert schedule.resolve(8) == Ramp(4)
     assert dataclasses.replace(schedule, steps=4).resolve(8)(2) == 0.5
+
+
+def durations():
+    for name, kind in vars(fo).items():
+        if inspect.isclass(kind) and issubclass(kind, fo.AbstractSchedule):
+            if not inspect.isabstract(kind):
+                for field in dataclasses.fields(kind):
+                    if field.metadata.get("is_duration"):
+                        yield pytest.param(kind, field.name, id=f"{name}.{field.name}")
+
+
+@pytest.mark.parametrize("kind, name", [*durations()])
+def test_a_fraction_of_no_steps_leaves_its_phase_out_or_is_refused(kind, name):
+    required = [x for x in dataclasses.fields(kind) if x.default is dataclasses.MISSING]
+    fields = {x.name: 5 for x in required if x.metadata.get("is_duration")}
+    fields |= {x.name: 0.5 for x in required if x.name not in fields}
+    fields |= {"schedule": fo.Constant(0.5)} if "schedule" in fields else {}
+    fields |= {"init_value": 0.25} if name == "warmup_steps" else {}
+    given = kind(**fields | {name: fo.Fraction(0.001)})
+    try:
+        schedule = given.resolve(100)
+    except ValueError as error:
+        assert f"`{kind.__name__}.{name}` must be at least 1, got 0. " in str(error)
+        assert "Fraction(value=0.001) in a run of 100 updates" in str(error)
+        return
+    assert getattr(schedule, name) == 0
+    if name == "warmup_steps":
+        peak = getattr(schedule, "peak_value", schedule.init_value)
+        assert float(schedule(0)) == peak

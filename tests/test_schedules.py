@@ -74,7 +74,6 @@ FIELDS: list[tuple[Any, Any, dict[str, Any]]] = [
     ),
     (fo.CosineDecay, optax.cosine_decay_schedule, dict(alpha=0.1, exponent=0.7)),
     (fo.WarmupConstant, optax.warmup_constant_schedule, dict(peak_value=0.5)),
-    (fo.WarmupConstant, optax.warmup_constant_schedule, dict(warmup_steps=0)),
     (
         fo.WarmupExponentialDecay,
         optax.warmup_exponential_decay_schedule,

@@ -55,8 +55,8 @@ class WarmupConstant(AbstractOptaxSchedule):
     - `init_value`: the value at the first update. Any finite number, in the unit of
         the hyperparameter, as `peak_value`.
     - `peak_value`: the value from the end of the warmup on.
-    - `warmup_steps`: how long the warmup takes: updates, or a `Fraction`. At 0 it is
-        `init_value` that stays, as in Optax.
+    - `warmup_steps`: duration of the warmup: updates, or a `Fraction`. With 0 there is
+        no warmup, as in the other schedules; Optax would keep `init_value`.
     """
 
     _: KW_ONLY
@@ -68,8 +68,11 @@ class WarmupConstant(AbstractOptaxSchedule):
         return (("warmup", known_steps(self, "warmup_steps")), ("constant", None))
 
     def build(self) -> optax.Schedule:
+        warmup_steps = known_steps(self, "warmup_steps")
+        if warmup_steps == 0:
+            return optax.constant_schedule(self.peak_value)
         return optax.warmup_constant_schedule(
-            self.init_value, self.peak_value, known_steps(self, "warmup_steps")
+            self.init_value, self.peak_value, warmup_steps
         )
 
 

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from .._annotations import shown
 from .._paths import path_text
+from .._signatures import shown_short
 from .._slicing.stage_sets import stages_text, StageSet as Place
 from .._types import typed
 from .trees import check_stages, Cut, leaf_paths, leaves_or_none, Pieces
@@ -85,6 +87,7 @@ class StagePartition:
         cut = self.form_of(tree)
         return cut.split(cut.flatten_whole("tree", tree))
 
+    @shown_short
     def merge(self, pieces: Pieces) -> PyTree:
         """Puts the pieces that `split` made together again.
 
@@ -226,9 +229,25 @@ def _owners(params: PyTree, stage_of: Any) -> dict[str, Place]:
 
 def _prefix(params: PyTree, stages: PyTree) -> StageOf:
     """A pytree prefix of stages, as a function of the path."""
-    whole = jax.tree.broadcast(stages, params, is_leaf=_is_none)
+    try:
+        whole = jax.tree.broadcast(stages, params, is_leaf=_is_none)
+    except ValueError:
+        raise ValueError(_no_prefix(params, stages)) from None
     by_path = dict(jax.tree.leaves_with_path(whole, is_leaf=_is_none))
     return lambda path, leaf: by_path[path]
+
+
+def _no_prefix(params: PyTree, stages: PyTree) -> str:
+    """The first paths at which a tree of stages differs from the parameters."""
+    given, needed = leaf_paths(stages), leaf_paths(params)
+    text = "`stage_of` must be a function or a pytree prefix of `params`"
+    for path in needed:
+        if not any(path.startswith(x) for x in given):
+            return f"{text}, but it has no stage for `{path}`. Add its stage."
+    for path in given:
+        if not any(x.startswith(path) for x in needed):
+            return f"{text}, but `{path}` is not in `params`. Remove it."
+    return f"{text}, got {shown(stages)}. Its containers must be of the same types."
 
 
 def _is_none(node: Any) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxtyping import Array, PyTree, UInt32
 
+from .._signatures import shown_short
 from .derive.derive import STEP, UPDATE
 from .derive.functions import Gathered, SplitFunction
 from .derive.slices import Leaves
@@ -61,6 +62,7 @@ class StageProgram:
         """How many rounds of exchange come before `step` or `update`."""
         return (self.ties is not None) + len(self.function.rounds)
 
+    @shown_short
     def message(
         self,
         round: int,
@@ -84,6 +86,7 @@ class StageProgram:
             return messages.nothing()
         return message.compute(leaves, self.function.inboxes(gathered))
 
+    @shown_short
     def step(
         self,
         grads: PyTree,
@@ -97,6 +100,7 @@ class StageProgram:
         new, new_state = self._finish(STEP, leaves, gathered)
         return put(new), self.state.unflatten(self.stage, new_state)
 
+    @shown_short
     def update(
         self,
         grads: PyTree,

@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import PyTree
 
 from .partition import StagePartition
-from .trees import Pieces
+from .trees import Pieces, States
 
 
 @runtime_checkable
@@ -33,7 +33,7 @@ class Staged(Protocol):
     def step(
         self,
         grads_by_stage: Pieces,
-        states: Pieces,
+        states: States,
         params_by_stage: Pieces,
         **extra_args: Any,
     ) -> tuple[tuple[PyTree, ...], tuple[PyTree, ...]]:
@@ -43,14 +43,14 @@ class Staged(Protocol):
     def update(
         self,
         grads_by_stage: Pieces,
-        states: Pieces,
+        states: States,
         params_by_stage: Pieces,
         **extra_args: Any,
     ) -> tuple[tuple[PyTree, ...], tuple[PyTree, ...]]:
         """The updates, not yet applied, and the new states: `tx.update`."""
         ...
 
-    def merge_state(self, states: Pieces) -> PyTree:
+    def merge_state(self, states: States) -> PyTree:
         """The state that `tx.update` returns for the whole tree."""
         ...
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Sharding
 from jaxtyping import PyTree
 
+from .._signatures import shown_short
 from .._types import typed
 from .axis import StageAxis
 from .derive.derive import INIT, STEP, UPDATE
@@ -21,7 +22,7 @@ from .run.devices import put
 from .run.executor import Executors, is_traced
 from .run.extra_args import placed_extra_args
 from .run.processes import check_pieces_here
-from .trees import check_stages, Cut, Pieces
+from .trees import check_stages, Cut, Pieces, States
 
 
 # Makes a piece of the leaves of the parameters in it.
@@ -61,6 +62,7 @@ class StageLocal:
         """The bytes that each stage sends in a step."""
         return tuple(program.bytes_sent for program in self.programs)
 
+    @shown_short
     def init(self, params_by_stage: Pieces) -> tuple[PyTree, ...]:
         """The state that `tx.init` makes, each stage's piece on its own devices.
 
@@ -83,10 +85,11 @@ class StageLocal:
             leaves[stage], _ = self.partition.take("params", stage, piece)
         return leaves
 
+    @shown_short
     def step(
         self,
         grads_by_stage: Pieces,
-        states: Pieces,
+        states: States,
         params_by_stage: Pieces,
         **extra_args: Any,
     ) -> tuple[tuple[PyTree, ...], tuple[PyTree, ...]]:
@@ -113,10 +116,11 @@ class StageLocal:
         leaves, puts = self._take(grads_by_stage, states, params_by_stage, extra_args)
         return self._pieces(self._update.run(STEP, leaves), puts)
 
+    @shown_short
     def update(
         self,
         grads_by_stage: Pieces,
-        states: Pieces,
+        states: States,
         params_by_stage: Pieces,
         **extra_args: Any,
     ) -> tuple[tuple[PyTree, ...], tuple[PyTree, ...]]:
@@ -131,6 +135,7 @@ class StageLocal:
         puts = {s: functools.partial(unflatten, s) for s in self.local_stages}
         return self._pieces(self._update.run(UPDATE, leaves), puts)
 
+    @typed
     def over_axis(self, axis_name: Hashable) -> StageAxis:
         """The step of uniform stages inside `jax.shard_map`, one for each slice.
 
@@ -143,7 +148,8 @@ class StageLocal:
         """
         return StageAxis(self.programs, axis_name)
 
-    def merge_state(self, states: Pieces) -> PyTree:
+    @shown_short
+    def merge_state(self, states: States) -> PyTree:
         """The very state that `tx.update` would have made of the whole tree.
 
         One process has all of it only if all stages are on its devices.
@@ -214,7 +220,7 @@ class StageLocal:
     def _take(
         self,
         grads_by_stage: Pieces,
-        states: Pieces,
+        states: States,
         params_by_stage: Pieces,
         extra_args: Mapping[str, Any],
     ) -> tuple[list[Leaves | None], dict[int, Put]]:

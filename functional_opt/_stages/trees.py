@@ -5,18 +5,23 @@ import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TYPE_CHECKING
 
 import jax
 from jaxtyping import PyTree
 
+from .._annotations import Named
 from .._paths import path_text
 from .._slicing.stage_sets import StageSet as Place
 
 
-# A tuple of one piece a stage. `check_stages` refuses all else, in better words than a
-# type checker has for someone who gives a whole tree.
-Pieces = Any
+# One tree per stage, of parameters or gradients, and of states.
+if TYPE_CHECKING:
+    Pieces = Sequence[PyTree]
+    States = Sequence[PyTree]
+else:  # `check_stages` refuses all else, in better words for a whole tree.
+    Pieces = Annotated[Any, Named("Pieces", "one tree per stage")]
+    States = Annotated[Any, Named("States", "one state per stage")]
 
 
 @dataclass(frozen=True)
