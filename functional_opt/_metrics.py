@@ -24,6 +24,14 @@ class Metrics(NamedTuple):
         tracks it.
     - `steps_skipped`: the number of gradients skipped because they were not finite;
         int32. None if the recipe skips none.
+
+    !!! Example
+
+        >>> import functional_opt as fo, jax.numpy as jnp
+        >>> recipe = fo.Recipe(optimizer=fo.AdamW(), schedule=fo.Constant(0.1))
+        >>> state = recipe.build().init(jnp.ones(3))
+        >>> int(recipe.metrics(state).updates_completed)
+        0
     """
 
     updates_completed: jax.Array

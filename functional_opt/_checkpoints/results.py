@@ -25,6 +25,17 @@ class Restored(_Restored):
     - `recipe_changes`: how the recipe of `Checkpoints` differs from the saved one, one
         text per field.
     - `report`: with `match="by path"`, which leaves were restored and which were not.
+
+    !!! Example
+
+        >>> import functional_opt as fo, jax.numpy as jnp, optax, tempfile
+        >>> params = {"weight": jnp.ones(3)}
+        >>> state = optax.adam(1e-3).init(params)
+        >>> checkpoints = fo.Checkpoints(tempfile.mkdtemp())
+        >>> checkpoints.save(1, params, state, extra={"epoch": 2})
+        >>> restored = checkpoints.restore(params, state)
+        >>> restored.step, restored.extra["epoch"]
+        (1, 2)
     """
 
     extra: Mapping[str, Any]

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(text: str) -> int:
-    print(coloured(text, sys.stderr), file=sys.stderr)
+    print(coloured(text, sys.stderr.isatty()), file=sys.stderr)
     return PROBLEMS
 
 

@@ -21,6 +21,14 @@ class Staged(Protocol):
     **Attributes:**
 
     - `partition`: the stages that own each parameter.
+
+    !!! Example
+
+        >>> import functional_opt as fo, jax.numpy as jnp, optax
+        >>> params = {"embed": jnp.ones((8, 2)), "head": jnp.ones((2, 8))}
+        >>> partition = fo.partition(params, {"embed": 0, "head": 1})
+        >>> isinstance(fo.stage_local(optax.sgd(0.1), params, partition), fo.Staged)
+        True
     """
 
     @property

@@ -42,6 +42,16 @@ class StageLocal:
     - `programs`: for each stage its `StageProgram`.
     - `local_stages`: the stages that have a device in this process: all of them, if
         there is only one.
+
+    !!! Example
+
+        >>> import functional_opt as fo, jax.numpy as jnp, optax
+        >>> params = {"embed": jnp.ones((8, 2)), "head": jnp.ones((2, 8))}
+        >>> partition = fo.partition(params, {"embed": 0, "head": 1})
+        >>> clipped = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1))
+        >>> staged = fo.stage_local(clipped, params, partition)
+        >>> staged.rounds, len(staged.programs)
+        (1, 2)
     """
 
     partition: StagePartition
