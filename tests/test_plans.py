@@ -164,7 +164,7 @@ def test_a_loop_over_stages_rounds_what_it_carries(dtype):
         a, b = jax.lax.fori_loop(0, 3, body, (updates["a"], updates["b"]))
         return {"a": a, "b": b}, state
 
-    tx = optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    tx = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
     params = {"a": jnp.zeros(7, dtype), "b": jnp.zeros(5)}
     partition = fo.partition(params, {"a": 0, "b": 1})
     fo.testing.assert_stage_local_equal(tx, params, partition, grade="bounded")
@@ -185,7 +185,7 @@ def test_nested_loops_are_unrolled_up_to_a_bound(outer, accepted):
 
     params = {"a": jnp.ones(3), "b": jnp.ones(4)}
     partition = fo.partition(params, {"a": 0, "b": 1})
-    tx = optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    tx = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
     if accepted:
         assert fo.stage_local(tx, params, partition).rounds == 8 * outer
     else:
