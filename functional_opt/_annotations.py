@@ -60,18 +60,13 @@ def broken_limit(value: Any, annotation: Any) -> str | None:
         return None
     # A float is compared, not the array itself: under `jax.jit` even the comparison
     # of a concrete array is traced.
-    known = float(value) if _is_number(value) else value
+    is_array = eqx.is_inexact_array(value) and value.ndim == 0
+    known = float(value) if is_array else value
     is_number = any(x is float or _is_scalar(x) for x in alternatives(annotation))
     if is_number and isinstance(known, float) and not math.isfinite(known):
         return "finite"
     broken = (x for x in _limits(value, annotation) if not holds(x, known))
     return next(map(limit_text, broken), None)
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, int | float):
-        return not isinstance(value, bool)
-    return eqx.is_inexact_array(value) and value.ndim == 0
 
 
 def _limits(value: Any, annotation: Any) -> list[Any]:
@@ -160,11 +155,16 @@ def _is_scalar(annotation: Any) -> bool:
     return getattr(annotation, "dim_str", None) == ""
 
 
+_MOST_BITS = 512  # of an integer to be shown; Python refuses to print very large ones
+
+
 def shown(value: Any) -> str:
     """A value on one line, and arrays by their dtype and shape."""
     is_array = isinstance(value, np.ndarray) or eqx.is_array(value)
     if (is_array and value.ndim == 0) or isinstance(value, str):
         text = repr(value)
+    elif isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        text = f"an integer of {value.bit_length()} bits"
     elif isinstance(value, type):
         text = f"the class `{value.__name__}`"
     else:

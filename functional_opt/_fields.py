@@ -21,7 +21,10 @@ def as_number(value: Any) -> Any:
         value = value[()]
     if isinstance(value, bool) or not isinstance(value, int | np.integer | np.floating):
         return value
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # It is refused with the name of its field.
+        return value
 
 
 def as_integer(value: Any) -> Any:
