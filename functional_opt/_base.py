@@ -166,6 +166,8 @@ class AbstractOptimizer(AbstractConfig):
         grads: PyTree | None = None,
         extra_args: Mapping[str, Any] | None = None,
         state_stage_of: Callable[[tuple[Any, ...], Any], Any] | None = None,
+        travel_limit: int = 0,
+        process_timeout: float | int = 300,
     ) -> Staged:
         """`build(schedule)`, split into one program per stage. See `stage_local`.
 
@@ -179,7 +181,7 @@ class AbstractOptimizer(AbstractConfig):
 
         - `schedule`: as in `build`.
         - `params`, `partition`, `meshes`, `donate`, `grads`, `extra_args`,
-            `state_stage_of`: as in `stage_local`.
+            `state_stage_of`, `travel_limit`, `process_timeout`: as in `stage_local`.
         """
         return stage_local(
             self.build(schedule),
@@ -190,4 +192,6 @@ class AbstractOptimizer(AbstractConfig):
             grads=grads,
             extra_args=extra_args,
             state_stage_of=state_stage_of,
+            travel_limit=travel_limit,
+            process_timeout=process_timeout,
         )

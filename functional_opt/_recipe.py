@@ -178,6 +178,8 @@ class Recipe(AbstractConfig):
         grads: PyTree | None = None,
         extra_args: Mapping[str, Any] | None = None,
         state_stage_of: Callable[[tuple[Any, ...], Any], Any] | None = None,
+        travel_limit: int = 0,
+        process_timeout: float | int = 300,
     ) -> StageLocal:
         """`build(total_steps)`, split into one program per stage. See `stage_local`.
 
@@ -187,9 +189,9 @@ class Recipe(AbstractConfig):
 
         - `total_steps`: as in `build`.
         - `params`, `partition`, `meshes`, `donate`, `grads`, `extra_args`,
-            `state_stage_of`: as in `stage_local`. Gradients in another dtype than the
-            parameters, such as float32 gradients of bfloat16 parameters, require
-            `grads`.
+            `state_stage_of`, `travel_limit`, `process_timeout`: as in `stage_local`.
+            Gradients in another dtype than the parameters, such as float32 gradients of
+            bfloat16 parameters, require `grads`.
         """
         return stage_local(
             self.build(total_steps),
@@ -200,6 +202,8 @@ class Recipe(AbstractConfig):
             grads=grads,
             extra_args=extra_args,
             state_stage_of=state_stage_of,
+            travel_limit=travel_limit,
+            process_timeout=process_timeout,
         )
 
     @typed
