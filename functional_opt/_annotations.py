@@ -7,6 +7,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, get_args, get_origin, Literal, Union
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 from annotated_types import Interval, Predicate
 from beartype.door import is_bearable
@@ -60,13 +61,17 @@ def broken_limit(value: Any, annotation: Any) -> str | None:
         return None
     # A float is compared, not the array itself: under `jax.jit` even the comparison
     # of a concrete array is traced.
-    is_array = eqx.is_inexact_array(value) and value.ndim == 0
+    is_array = eqx.is_array(value) and value.ndim == 0 and _is_real(value)
     known = float(value) if is_array else value
     is_number = any(x is float or _is_scalar(x) for x in alternatives(annotation))
     if is_number and isinstance(known, float) and not math.isfinite(known):
         return "finite"
     broken = (x for x in _limits(value, annotation) if not holds(x, known))
     return next(map(limit_text, broken), None)
+
+
+def _is_real(value: Any) -> bool:
+    return jnp.issubdtype(value.dtype, jnp.floating)
 
 
 def _limits(value: Any, annotation: Any) -> list[Any]:

@@ -42,7 +42,9 @@ def typed(function: F) -> F:
         for name, annotation in annotations().items():
             if name not in given:
                 continue
-            given[name] = converted(given[name], annotation)
+            # What fits stays as it is: an array of counts on its device, for example.
+            if not fits(given[name], annotation):
+                given[name] = converted(given[name], annotation)
             if (error := wrong_value(given[name], annotation)) is not None:
                 raise type(error)(f"{_place(name, function, args)} {error}")
         return function(*bound.args, **bound.kwargs)
