@@ -57,13 +57,27 @@ def _without(marks: Marks, axes: Sequence[SupportsIndex]) -> Marks:
 
 
 def _is_elementwise(eqn: JaxprEqn) -> bool:
-    shapes = {shape(atom) for atom in (*eqn.invars, *eqn.outvars)} - {()}
-    return len(shapes) == 1
+    """Whether operands have the shape of the results, or broadcast to it."""
+    results = {shape(var) for var in eqn.outvars}
+    return len(results) == 1 and all(
+        given in ((), *results) or _broadcasts(given, *results)
+        for given in map(shape, eqn.invars)
+    )
+
+
+def _broadcasts(given: Sequence[int], result: Sequence[int]) -> bool:
+    sizes = zip(given, result, strict=False)
+    return len(given) == len(result) and all(old in (1, new) for old, new in sizes)
 
 
 def _elementwise(eqn: JaxprEqn, operands: Sequence[Marks]) -> Marks:
-    rank = len(shape(eqn.outvars[0]))
-    return _either((False,) * rank, *(m for m in operands if len(m) == rank))
+    result = shape(eqn.outvars[0])
+    marks = [(False,) * len(result)]
+    for atom, given in zip(eqn.invars, operands, strict=True):
+        if len(given) == len(result):
+            sizes = zip(given, shape(atom), result, strict=True)
+            marks.append(tuple(mark and old == new for mark, old, new in sizes))
+    return _either(*marks)
 
 
 def _each(_: JaxprEqn, operands: Sequence[Marks]) -> list[Marks]:
