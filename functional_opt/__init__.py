@@ -14,6 +14,7 @@ from ._composition.held import (
     AbstractPartitionedOptimizer as AbstractPartitionedOptimizer,
 )
 from ._durations import Fraction as Fraction, Steps as Steps
+from ._factories.module import from_optax as from_optax
 from ._groups import Group as Group, Groups as Groups
 from ._metrics import Metrics as Metrics
 from ._optimizers import (

@@ -134,8 +134,8 @@ class AbstractOptimizer(AbstractConfig):
     """
 
     REMEDY: ClassVar[str] = (
-        "Pass a module such as `AdamW(...)`; a subclass of `AbstractOptimizer` can "
-        "return any Optax transformation from its `build`."
+        "Pass a module such as `AdamW(...)`. `from_optax(factory)` makes a class of "
+        "any function that returns an Optax transformation."
     )
     ELSEWHERE: ClassVar[Mapping[str, str]] = MappingProxyType(
         dict.fromkeys(

@@ -648,3 +648,11 @@ def test_none_where_there_is_no_default():
     registry = fo.Registry.of(Required)
     assert registry.encode(Required(None)) == {"name": "required", "value": "none"}
     assert registry.decode(registry.encode(Required(None))) == Required(None)
+
+
+def test_schema_where_the_registry_has_no_class_for_a_field():
+    """Without a schedule in the registry, the decay can only be a number."""
+    schema = fo.Registry.of(fo.Adafactor).json_schema(fo.Adafactor)
+    validator = jsonschema.Draft202012Validator(schema)
+    assert validator.is_valid({"name": "adafactor", "weight_decay_rate": 0.1})
+    assert not validator.is_valid({"name": "adafactor", "weight_decay_rate": {}})

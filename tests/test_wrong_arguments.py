@@ -242,8 +242,8 @@ def test_an_optax_transformation_is_not_an_optimizer():
         fo.Recipe(optimizer=optax.adam(0.1), schedule=0.1)  # pyright: ignore[reportArgumentType]
     assert "`Recipe.optimizer` must be an optimizer" in str(error.value)
     assert str(error.value).endswith(
-        "Pass a module such as `AdamW(...)`; a subclass of `AbstractOptimizer` can "
-        "return any Optax transformation from its `build`."
+        "Pass a module such as `AdamW(...)`. `from_optax(factory)` makes a class of "
+        "any function that returns an Optax transformation."
     )
 
 

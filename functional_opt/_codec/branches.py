@@ -42,7 +42,8 @@ class Branches:
         rest = {key: self.of(value) for key, value in schema.items() if key != "oneOf"}
         if "oneOf" not in schema:
             return rest
-        arms = schema["oneOf"]
+        # A registry may hold no class for a location: then no table is allowed there.
+        arms = [arm for arm in schema["oneOf"] if self._resolved(arm) != {"not": {}}]
         are_named = all(self._name(arm) is not None for arm in arms)
         return rest | (self._by_name(arms) if are_named else self._by_type(arms))
 

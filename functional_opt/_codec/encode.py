@@ -11,7 +11,7 @@ from jax.core import Tracer
 from .._annotations import fits
 from .choices import bases_of, Choice, choice_of, root_choice
 from .errors import ConfigError, Location, location_text, shown
-from .fields import arms_of, fields_of, is_module, is_text, items_of, NONE
+from .fields import arms_of, Field, fields_of, is_module, is_text, items_of, NONE
 
 
 def encode(kinds: tuple[type, ...], module: Any, kind: type | None) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class Encoder:
         data = {} if name is None else {"name": name}
         for field in fields_of(cls):
             value = getattr(module, field.name)
-            if value is None and not field.required and field.default is None:
+            if not field.required and self._is_implied(value, field):
                 continue
             data[field.name] = self.value(value, field.annotation, (*path, field.name))
         return data
@@ -63,8 +63,10 @@ class Encoder:
         match value:
             case None:
                 return _none(annotation)
-            case bool() | str():
+            case bool():
                 return value
+            case str():
+                return str.__str__(value)  # It may be of an enumeration.
             case int():
                 return int(value)
             case float():
@@ -80,6 +82,14 @@ class Encoder:
             case jax.Array() if value.shape == () and not isinstance(value, Tracer):
                 return _array(value)
         return self._refuse(path, _why_not(value))
+
+    def _is_implied(self, value: Any, field: Field) -> bool:
+        """Whether to leave out a field that has its default: None, or no plain data."""
+        if value is not field.default:
+            return False
+        encoder = Encoder(self._kinds)
+        encoder.value(value, field.annotation, ())
+        return value is None or bool(encoder.problems)
 
     def _refuse(self, path: Location, text: str) -> None:
         self.problems.append((path, text))

@@ -25,6 +25,11 @@ from .._annotations import is_union
 NONE = "none"  # Stands for None, for which TOML has no word.
 
 ARGUMENT = re.compile(r"^- ((?:`\w+`,\s+)*`\w+`): (.*(?:\n(?: +.*)?)*)", re.MULTILINE)
+# The same in Google's style, which Optax writes.
+SECTION = re.compile(r"^Args:\n((?:(?: +.*)?\n?)+)", re.MULTILINE)
+ITEM = re.compile(
+    r"^( +)(\w+)(?: \([^)]*\))?: (.*(?:\n(?:\1 +.*| *(?=\n)))*)", re.MULTILINE
+)
 LINK = re.compile(r"\[`(\w+)`\]\[\]")
 REFERENCE = re.compile(rf"as in {LINK.pattern}\.")
 
@@ -82,7 +87,10 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 def meanings_of(cls: type) -> Mapping[str, str]:
     """The meaning of each argument by the docstring of a class, on one line."""
     found = {}
-    for names, text in ARGUMENT.findall(inspect.getdoc(cls) or ""):
+    doc = inspect.getdoc(cls) or ""
+    sections = "".join(SECTION.findall(doc))
+    in_sections = [(name, text) for _, name, text in ITEM.findall(sections)]
+    for names, text in (*ARGUMENT.findall(doc), *in_sections):
         for name in re.findall(r"\w+", names):
             meaning = _referred(cls, name, " ".join(text.split()))
             found[name] = LINK.sub(r"`\1`", meaning)

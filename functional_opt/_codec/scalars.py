@@ -173,7 +173,9 @@ def _literal_wire(words: list[Any]) -> Any:
 def array_wire(annotation: Any, limits: tuple[Any, ...]) -> Any:
     """`{array = 0.9, dtype = "float32"}`; weakly typed without a dtype."""
     wire = _array_table(tuple(name for name in DTYPES if name in annotation.dtypes))
-    return Annotated[wire, *(AfterValidator(check) for check in _checks(limits))]
+    for check in _checks(limits):
+        wire = Annotated[wire, AfterValidator(check)]
+    return wire
 
 
 class Array:
