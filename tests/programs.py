@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from functional_opt._slicing.jaxprs import shape_of
 from hypothesis import strategies as st
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun, Literal
 
@@ -23,6 +22,7 @@ Place = frozenset[int]
 
 WIDTH = 36
 MODULUS = 31
+MOST_INPUTS = 24
 TABLE = np.arange(WIDTH, dtype=np.float32) % 5
 
 
@@ -47,7 +47,10 @@ class Program:
     def __call__(self, *args: Any) -> list[Any]:
         values = list(args)
         for name, operands in self.steps:
-            made = OPERATIONS[name](*(_pick(values, i) for i in operands))
+            if name in OF_ALL:
+                made = OF_ALL[name](values)
+            else:
+                made = OPERATIONS[name](*(_pick(values, i) for i in operands))
             values += made if isinstance(made, tuple | list) else [made]
         return [_pick(values, i) for i, _ in self.results]
 
@@ -79,7 +82,13 @@ def _pick(values: Sequence[Any], index: int) -> Any:
 
 
 def _array(dtype: str, *shape: int) -> Callable[[np.random.Generator], Any]:
-    return lambda generator: jnp.asarray(generator.integers(-9, 10, shape), dtype)
+    """Integers of a dtype, or of the widest like it if that is not enabled."""
+
+    def make(generator: np.random.Generator) -> Any:
+        numbers = generator.integers(-9, 10, shape)
+        return jnp.asarray(numbers, jax.dtypes.canonicalize_dtype(dtype))
+
+    return make
 
 
 def _positive(*shape: int) -> Callable[[np.random.Generator], Any]:
@@ -91,7 +100,14 @@ KINDS: dict[str, Callable[[np.random.Generator], Any]] = {
     "vector": _array("float32", WIDTH),
     "matrix": _array("float32", WIDTH, WIDTH),
     "half": _array("bfloat16", WIDTH, 2 * WIDTH),
+    "float16": _array("float16", 2 * WIDTH, WIDTH),
+    "complex": _array("complex64", WIDTH, WIDTH),
+    "wide": _array("float64", WIDTH, WIDTH),
+    "wide complex": _array("complex128"),
     "single": _array("float32", 1),
+    "single entry": _array("float32", 1, 1),
+    "nothing": _array("float32", 0),
+    "no rows": _array("float32", 0, WIDTH),
     "count": _array("int32"),
     "flag": lambda generator: jnp.asarray(generator.integers(2), bool),
     "flags": lambda generator: jnp.asarray(generator.integers(0, 2, WIDTH), bool),
@@ -103,7 +119,11 @@ KINDS: dict[str, Callable[[np.random.Generator], Any]] = {
     "positive matrix": _positive(WIDTH, WIDTH),
 }
 SMOOTH_KINDS = ("positive scalar", "positive vector", "positive matrix", "flag")
-LARGE_KINDS = ("matrix", "half", "positive matrix")
+# Those of parameters: a parameter may have one entry, or none.
+LARGE_KINDS = (
+    *("matrix", "half", "float16", "complex", "wide"),
+    *("single entry", "no rows", "positive matrix"),
+)
 KEY_KINDS = ("key", "old key")
 EXACT_KINDS = tuple(kind for kind in KINDS if not kind.startswith("positive"))
 
@@ -117,7 +137,18 @@ def number(x: Any) -> Any:
     x = jax.random.key_data(x) if is_key(x) else x
     if x.dtype == jnp.uint32:
         x = jax.lax.rem(x, jnp.uint32(MODULUS))
+    if jnp.iscomplexobj(x):
+        x = tame(jnp.real(x) + 2 * jnp.imag(x))
     return x.astype(jnp.float32)
+
+
+def entries(x: Any) -> Any:
+    """What can be asked for its largest entry: a zero in place of no entries."""
+    return x if x.size else jnp.sum(x, keepdims=True)
+
+
+def largest(x: Any) -> Any:
+    return jnp.max(entries(x))
 
 
 def tame(x: Any) -> Any:
@@ -130,7 +161,7 @@ def fit(x: Any, like: Any) -> Any:
     """Makes a number that can meet `like`, and takes its shape."""
     x = number(x)
     fits = x.shape == like.shape or x.shape == () or x.shape == like.shape[1:]
-    return x if fits else jnp.max(x)
+    return x if fits else largest(x)
 
 
 def numeric(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -167,7 +198,7 @@ def pair(x: Any, y: Any) -> Any:
 
 
 def mixing(x: Any, y: Any) -> Any:
-    return tame(x * jnp.max(y)), tame(y + jnp.sum(x))
+    return tame(x * largest(y)), tame(y + jnp.sum(x))
 
 
 def swapped(x: Any, y: Any) -> Any:
@@ -205,7 +236,7 @@ def same(x: Any, y: Any) -> Any:
 
 
 def one_branch(x: Any, y: Any) -> Any:
-    return jax.lax.cond(jnp.max(x) > 2, pair, same, x, y)
+    return jax.lax.cond(largest(x) > 2, pair, same, x, y)
 
 
 def cond(
@@ -219,7 +250,7 @@ def cond(
 
 
 def switch(x: Any, y: Any, z: Any) -> Any:
-    index = jnp.max(number(z)).astype(jnp.int32)
+    index = largest(number(z)).astype(jnp.int32)
     return jax.lax.switch(index, [pair, same, mixing], number(x), number(y))
 
 
@@ -253,7 +284,7 @@ def scan_rows(x: Any, y: Any) -> Any:
     def step(carry: Any, row: Any) -> Any:
         return tame(carry + jnp.sum(row)), tame(row + carry)
 
-    return jax.lax.scan(step, jnp.max(y), jnp.atleast_1d(x)[:4])
+    return jax.lax.scan(step, largest(y), jnp.atleast_1d(x)[:4])
 
 
 def scan_constant(x: Any, y: Any) -> Any:
@@ -261,9 +292,46 @@ def scan_constant(x: Any, y: Any) -> Any:
     return jax.lax.scan(lambda carry, _: (tame(carry + added), None), x, length=2)[0]
 
 
+def narrow_loop(dtype: str) -> Callable[..., Any]:
+    """A loop whose carry is rounded at every step, by one operation."""
+
+    def loop(x: Any, y: Any) -> Any:
+        def body(_: Any, carry: Any) -> Any:
+            return carry[0] * 0.7, carry[1] + largest(carry[0])
+
+        carry = x.astype(dtype), y.astype(dtype)
+        results = jax.lax.fori_loop(0, 3, body, carry)
+        return [tame(jnp.floor(number(result))) for result in results]
+
+    return loop
+
+
+def complex_of(x: Any, y: Any, _: Any) -> Any:
+    x = number(x)
+    return jax.lax.complex(x, jnp.broadcast_to(fit(y, x), x.shape))
+
+
+def rotated(x: Any, y: Any, _: Any) -> Any:
+    """The number times i, plus a conjugate."""
+    x = x if jnp.iscomplexobj(x) else number(x).astype(jnp.complex64)
+    turned = jax.lax.complex(-jnp.imag(x), jnp.real(x))
+    added = turned + jnp.conj(largest(number(y)).astype(turned.dtype))
+    return jax.lax.complex(tame(jnp.real(added)), tame(jnp.imag(added)))
+
+
+def widened(x: Any, *_: Any) -> Any:
+    return number(x).astype(jax.dtypes.canonicalize_dtype("float64"))
+
+
+def sum_of_all(values: Sequence[Any]) -> Any:
+    """The sum of everything so far, as of a global norm."""
+    sums = [tame(jnp.sum(number(value))) for value in values]
+    return tame(functools.reduce(jnp.add, sums))
+
+
 def repeat(x: Any, y: Any) -> Any:
     """As often as a number of `y` says."""
-    times = jnp.abs(jnp.max(y)) % 4
+    times = jnp.abs(largest(y)) % 4
 
     def step(carry: Any) -> Any:
         return carry[0] + 1, tame(carry[1] + 3)
@@ -275,7 +343,7 @@ def key_of(x: Any) -> Any:
     """A key as it is, and of anything else a new one."""
     if x.shape == (2,) and x.dtype == jnp.uint32:
         return x
-    seed = jnp.max(jnp.abs(number(x))).astype(jnp.int32)
+    seed = largest(jnp.abs(number(x))).astype(jnp.int32)
     return x if is_key(x) and x.ndim == 0 else jax.random.key(seed)
 
 
@@ -290,13 +358,13 @@ def noise(x: Any, y: Any, _: Any) -> Any:
 
 
 def fold(x: Any, y: Any, _: Any) -> Any:
-    count = jnp.max(jnp.abs(number(y))).astype(jnp.int32)
+    count = largest(jnp.abs(number(y))).astype(jnp.int32)
     return jax.random.fold_in(key_of(x), count)
 
 
 def corrected(x: Any, y: Any, z: Any) -> Any:
     """Divisions by one shared number, a power of two for the sake of exactness."""
-    scale = jnp.where(jnp.max(number(z)) > 0, 2.0, 1.0)
+    scale = jnp.where(largest(number(z)) > 0, 2.0, 1.0)
     halves = number(x) / scale, number(y) / scale
     return jax.tree.map(lambda half: jnp.floor(half) + 0.0, halves)
 
@@ -333,26 +401,29 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "sum": numeric(lambda x, *_: jnp.sum(x)),
     "sums of all": numeric(lambda x, y, z: jnp.sum(x) + jnp.sum(y) + jnp.sum(z)),
     "sum of rows": numeric(lambda x, *_: jnp.sum(x, axis=-1) if x.ndim else x),
-    "largest": numeric(lambda x, *_: jnp.max(x)),
+    "largest": numeric(lambda x, *_: largest(x)),
     "cumulative": numeric(lambda x, *_: jnp.cumsum(jnp.ravel(x))),
     "sort": numeric(lambda x, *_: jnp.sort(jnp.atleast_1d(x))),
-    "first": numeric(lambda x, *_: jnp.ravel(x)[:3]),
+    "first": numeric(lambda x, *_: jnp.ravel(entries(x))[:3]),
     "transpose": numeric(lambda x, *_: x.T),
-    "fill": numeric(lambda x, *_: jnp.full((WIDTH, WIDTH), jnp.max(x))),
-    "broadcast": numeric(lambda x, *_: jnp.broadcast_to(x.ravel()[0], (WIDTH,))),
+    "fill": numeric(lambda x, *_: jnp.full((WIDTH, WIDTH), largest(x))),
+    "broadcast": numeric(lambda x, *_: jnp.broadcast_to(entries(x).ravel()[0], (WIDTH,))),
     "pad": numeric(lambda x, *_: jnp.pad(jnp.ravel(x)[:5], 2)),
-    "stack": numeric(lambda x, y, z: jnp.stack([x.max(), y.max(), z.min()])),
+    "stack": numeric(lambda x, y, z: jnp.stack([largest(x), largest(y), -largest(-z)])),
     "choose": numeric(lambda x, y, z: jnp.where(z > 0, x, y)),
     "zeros": numeric(lambda x, *_: jnp.zeros_like(x)),
     "less": lambda x, y, _: number(x) < fit(y, number(x)),
     "any": lambda x, y, _: jnp.any(number(x) > 3) & jnp.all(number(y) < 30),
     "integers": lambda x, *_: whole(x),
-    "count": lambda x, *_: jnp.argmax(jnp.ravel(number(x))),
-    "integer arithmetic": lambda x, y, _: (whole(x) * 3 + jnp.max(whole(y))) % 7,
+    "count": lambda x, *_: jnp.argmax(jnp.ravel(entries(number(x)))),
+    "integer arithmetic": lambda x, y, _: (whole(x) * 3 + largest(whole(y))) % 7,
+    "complex": complex_of,
+    "rotate": rotated,
+    "widen": widened,
     "narrow": lambda x, *_: number(x).astype(jnp.bfloat16),
-    "index": lambda x, y, _: jnp.ravel(number(x))[jnp.max(whole(y)) % 3],
+    "index": lambda x, y, _: jnp.ravel(entries(number(x)))[largest(whole(y)) % 3],
     "dynamic update": lambda x, y, _: (
-        jnp.ravel(number(x)).at[0].set(jnp.max(number(y)))
+        jnp.ravel(entries(number(x))).at[0].set(largest(number(y)))
     ),
     "join": join,
     "dot": product,
@@ -375,6 +446,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "switch": switch,
     "loop": traced_once(loop),
     "loop that mixes": traced_once(loop_mixing),
+    "bfloat16 loop": traced_once(narrow_loop("bfloat16")),
+    "float16 loop": traced_once(narrow_loop("float16")),
     "scan over rows": traced_once(scan_rows),
     "scan of a constant": traced_once(scan_constant),
     "while": traced_once(repeat),
@@ -382,6 +455,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "noise": noise,
     "fold in": fold,
 }
+OF_ALL: dict[str, Callable[[Sequence[Any]], Any]] = {"sum of all": sum_of_all}
 MAKES_LARGE = frozenset({"fill"})
 MAKES_KEYS = frozenset({"split key", "noise", "fold in"})
 
@@ -413,11 +487,11 @@ SMOOTH = {
         lambda x, y, z: jnp.sqrt(jnp.sum(x**2) + jnp.sum(y**2) + jnp.sum(z**2)) / 50
     ),
     "share": smooth(lambda x, y, _: x / (x + y) + 0.5),
-    "by largest": smooth(lambda x, y, _: x / jnp.max(y)),
+    "by largest": smooth(lambda x, y, _: x / largest(y)),
     "saturate": smooth(lambda x, *_: jnp.tanh(x) + 0.5),
     "decay": smooth(lambda x, y, _: jnp.exp(-x) + 0.5 * y),
     "smooth dot": smooth(lambda x, *_: jnp.dot(x, x.T) / WIDTH),
-    "smooth fill": smooth(lambda x, *_: jnp.full((WIDTH, WIDTH), jnp.max(x))),
+    "smooth fill": smooth(lambda x, *_: jnp.full((WIDTH, WIDTH), largest(x))),
     "smooth custom_jvp": smooth(lambda x, *_: jax.nn.silu(x) + 0.5),
     "smooth jit": smooth(lambda x, y, _: jax.jit(scaled)(x, y)),
     "smooth cond": smooth(
@@ -426,7 +500,7 @@ SMOOTH = {
     "smooth scan": smooth(smooth_scan),
 }
 OPERATIONS |= SMOOTH
-EXACT = tuple(name for name in OPERATIONS if name not in SMOOTH)
+EXACT = (*(name for name in OPERATIONS if name not in SMOOTH), *OF_ALL)
 SMALL = tuple(name for name in EXACT if name not in MAKES_LARGE | MAKES_KEYS)
 
 
@@ -442,12 +516,14 @@ def programs(
     everywhere = st.just(frozenset(stages))
     some = st.frozensets(st.sampled_from(stages), min_size=1)
     place = st.one_of(one, one, one, everywhere, some)
-    operand = st.integers(0, 6)
+    operand = st.one_of(st.integers(0, 6), st.integers(0, MOST_INPUTS))
     step = st.tuples(st.sampled_from(names), st.tuples(operand, operand, operand))
     given = st.tuples(st.sampled_from(kinds), place)
+    few = st.lists(given, min_size=1, max_size=4)
+    many = st.lists(given, min_size=17, max_size=MOST_INPUTS)
     return Program(
         num_stages,
-        tuple(draw(st.lists(given, min_size=1, max_size=4))),
+        tuple(draw(st.one_of([*[few] * 5, many]))),
         tuple(draw(st.lists(step, min_size=1, max_size=8))),
         tuple(draw(st.lists(st.tuples(operand, place), min_size=1, max_size=3))),
     )
@@ -463,6 +539,10 @@ def smooth_programs() -> st.SearchStrategy[Program]:
     return programs(tuple(SMOOTH), (*SMOOTH_KINDS, "positive matrix"))
 
 
+def dtype_of(literal: Any) -> Any:
+    return literal.aval.dtype
+
+
 def evaluate(closed: ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
     """Runs one equation after the other, which compiles each operation only once."""
     jaxpr = closed.jaxpr
@@ -471,7 +551,7 @@ def evaluate(closed: ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
 
     def read(atom: Any) -> Any:
         if isinstance(atom, Literal):
-            return jnp.asarray(atom.val, shape_of(atom).dtype)
+            return jnp.asarray(atom.val, dtype_of(atom))
         return value[atom]
 
     for eqn in jaxpr.eqns:
