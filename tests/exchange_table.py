@@ -98,18 +98,23 @@ class Plan(NamedTuple):
         return self.nbytes / (self.least.nbytes or 1)
 
 
-def measure(case: Case, num_leaves: int, num_stages: int, layout: str) -> Plan:
-    """Splits a case's transformation on a tree of so many leaves."""
+def enlarged(case: Case, num_leaves: int, num_stages: int, layout: str) -> Case:
+    """A case with a tree of so many leaves."""
     shapes = tree_of(num_leaves)
     structure = jax.tree.structure(shapes, is_leaf=lambda x: isinstance(x, tuple))
     stages = stages_of(layout, num_leaves, num_stages)
-    case = dataclasses.replace(
+    return dataclasses.replace(
         case,
         shapes=shapes,
         stages=jax.tree.unflatten(structure, stages),
         num_stages=num_stages,
         extra_args=_on_stages(case.extra_args, num_stages),
     )
+
+
+def measure(case: Case, num_leaves: int, num_stages: int, layout: str) -> Plan:
+    """Splits a case's transformation on a tree of so many leaves."""
+    case = enlarged(case, num_leaves, num_stages, layout)
     staged = case.cut()
     return Plan(staged.rounds, bytes_sent(staged), least_of(case, staged))
 

@@ -5,6 +5,7 @@ Their tables are of `optax_cases` and `third_party_cases`, which `test_optax` an
 """
 
 import importlib.metadata
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import functional_opt as fo
 import jax
 import optax_cases
 import third_party_cases
+from exchange_table import enlarged
 from optax_cases import bytes_sent, Case
 
 
@@ -32,12 +34,14 @@ compared with `jax.jit` of `tx.update` on the whole tree:
 - **not yet**: it will work, but does not.
 
 *Rounds* is how often the stages exchange messages in a step, *bytes* is what all of
-them send in it. Parameters and stages are
+them send in it, with 4 and with {large} parameters. The 4 parameters and their stages are
 
 {parameters}
 
-so that a norm over all of them, summed in this order, takes a float32 of each, 16 B.
-What neighbours on one stage add up to is sent as one.
+so that a norm over all of them, summed in this order, needs a float32 of each: 16 B. The
+{large} parameters are as many of each of these shapes (but `scale` has 512 entries), in
+this order on {stages} stages of consecutive ones. A norm then needs a float32 of each
+parameter, but for those of the first stage, which it adds up before it sends the sum.
 
 `nox -s table` makes this page. {versions}
 """
@@ -46,7 +50,7 @@ THIRD_PARTY = """\
 # Optax transformations of others, stage by stage
 
 Packages from PyPI, used as they are. The columns, the parameters and the stages are
-those of [all of Optax](optax.md).
+those of [all of Optax](optax.md), whose bytes for 4 parameters the text below explains.
 
 ## What PSGD-Kron has to exchange
 
@@ -67,7 +71,12 @@ each of them, and no matrix leaves its stage.
 `nox -s table` makes this page. {versions}
 """
 
-COLUMNS = "| | equal | rounds | bytes |\n|---|---|--:|--:|\n"
+LARGE = 100  # parameters
+LARGE_STAGES = 4
+COLUMNS = (
+    f"| | equal | rounds | bytes | rounds, {LARGE} | bytes, {LARGE} |\n"
+    "|---|---|--:|--:|--:|--:|\n"
+)
 
 
 @dataclass(frozen=True)
@@ -115,19 +124,31 @@ class Page:
         note = f" [{self.reasons().index(reason) + 1}]" if reason else ""
         return name, f"{grade}{note}"
 
-    def row(self, case: Case, staged: fo.StageLocal | None) -> str:
-        """A line of the table; `staged` is None where there are no stages."""
-        figures = ("", "") if staged is None else (staged.rounds, bytes_sent(staged))
-        return f"| {' | '.join(map(str, [*self.equality(case), *figures]))} |"
+    def row(self, case: Case, *splits: fo.StageLocal) -> str:
+        """A line of the table, of as many columns as there are splits to show."""
+        figures = [(staged.rounds, bytes_sent(staged)) for staged in splits]
+        cells = [*self.equality(case), *itertools.chain(*figures)]
+        return f"| {' | '.join(map(str, cells))} |"
+
+    def figures(self, case: Case) -> list[int]:
+        """The numbers in the row of a case."""
+        start = self.row(case)
+        (line,) = (line for line in self.lines() if line.startswith(start))
+        return [int(cell) for cell in line[len(start) :].split("|") if cell.strip()]
 
     def text(self) -> str:
-        start = self.start.format(parameters=_parameters(), versions=self.versions)
+        start = self.start.format(
+            parameters=_parameters(),
+            versions=self.versions,
+            large=LARGE,
+            stages=LARGE_STAGES,
+        )
         sections = [self._section(title, cases) for title, cases in self.groups.items()]
         notes = [f"{number}. {text}" for number, text in enumerate(self.reasons(), 1)]
         return "\n".join([start, *sections, "## Reasons\n", *notes, ""])
 
     def _section(self, title: str, cases: tuple[Case, ...]) -> str:
-        rows = [self.row(case, case.cut() if _works(case) else None) for case in cases]
+        rows = [self.row(case, *_splits(case)) for case in cases]
         return "\n".join([f"## {title}\n", COLUMNS + "\n".join(rows), ""])
 
 
@@ -144,8 +165,16 @@ def _parameters() -> str:
     return "\n".join(lines)
 
 
-def _works(case: Case) -> bool:
+def works(case: Case) -> bool:
     return not case.pending and case.equal != "impossible"
+
+
+def large(case: Case) -> Case:
+    return enlarged(case, LARGE, LARGE_STAGES, "contiguous")
+
+
+def _splits(case: Case) -> list[fo.StageLocal]:
+    return [one.cut() for one in (case, large(case))] if works(case) else []
 
 
 def prove(case: Case, page: Page) -> None:
@@ -168,7 +197,9 @@ def prove(case: Case, page: Page) -> None:
         assert staged.rounds == 0 and sent == 0
     lines = page.lines()
     if any(line.endswith(page.versions) for line in lines):
-        assert page.row(case, staged) in lines, "make the page by `nox -s table`"
+        start = page.row(case, staged)
+        made = any(line.startswith(start) for line in lines)
+        assert made, "make the page by `nox -s table`"
 
 
 def check_page(page: Page) -> None:
@@ -180,6 +211,9 @@ def check_page(page: Page) -> None:
         assert f"{number}. {reason}" in lines
     assert all(case.reason for case in page.cases if case.equal != "exact")
     assert len({case.label for case in page.cases}) == len(page.cases)
+    for case in filter(works, page.cases):
+        rounds, _, large_rounds, large_bytes = page.figures(case)
+        assert large_rounds == rounds and large_bytes <= case.most_sent * LARGE
 
 
 OPTAX_PAGE = Page(DOCS / "optax.md", OPTAX, optax_cases.GROUPS, ("jax", "optax"))

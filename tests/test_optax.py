@@ -1,8 +1,8 @@
 """All of Optax, stage by stage. `docs/optax.md` shows what is proved here."""
 
 import pytest
-from optax_cases import Case, CASES, category, public_names, unread
-from optax_table import check_page, OPTAX_PAGE, prove
+from optax_cases import bytes_sent, Case, CASES, category, public_names, unread
+from optax_table import check_page, large, OPTAX_PAGE, prove
 
 
 def parameters(cases):
@@ -53,3 +53,18 @@ def test_the_names_of_cases_are_of_optax():
 
 def test_the_page_has_a_row_for_every_case():
     check_page(OPTAX_PAGE)
+
+
+SHOWN = {
+    "adam": 0,
+    "clip_by_global_norm": 1,
+    "conditionally_transform, of chain, masked, lion": 1,
+}
+
+
+@pytest.mark.parametrize("label, rounds", SHOWN.items())
+def test_the_page_tells_what_a_hundred_parameters_exchange(label, rounds):
+    (case,) = (case for case in CASES if case.label == label)
+    staged = large(case).cut()
+    assert staged.rounds == rounds
+    assert OPTAX_PAGE.figures(case)[2:] == [rounds, bytes_sent(staged)]
