@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from functional_opt._checkpoints import saving
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from rooms import saving
 
 
 STEP = 3

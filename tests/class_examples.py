@@ -7,9 +7,7 @@ from typing import Any, get_args, get_origin, Literal
 import jax.numpy as jnp
 import numpy as np
 from annotated_types import Interval, Predicate
-from functional_opt._annotations import holds
-from functional_opt._codec.choices import bases_of, choice_of
-from functional_opt._codec.fields import arms_of, Field, fields_of, items_of
+from rooms import arms_of, bases_of, choice_of, Field, fields_of, holds, items_of
 
 
 PREFERRED = ("adamw", "cosine")

@@ -9,9 +9,8 @@ from collections import Counter
 from typing import Any
 
 import functional_opt as fo
-from functional_opt._cli.documents import library
-from functional_opt._codec.files import parse
 from mutations import Mutations
+from rooms import library, parse
 
 
 # Of a thousand documents, so many are texts.

@@ -9,7 +9,7 @@ from typing import Any
 
 import functional_opt as fo
 from class_examples import example
-from functional_opt._codec.files import write
+from rooms import write
 
 
 ODD = (

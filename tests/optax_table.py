@@ -34,14 +34,16 @@ compared with `jax.jit` of `tx.update` on the whole tree:
 - **not yet**: it will work, but does not.
 
 *Rounds* is how often the stages exchange messages in a step, *bytes* is what all of
-them send in it, with 4 and with {large} parameters. The 4 parameters and their stages are
+them send in it, with 4 and with {large} parameters. The 4 parameters and their stages
+are
 
 {parameters}
 
-so that a norm over all of them, summed in this order, needs a float32 of each: 16 B. The
-{large} parameters are as many of each of these shapes (but `scale` has 512 entries), in
-this order on {stages} stages of consecutive ones. A norm then needs a float32 of each
-parameter, but for those of the first stage, which it adds up before it sends the sum.
+so that a norm over all of them, summed in this order, needs a float32 of each: 16 B.
+The {large} parameters are as many of each of these shapes (but `scale` has 512
+entries), in this order on {stages} stages of consecutive ones. A norm then needs a
+float32 of each parameter, but for those of the first stage, which it adds up before it
+sends the sum.
 
 `nox -s table` makes this page. {versions}
 """

@@ -380,7 +380,7 @@ def reciprocals(x: Any, y: Any, z: Any) -> Any:
     """Divides numbers by shared ones."""
     # Shapes such as (1,) are `test_a_number_divided_by_a_single_entry`.
     scale = jnp.where(jnp.squeeze(number(x)) > 0, 2.0, 1.0)
-    weights = jnp.max(1.0 / scale), jnp.max(4.0 / scale)
+    weights = largest(1.0 / scale), largest(4.0 / scale)
     return tame(number(y) * weights[0] * 2), tame(number(z) * weights[1])
 
 
@@ -407,7 +407,9 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "first": numeric(lambda x, *_: jnp.ravel(entries(x))[:3]),
     "transpose": numeric(lambda x, *_: x.T),
     "fill": numeric(lambda x, *_: jnp.full((WIDTH, WIDTH), largest(x))),
-    "broadcast": numeric(lambda x, *_: jnp.broadcast_to(entries(x).ravel()[0], (WIDTH,))),
+    "broadcast": numeric(
+        lambda x, *_: jnp.broadcast_to(entries(x).ravel()[0], (WIDTH,))
+    ),
     "pad": numeric(lambda x, *_: jnp.pad(jnp.ravel(x)[:5], 2)),
     "stack": numeric(lambda x, y, z: jnp.stack([largest(x), largest(y), -largest(-z)])),
     "choose": numeric(lambda x, y, z: jnp.where(z > 0, x, y)),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from functional_opt._slicing.slicing import slice_jaxpr, Slices
+from rooms import slice_jaxpr, Slices
 
 
 def place(*stages: int) -> frozenset[int]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from functional_opt._checkpoints import saving
+from rooms import saving
 
 
 TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2))

@@ -14,7 +14,11 @@ import optax
 import pytest
 from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
-from functional_opt._checkpoints import directory as directories, files, saving
+from rooms import (
+    checkpoint_directory as directories,
+    checkpoint_files as files,
+    saving,
+)
 
 
 PARAMS = {"w": jnp.arange(6.0).reshape(2, 3), "v": jnp.ones(3, jnp.bfloat16)}

@@ -78,7 +78,7 @@ def test_damage_to_a_checkpoint_of_0_1_0(tmp_path, leaf):
 
 
 def test_a_checkpoint_of_a_later_version(tmp_path, monkeypatch):
-    from functional_opt._checkpoints import storage
+    from rooms import storage
 
     checkpoints = fo.Checkpoints(tmp_path)
     with monkeypatch.context() as patch:

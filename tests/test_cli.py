@@ -14,15 +14,19 @@ from pathlib import Path
 import functional_opt as fo
 import jsonschema
 import pytest
-from functional_opt._cli.colours import coloured
-from functional_opt._cli.documents import library
-from functional_opt._cli.main import main
-from functional_opt._cli.overrides import assignment, changed
-from functional_opt._cli.show import field_rows
-from functional_opt._codec.choices import reachable
-from functional_opt._codec.fields import fields_of
-from functional_opt._codec.files import Document, parse
-from functional_opt._names import name_of
+from rooms import (
+    assignment,
+    changed,
+    coloured,
+    Document,
+    field_rows,
+    fields_of,
+    library,
+    main,
+    name_of,
+    parse,
+    reachable,
+)
 
 
 ROOT = Path(fo.__file__).parents[1]

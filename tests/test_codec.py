@@ -11,13 +11,10 @@ import jsonschema
 import numpy as np
 import pytest
 from annotated_types import Interval
-from functional_opt._codec import wires
-from functional_opt._codec.choices import root_choice
-from functional_opt._codec.fields import arms_of, is_module
-from functional_opt._codec.files import parse, write
 from hypothesis import given, settings, strategies as st
 from jaxtyping import Array, Float
 from module_strategies import kinds_of_the_library, modules
+from rooms import arms_of, is_module, parse, root_choice, wires, write
 from typing_extensions import is_typeddict
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import functional_opt as fo
 import jsonschema
 import pytest
-from functional_opt._cli.documents import library
 from mutations import Mutations
+from rooms import library
 
 
 # What texts have that are about the shape of a document, not about its values.

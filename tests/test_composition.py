@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from functional_opt._config import AbstractConfig
 from recipe_runs import grads_of, is_matrix, moments, PARAMS, recipe, run, SCHEDULE
+from rooms import AbstractConfig
 
 
 NORM = fo.Where("norm")

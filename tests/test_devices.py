@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from functional_opt._stages.run.compiling import batches
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from rooms import batches
 
 
 CLIPPED = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(1e-2))

@@ -4,10 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from functional_opt._stages.run.devices import on_mesh
-from functional_opt._stages.run.exchange import Exchange
-from functional_opt._stages.run.executor import sharding_of
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from rooms import Exchange, on_mesh, sharding_of
 
 
 def mesh_of(*numbers):

@@ -14,8 +14,6 @@ import functional_opt as fo
 import jax
 import jax.numpy as jnp
 import pytest
-from functional_opt._slicing.slicing import slice_jaxpr, Slices
-from functional_opt._stages.derive.packing import Packing
 from functional_opt.testing import assert_equal, Grade
 from hypothesis import event, example, given, Phase, settings, strategies as st
 from jax.extend.core import jaxpr_as_fun
@@ -26,6 +24,7 @@ from programs import (
     small_programs,
     smooth_programs,
 )
+from rooms import Packing, slice_jaxpr, Slices
 from sliced import cut, place, run
 
 

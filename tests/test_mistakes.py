@@ -11,7 +11,7 @@ from pathlib import Path
 
 import functional_opt as fo
 import pytest
-from functional_opt._cli.documents import library
+from rooms import library
 
 
 PAGE = Path(__file__).with_name("mistakes.md")

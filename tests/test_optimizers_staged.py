@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from functional_opt._transformations.kronecker import balance, precondition
+from rooms import balance, precondition
 
 
 PARAMS = {

@@ -10,7 +10,7 @@ import sys
 
 import functional_opt as fo
 import pytest
-from functional_opt._config import AbstractConfig
+from rooms import AbstractConfig
 
 
 ROOT = pathlib.Path(fo.__file__).parents[1]

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from functional_opt._stages.derive.packing import Packing
 from hypothesis import given, strategies as st
+from rooms import Packing
 
 
 DTYPES = ["bool", "uint8", "int8", "int16", "bfloat16", "float16", "int32", "float32"]

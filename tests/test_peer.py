@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import optax
 import peer_table
 import pytest
-from functional_opt._transformations import geometry
-from functional_opt._transformations.whitening import scale_by_whitening
 from peer_cases import Case, CASES, distance, RATE, values
+from rooms import geometry, scale_by_whitening
 
 
 eformer = pytest.importorskip(

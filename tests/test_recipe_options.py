@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from functional_opt._transformations.clipping import clip_by_global_norm
 from hypothesis import example, given, settings, strategies as st
 from recipe_runs import (
     by_hand,
@@ -20,6 +19,7 @@ from recipe_runs import (
     run,
     THEIR_SCHEDULE,
 )
+from rooms import clip_by_global_norm
 
 
 OPTIONS = st.fixed_dictionaries(

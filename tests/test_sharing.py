@@ -6,9 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from functional_opt._slicing.canonical import Canonical
-from functional_opt._stages.derive.derive import STEP
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from rooms import Canonical, STEP
 
 
 CLIPPED = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(1e-2))

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from functional_opt._stages.run.devices import on_mesh
-from functional_opt._stages.run.sums import ShardedSum
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from rooms import on_mesh, ShardedSum
 
 
 def mesh_of(*numbers):

@@ -85,3 +85,28 @@ def test_no_circle_of_imports():
 def module_of(path):
     parts = ["functional_opt", *path.relative_to(PACKAGE).with_suffix("").parts]
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+TESTS = pathlib.Path(__file__).parent
+MOST_PRIVATE = 10
+
+
+def is_private_import(node):
+    if not isinstance(node, ast.Import | ast.ImportFrom):
+        return False
+    start = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+    modules = [start + alias.name for alias in node.names]
+    return any(module.startswith("functional_opt._") for module in modules)
+
+
+def test_tests_import_public_names():
+    """But for those of `rooms`, each of which has its reason above it."""
+    found = {}
+    for path in TESTS.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if is_private_import(node):
+                above = path.read_text().splitlines()[node.lineno - 2]
+                found[path.name, node.lineno] = above
+    assert {name for name, _ in found} == {"rooms.py"}
+    assert len(found) <= MOST_PRIVATE
+    assert all(line.startswith("# ") for line in found.values())
