@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import functional_opt as fo
-from functional_opt._cli.documents import library
+from rooms import library
 
 
 MANY = 90_000

@@ -19,7 +19,7 @@ from functional_opt._checkpoints import (
 from functional_opt._cli import colours, documents, main as command, overrides, show
 
 # Texts and classes are drawn at random, with more mistakes than users make.
-from functional_opt._codec import choices, fields, files, wires as wires
+from functional_opt._codec import choices, fields, files, wires as wires, yaml_text
 
 # What holds for every class of the library is checked for all subclasses.
 from functional_opt._config import AbstractConfig as AbstractConfig
@@ -77,3 +77,5 @@ Canonical = canonical.Canonical
 STEP = derive.STEP
 checkpoint_directory = directory
 checkpoint_files = checkpoint_files_
+FORMATS = files.FORMATS
+scalar = yaml_text.scalar

@@ -4,10 +4,8 @@ import json
 
 import functional_opt as fo
 import pytest
-from functional_opt._cli.documents import library
-from functional_opt._codec.files import FORMATS, parse, write
-from functional_opt._codec.yaml_text import scalar
 from hypothesis import given, strategies as st
+from rooms import FORMATS, library, parse, scalar, write
 
 
 LIBRARY = library()
