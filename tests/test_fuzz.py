@@ -60,7 +60,7 @@ def results_by_stage(
             sent = slices.sent(sender, number)
             values = slices.placed.values
             # Of no entries, nothing is sent.
-            held = [message.var for message in sent if message.var.aval.size]
+            held = [message.var for message in sent if has_entries(message)]
             assert not any(any(values[var].marks) for var in held)
             values = call(slices.message_program(sender, number), sender)
             check_packing(values)
@@ -70,6 +70,10 @@ def results_by_stage(
         call(slices.result_program(stage, wanted), stage)
         for stage, wanted in enumerate(wanted_by_stage(program))
     ]
+
+
+def has_entries(message: Any) -> bool:
+    return message.var.aval.size > 0
 
 
 def check_packing(values: Sequence[jax.Array]) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 import pytest
 from class_examples import example
-from functional_opt._config import AbstractConfig
 from module_strategies import kinds_of_the_library
+from rooms import AbstractConfig
 
 
 class Wrong:
