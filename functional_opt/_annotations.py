@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, get_args, get_origin, Literal, Union
 
@@ -40,18 +40,20 @@ def fits(value: Any, annotation: Any) -> bool:
     if isinstance(value, type):  # It can be called, but is not meant as a function.
         kinds = alternatives(annotation)
         return any(x in (Any, object, type) or get_origin(x) is type for x in kinds)
-    if isinstance(value, tuple):
-        return any(_fits_tuple(value, x) for x in alternatives(annotation))
-    return is_bearable(value, annotation)
+    return any(_fits_kind(value, kind) for kind in alternatives(annotation))
 
 
-def _fits_tuple(value: tuple[Any, ...], annotation: Any) -> bool:
-    """Looks at every item, where beartype looks at one by chance."""
-    if get_origin(annotation) is not tuple:
-        return is_bearable(value, annotation)
-    items = get_args(annotation)
-    if items[1:] == (...,):
-        items = items[:1] * len(value)
+def _fits_kind(value: Any, kind: Any) -> bool:
+    """Looks at every item, where beartype would draw one from the global `random`."""
+    origin, items = get_origin(kind), get_args(kind)
+    if not items or not isinstance(origin, type) or not issubclass(origin, Collection):
+        return is_bearable(value, kind)
+    if not isinstance(value, origin):
+        return False
+    if issubclass(origin, Mapping):
+        return all(fits(k, items[0]) and fits(value[k], items[1]) for k in value)
+    if not issubclass(origin, tuple) or items[1:] == (...,):
+        return all(fits(item, items[0]) for item in value)
     return len(items) == len(value) and all(map(fits, value, items))
 
 
@@ -80,7 +82,7 @@ def _limits(value: Any, annotation: Any) -> list[Any]:
         metadata = annotation.__metadata__
         return [x for x in metadata if isinstance(x, Interval | Predicate)]
     arms = get_args(annotation) if is_union(annotation) else ()
-    return [x for arm in arms if is_bearable(value, arm) for x in _limits(value, arm)]
+    return [x for arm in arms if fits(value, arm) for x in _limits(value, arm)]
 
 
 def holds(limit: Interval | Predicate, value: Any) -> bool:

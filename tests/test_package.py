@@ -5,6 +5,7 @@ import inspect
 import json
 import pathlib
 import pkgutil
+import random
 import subprocess
 import sys
 
@@ -113,6 +114,13 @@ print(json.dumps([new, one[1] == two[1], one[2] == two[2]]))
     ours = ("equinox._module._module.", "equinox._better_abstract.")
     assert [name for name in changed if not name.startswith(ours)] == []
     assert same_config and same_filters
+
+
+def test_the_global_random_state_stays_as_it_is():
+    before = random.getstate()
+    group = fo.Group(fo.Where("bias"), optimizer=fo.AdamW())
+    fo.Groups((group,), rest=fo.Muon()).build(0.1)
+    assert random.getstate() == before
 
 
 def test_no_module_holds_a_mutable():

@@ -278,7 +278,9 @@ class TestPartOfALargerProgram:
                 args[k] = x
                 return training.staged.step(*args)
 
-            fo.testing.assert_equal(jax.jit(step)(given[k]), expected, grade="close")
+            # Fused with its neighbours, a parameter that an update cancels rounds
+            # differently.
+            fo.testing.assert_equal(jax.jit(step)(given[k]), expected, grade="bounded")
 
     @pytest.mark.parametrize("tied", [False, True])
     def test_grad(self, tied):

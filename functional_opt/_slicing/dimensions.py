@@ -19,7 +19,7 @@ from typing import SupportsIndex
 
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
-from .jaxprs import Atom, body_of_call, shape
+from .jaxprs import Atom, body_of_call, is_key, shape
 
 
 # For each dimension whether it is one of a parameter.
@@ -32,7 +32,7 @@ def marks_of_results(eqn: JaxprEqn, operands: Sequence[Marks]) -> list[Marks]:
     name = eqn.primitive.name
     if name == "random_bits":  # Its key cannot travel in its place.
         return [(True,) * len(shape(var)) for var in eqn.outvars]
-    if not any(map(any, operands)):
+    if not any(map(any, operands)) and not any(map(is_key, eqn.invars)):
         return [_none(var) for var in eqn.outvars]
     if name.startswith(("reduce_", "arg")) and "axes" in eqn.params:
         return [_without(operands[0], eqn.params["axes"])] * len(eqn.outvars)

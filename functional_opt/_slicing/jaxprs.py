@@ -68,10 +68,16 @@ def size(atom: Atom) -> int:
     return math.prod(shape(atom))
 
 
+def is_key(atom: Atom) -> bool:
+    """Whether a value is a PRNG key, or an array of them."""
+    dtype = getattr(atom.aval, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.extended)
+
+
 def nbytes(atom: Atom) -> int | float:
     """A value's bytes; infinite for PRNG keys, whose bytes are their own affair."""
     dtype = getattr(atom.aval, "dtype", None)
-    if dtype is None or jnp.issubdtype(dtype, jax.dtypes.extended):
+    if dtype is None or is_key(atom):
         return math.inf
     return size(atom) * dtype.itemsize
 
