@@ -50,7 +50,7 @@ def _fits_kind(value: Any, kind: Any) -> bool:
         return is_bearable(value, kind)
     if not isinstance(value, origin):
         return False
-    if issubclass(origin, Mapping):
+    if isinstance(value, Mapping):
         return all(fits(k, items[0]) and fits(value[k], items[1]) for k in value)
     if not issubclass(origin, tuple) or items[1:] == (...,):
         return all(fits(item, items[0]) for item in value)
