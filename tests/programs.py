@@ -467,10 +467,14 @@ def smooth(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapped(x: Any, *others: Any) -> Any:
-        x = number(x) + (x.dtype == jnp.bool_)
+        x = positive(x)
         return function(x, *(y if y.dtype == jnp.bool_ else fit(y, x) for y in others))
 
     return wrapped
+
+
+def positive(x: Any) -> Any:
+    return number(x) + (x.dtype == jnp.bool_)
 
 
 def scaled(x: Any, y: Any) -> Any:
@@ -497,7 +501,7 @@ SMOOTH = {
     "smooth custom_jvp": smooth(lambda x, *_: jax.nn.silu(x) + 0.5),
     "smooth jit": smooth(lambda x, y, _: jax.jit(scaled)(x, y)),
     "smooth cond": smooth(
-        lambda x, y, z: jax.lax.cond(jnp.all(z > 0), scaled, same, x, y)
+        lambda x, y, z: jax.lax.cond(jnp.all(z > 0), scaled, same, x, positive(y))
     ),
     "smooth scan": smooth(smooth_scan),
 }
