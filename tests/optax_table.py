@@ -207,7 +207,8 @@ def prove(case: Case, page: Page) -> None:
 def check_page(page: Page) -> None:
     """Asserts that a page has a row for every case, and a footnote for every reason."""
     lines = page.lines()
-    rows = [line[2:].split(" | ")[:2] for line in lines if line.startswith("| `")]
+    table = [line for line in lines if line.startswith("| `")]
+    rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in table]
     assert rows == [list(page.equality(case)) for case in page.cases]
     for number, reason in enumerate(page.reasons(), 1):
         assert f"{number}. {reason}" in lines
