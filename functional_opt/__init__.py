@@ -63,6 +63,7 @@ from ._stages.local import stage_local as stage_local, StageLocal as StageLocal
 from ._stages.partition import partition as partition, StagePartition as StagePartition
 from ._stages.program import StageProgram as StageProgram
 from ._stages.staged import Staged as Staged
+from ._stages.whole import WholeTransformation as WholeTransformation
 from ._where import AllOf as AllOf, AnyOf as AnyOf, Not as Not, Where as Where
 
 

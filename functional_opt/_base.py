@@ -18,6 +18,7 @@ from ._previews import check_fits, corners, describe, plot, values
 from ._stages.local import stage_local
 from ._stages.partition import StagePartition
 from ._stages.staged import Staged
+from ._stages.steps import Donate, TiedGrads
 from ._types import LearningRate, PositiveCount, Scalars, typed
 
 
@@ -162,7 +163,8 @@ class AbstractOptimizer(AbstractConfig):
         partition: StagePartition,
         *,
         meshes: Sequence[Mesh | Device] | None = None,
-        donate: bool = False,
+        donate: Donate = False,
+        tied_grads: TiedGrads = "partial",
         grads: PyTree | None = None,
         extra_args: Mapping[str, Any] | None = None,
         state_stage_of: Callable[[tuple[Any, ...], Any], Any] | None = None,
@@ -180,8 +182,9 @@ class AbstractOptimizer(AbstractConfig):
         **Arguments:**
 
         - `schedule`: as in `build`.
-        - `params`, `partition`, `meshes`, `donate`, `grads`, `extra_args`,
-            `state_stage_of`, `travel_limit`, `process_timeout`: as in `stage_local`.
+        - `params`, `partition`, `meshes`, `donate`, `tied_grads`, `grads`,
+            `extra_args`, `state_stage_of`, `travel_limit`, `process_timeout`: as in
+            `stage_local`.
         """
         return stage_local(
             self.build(schedule),
@@ -189,6 +192,7 @@ class AbstractOptimizer(AbstractConfig):
             partition,
             meshes=meshes,
             donate=donate,
+            tied_grads=tied_grads,
             grads=grads,
             extra_args=extra_args,
             state_stage_of=state_stage_of,

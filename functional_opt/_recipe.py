@@ -23,6 +23,7 @@ from ._previews import check_fits
 from ._schedules.constant import as_schedule
 from ._stages.local import stage_local, StageLocal
 from ._stages.partition import only_params, StagePartition
+from ._stages.steps import Donate, TiedGrads
 from ._transformations.averaging import averaged_params, params_ema
 from ._transformations.clipping import clip_by_global_norm
 from ._transformations.dtypes import same_dtypes
@@ -174,7 +175,8 @@ class Recipe(AbstractConfig):
         *,
         total_steps: PositiveCount | None = None,
         meshes: Sequence[Mesh | Device] | None = None,
-        donate: bool = False,
+        donate: Donate = False,
+        tied_grads: TiedGrads = "partial",
         grads: PyTree | None = None,
         extra_args: Mapping[str, Any] | None = None,
         state_stage_of: Callable[[tuple[Any, ...], Any], Any] | None = None,
@@ -188,8 +190,9 @@ class Recipe(AbstractConfig):
         **Arguments:**
 
         - `total_steps`: as in `build`.
-        - `params`, `partition`, `meshes`, `donate`, `grads`, `extra_args`,
-            `state_stage_of`, `travel_limit`, `process_timeout`: as in `stage_local`.
+        - `params`, `partition`, `meshes`, `donate`, `tied_grads`, `grads`,
+            `extra_args`, `state_stage_of`, `travel_limit`, `process_timeout`: as in
+            `stage_local`.
             Gradients in another dtype than the parameters, such as float32 gradients of
             bfloat16 parameters, require `grads`.
         """
@@ -199,6 +202,7 @@ class Recipe(AbstractConfig):
             partition,
             meshes=meshes,
             donate=donate,
+            tied_grads=tied_grads,
             grads=grads,
             extra_args=extra_args,
             state_stage_of=state_stage_of,

@@ -259,7 +259,9 @@ def assert_stage_local_equal(
     for tree in map(only_params, grads):
         if grade != "exact":
             pieces, states = partition.split(whole), staged.split_state(state)
-        given = partition.split_gradients(tree), states, pieces
+        summed = getattr(staged, "tied_grads", "partial") == "summed"
+        split = partition.split if summed else partition.split_gradients
+        given = split(tree), states, pieces
         updates, _ = staged.update(*given, **extra)
         pieces, states = staged.step(*given, **extra)
         expected, _ = update(tree, state, whole, **extra)

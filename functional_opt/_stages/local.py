@@ -17,7 +17,8 @@ from .run.compiling import CompileCache
 from .run.devices import shardings_on
 from .run.executor import Executors
 from .run.processes import check_same_plan, local_stages
-from .steps import StageLocal
+from .steps import Donate, StageLocal, TiedGrads
+from .whole import WholeTrees
 
 
 @typed
@@ -27,7 +28,8 @@ def stage_local(
     partition: StagePartition,
     *,
     meshes: Sequence[Mesh | jax.Device] | None = None,
-    donate: bool = False,
+    donate: Donate = False,
+    tied_grads: TiedGrads = "partial",
     grads: PyTree | None = None,
     extra_args: Mapping[str, Any] | None = None,
     state_stage_of: Callable[[tuple[Any, ...], Any], Any] | None = None,
@@ -51,7 +53,13 @@ def stage_local(
         processes require it, the same in each of them: a process has the stages on its
         devices.
     - `donate`: if true, `step` donates the buffers of `params_by_stage` and `states`,
-        and `update` those of `states`; do not use them afterwards.
+        and `update` those of `states`; do not use them afterwards. If "all", both
+        delete the gradients, too.
+    - `tied_grads`: what the gradients of a parameter are that several stages own. If
+        "partial", each owner has the gradient of its own use, and `step` sums them. If
+        "summed", they are summed already, as many pipeline runtimes return them: each
+        owner has the sum, or one array with it is on the devices of all owners; or one
+        owner has it, from which it is copied to the others, whose gradient is None.
     - `grads`: gradients, or their shapes and dtypes, where these differ from those of
         the parameters: for one gradient per example, or for another dtype.
     - `extra_args`: examples, or shapes and dtypes, of the extra arguments of
@@ -101,7 +109,8 @@ def stage_local(
     shardings = None if meshes is None else shardings_on(meshes, len(stages))
     here = frozenset(stages) if shardings is None else local_stages(shardings)
     if shardings is not None and jax.process_count() > 1:
-        check_same_plan(step, shardings, donate, process_timeout)
+        options = {"donate": donate, "tied_grads": tied_grads}
+        check_same_plan(step, shardings, options, process_timeout)
 
     def executors(function: SplitFunction, **options: Any) -> Executors:
         return Executors(
@@ -111,14 +120,29 @@ def stage_local(
     cache = CompileCache()
     state, extra = step.arguments["state"], step.arguments["extra_args"]
     donated = {STEP: STEP, UPDATE: ("state",)} if donate else {STEP: (), UPDATE: ()}
+
+    def updating(are_summed: bool) -> Executors:
+        return executors(
+            step,
+            donated=donated,
+            ties=derived.ties,
+            are_summed=are_summed,
+            deletes="grads" if donate == "all" else None,
+        )
+
+    init = executors(derived.init, donated={INIT: ()}, ties=None)
+    are_summed = tied_grads == "summed" or derived.ties is None
+    update = updating(are_summed)
+    summed = update if are_summed else updating(True)
+    ties = None if are_summed else derived.ties
     return StageLocal(
         partition,
-        tuple(
-            StageProgram(s, partition, state, extra, step, derived.ties) for s in stages
-        ),
+        tuple(StageProgram(s, partition, state, extra, step, ties) for s in stages),
         here,
-        executors(derived.init, donated={INIT: ()}, ties=None),
-        executors(step, donated=donated, ties=derived.ties),
+        tied_grads,
+        init,
+        update,
         state,
         shardings,
+        WholeTrees(tx, partition, state, extra, bool(donate), init, summed, shardings),
     )

@@ -51,14 +51,7 @@ class StagePartition:
 
         - `grads`: the gradients of the whole tree, as `split` takes it.
         """
-        leaves = leaves_or_none(self.params.structure, grads)
-        if leaves is None:
-            leaves = leaves_or_none(self.model.structure, grads)
-            named = zip(self.model.paths, leaves or (), strict=False)
-            params = set(self.params.paths)
-            leaves = leaves and [leaf for path, leaf in named if path in params]
-        if leaves is None:
-            leaves = self.form_of(grads).flatten_whole("grads", grads)
+        leaves = self.gradients("grads", grads)
         lowest = list(map(min, self.params.places))
 
         def summand(stage: int, i: int) -> Any:
@@ -104,6 +97,33 @@ class StagePartition:
             [forms[0].flatten("pieces", s, piece) for s, piece in enumerate(pieces)]
         )
 
+    def gradients(self, name: str, grads: PyTree) -> list[Any]:
+        """The gradients of the whole tree's parameters, None where one is None."""
+        leaves = leaves_or_none(self.params.structure, grads)
+        if leaves is None:
+            leaves = leaves_or_none(self.model.structure, grads)
+            leaves = leaves and [leaves[k] for k in self._params_of_model]
+        if leaves is None:
+            leaves = self.form_of(grads).flatten_whole(name, grads)
+        return leaves
+
+    def take_whole(
+        self, name: str, tree: PyTree
+    ) -> tuple[list[Any], Callable[[Sequence[Any]], PyTree]]:
+        """The parameters of a whole tree, and how to make a tree of new ones."""
+        leaves, structure = jax.tree.flatten(tree)
+        if structure == self.params.structure:
+            return leaves, self.params.tree
+        self.model.flatten_whole(name, tree)
+        positions = self._params_of_model
+        put = functools.partial(_replaced, self.model.structure, leaves, positions)
+        return [leaves[position] for position in positions], put
+
+    @functools.cached_property
+    def _params_of_model(self) -> tuple[int, ...]:
+        params = set(self.params.paths)
+        return tuple(k for k, path in enumerate(self.model.paths) if path in params)
+
     def take(
         self, name: str, stage: int, piece: PyTree
     ) -> tuple[list[Any], Callable[[Sequence[Any]], PyTree]]:
@@ -114,13 +134,7 @@ class StagePartition:
         if structure != self.model.structures[stage]:
             self._form_of_piece(stage, piece).flatten(name, stage, piece)
         positions = self._positions[stage]
-
-        def put(params: Sequence[Any]) -> PyTree:
-            replaced = list(leaves)
-            for position, param in zip(positions, params, strict=True):
-                replaced[position] = param
-            return self.model.unflatten(stage, replaced)
-
+        put = functools.partial(_replaced, structure, leaves, positions)
         return [leaves[position] for position in positions], put
 
     def take_gradients(self, stage: int, piece: PyTree) -> list[Any]:
@@ -157,6 +171,19 @@ class StagePartition:
         if structure == params or all(map(is_param, leaves)):
             return self.params
         return self.model
+
+
+def _replaced(
+    structure: jax.tree_util.PyTreeDef,
+    leaves: Sequence[Any],
+    positions: Sequence[int],
+    params: Sequence[Any],
+) -> PyTree:
+    """A tree with new parameters, and all other leaves as they are."""
+    replaced = list(leaves)
+    for position, param in zip(positions, params, strict=True):
+        replaced[position] = param
+    return jax.tree.unflatten(structure, replaced)
 
 
 @typed

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jax.sharding import Sharding
 from jaxtyping import PyTree
 
 from .._signatures import shown_short
+from .._slicing.stage_sets import stages_text
 from .._types import typed
 from .axis import StageAxis
 from .derive.derive import INIT, STEP, UPDATE
@@ -23,8 +24,11 @@ from .run.executor import Executors, is_traced
 from .run.extra_args import placed_extra_args
 from .run.processes import check_pieces_here
 from .trees import check_stages, Cut, Pieces, States
+from .whole import WholeTransformation, WholeTrees
 
 
+Donate = bool | Literal["all"]
+TiedGrads = Literal["partial", "summed"]
 # Makes a piece of the leaves of the parameters in it.
 Put = Callable[[Leaves], PyTree]
 
@@ -42,6 +46,7 @@ class StageLocal:
     - `programs`: for each stage its `StageProgram`.
     - `local_stages`: the stages that have a device in this process: all of them, if
         there is only one.
+    - `tied_grads`: as `stage_local` was given it.
 
     !!! Example
 
@@ -57,10 +62,26 @@ class StageLocal:
     partition: StagePartition
     programs: tuple[StageProgram, ...]
     local_stages: frozenset[int]
+    tied_grads: TiedGrads
     _init: Executors
     _update: Executors
     _state: Cut
     _meshes: tuple[Sharding, ...] | None
+    _whole: WholeTrees
+
+    @functools.cached_property
+    def whole(self) -> WholeTransformation:
+        """The same update for whole trees whose leaves lie where their stages are.
+
+        **Raises:** `ValueError` with several processes, which hold no whole trees.
+        """
+        if len(self.local_stages) < self.partition.num_stages:
+            raise ValueError(
+                "`whole` is for one process that has all stages; here, "
+                f"process {jax.process_index()} has "
+                f"{stages_text(self.local_stages)}. Use `step` with each stage's trees."
+            )
+        return WholeTransformation.of(self._whole)
 
     @property
     def rounds(self) -> int:
@@ -110,7 +131,7 @@ class StageLocal:
         - `grads_by_stage`: the gradients of each stage's parameters. One that is None
             counts as zeros; other leaves may be there or be None. Gradients of a
             parameter that several stages own are summed over its owners, in their
-            order.
+            order, unless `tied_grads` is "summed".
         - `states`: as `init` or the last step returned them.
         - `params_by_stage`: each stage's parameters.
         - `extra_args`: the extra arguments that `stage_local` was told of. Those of a

@@ -65,6 +65,18 @@ class Cut:
             for stage in range(self.num_stages)
         )
 
+    @functools.cached_property
+    def shared(self) -> tuple[tuple[int, tuple[tuple[int, int], ...]], ...]:
+        """The leaves that several stages hold: for each stage where among its own."""
+        return tuple(
+            (i, tuple((s, self.held[s].index(i)) for s in sorted(place)))
+            for i, place in enumerate(self.places)
+            if len(place) > 1
+        )
+
+    def tree(self, leaves: Sequence[Any]) -> PyTree:
+        return jax.tree.unflatten(self.structure, leaves)
+
     def _piece(self, stage: int, leaves: Sequence[Any]) -> PyTree:
         held = [
             leaf if stage in place else None

@@ -73,8 +73,9 @@ def check_one_program(
         raise ValueError(
             "Stages on devices of their own cannot be part of one larger program, such "
             "as `jax.jit` of a function that calls `step`. Call it outside of `jit`, "
-            "which `step` does for each stage; or call the pure functions of `programs`"
-            " in programs of your own, or `over_axis` inside `jax.shard_map`."
+            "which `step` does for each stage, and `whole.step` for trees that are not "
+            "split; or call the pure functions of `programs` in programs of your own, "
+            "or `over_axis` inside `jax.shard_map`."
         )
 
 

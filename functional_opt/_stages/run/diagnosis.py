@@ -17,6 +17,7 @@ def diagnose(
     leaves: Sequence[Leaves | None],
     results: Sequence[Any],
     donated: Collection[str],
+    deleted: str | None = None,
 ) -> None:
     """Looks for the cause of an error in the leaves that a function was given.
 
@@ -28,6 +29,7 @@ def diagnose(
     - `results`: those of the stages whose programs ran before it, and have had the
         buffers that were lent to them.
     - `donated`: the names of arguments whose buffers are donated.
+    - `deleted`: the name of an argument whose buffers are deleted after a step.
 
     **Raises:** the error that names the cause, if one is found.
     """
@@ -41,9 +43,10 @@ def diagnose(
         function.check(stage, own)
     for stage, own in given:
         check_devices(function, stage, own, everything=False)
+    lost = [*donated] if deleted is None else [*donated, deleted]
     for stage, own in given:
         _check_shared(function, stage, own, donated)
-        _check_deleted(function, stage, own, donated)
+        _check_deleted(function, stage, own, lost)
     if isinstance(error, NotOnItsStage):
         for stage, own in given:
             check_devices(function, stage, own, everything=True)
@@ -96,7 +99,7 @@ def _check_shared(
             if other != position and lent & {position, other}:
                 raise ValueError(
                     f"{function.label(stage, position)} is the same buffer as "
-                    f"{function.label(stage, other)}, but `donate=True` lets the step "
+                    f"{function.label(stage, other)}, but `donate` lets the step "
                     f"reuse the buffers of {_names_text(donated)}. Give a copy, by "
                     "`jnp.copy`, or leave out `donate`."
                 )
@@ -108,7 +111,7 @@ def _check_deleted(
     for position, leaf in enumerate(leaves):
         if is_concrete(leaf) and leaf.is_deleted():
             why = (
-                f"With `donate=True` a step reuses the buffers of "
+                f"With {_donate_text(donated)} a step reuses the buffers of "
                 f"{_names_text(donated)}: give it those that the last step returned, "
                 "or leave out `donate`."
                 if donated
@@ -128,6 +131,10 @@ def _buffers(leaf: Any) -> Iterator[tuple[jax.Device, int]]:
         # Not every backend has pointers to tell.
         except (RuntimeError, NotImplementedError):
             return
+
+
+def _donate_text(donated: Collection[str]) -> str:
+    return "`donate='all'`" if "grads" in donated else "`donate=True`"
 
 
 def _names_text(names: Collection[str]) -> str:

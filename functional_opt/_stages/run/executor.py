@@ -1,6 +1,6 @@
 """Runs the slices of all stages, each on its devices, and what they exchange."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,10 +14,10 @@ from ..derive.functions import SplitFunction
 from ..derive.slices import Inbox, Leaves, StageSlice
 from ..derive.ties import Ties
 from .compiling import compile_together, CompileCache, groups_of, options_for
-from .devices import check_on_meshes, check_one_program, on_mesh
+from .devices import check_on_meshes, check_one_program, is_concrete, on_mesh
 from .diagnosis import diagnose
 from .exchange import Exchange
-from .sums import DeviceSums
+from .sums import DeviceCopies, DeviceSums
 
 
 # For each stage how a small value is sharded that all of its devices need: a copy on
@@ -97,7 +97,8 @@ class Executor:
     - `layout`: where its stages are, and what is computed.
     - `stages`: the stages of this process.
     - `donated`: the names of the arguments whose buffers are donated.
-    - `ties`: the gradients that are summed first.
+    - `ties`: the tied gradients, which are summed first.
+    - `are_summed`: whether they are summed already.
     - `cache`: the compiled programs.
     """
 
@@ -109,12 +110,16 @@ class Executor:
         stages: Iterable[int],
         donated: Iterable[str],
         ties: Ties | None,
+        are_summed: bool,
         cache: CompileCache,
     ) -> None:
         self._layout, self._cache = layout, cache
         self._groups = groups_of(sorted(stages), layout.stages, function.held)
         self._options = options_for(layout.stages)
-        self.sums = None if ties is None else DeviceSums(ties, layout.stages)
+        self.sums: Callable[[LeavesByStage], LeavesByStage] | None = None
+        if ties is not None:
+            on = layout.stages
+            self.sums = DeviceCopies(ties) if are_summed else DeviceSums(ties, on)
         last = function.finish[layout.names]
         on_meshes = [s if isinstance(s, NamedSharding) else None for s in layout.stages]
         self.rounds = [
@@ -184,9 +189,11 @@ class Executors:
 
     **Arguments:**
 
-    - `function`, `stages`, `ties`, `cache`: those of `Executor`.
+    - `function`, `stages`, `ties`, `are_summed`, `cache`: those of `Executor`.
     - `donated`: for each tuple of names of results the arguments whose buffers are
         donated.
+    - `deletes`: the name of an argument whose buffers are deleted after a step: there
+        is no result that could have them. None if there is none.
     - `meshes`: the stages' shardings, if the user has said them.
     """
 
@@ -199,9 +206,12 @@ class Executors:
         ties: Ties | None,
         cache: CompileCache,
         meshes: Sequence[Sharding] | None,
+        are_summed: bool = False,
+        deletes: str | None = None,
     ) -> None:
         self._function, self._stages, self._donated = function, stages, donated
         self._ties, self._cache, self._meshes = ties, cache, meshes
+        self._are_summed, self._deletes = are_summed, deletes
         self._made: dict[Layout, Executor] = {}
 
     def run(self, names: tuple[str, ...], leaves: LeavesByStage) -> list[Any]:
@@ -214,9 +224,18 @@ class Executors:
             self._made[layout].run(leaves, results)
         except (TypeError, ValueError, RuntimeError) as error:
             donated = self._donated[names]
-            diagnose(error, self._function, leaves, results, donated)
+            diagnose(error, self._function, leaves, results, donated, self._deletes)
             raise
+        if self._deletes is not None and not layout.is_traced:
+            self._delete(self._deletes, leaves)
         return results
+
+    def _delete(self, name: str, leaves: LeavesByStage) -> None:
+        """Frees buffers as soon as the programs that read them are done."""
+        for stage, own in enumerate(leaves):
+            for position in self._function.positions(stage, name) if own else ():
+                if is_concrete(leaf := own[position]) and not leaf.is_deleted():
+                    leaf.delete()
 
     def layout(self, names: tuple[str, ...], leaves: LeavesByStage) -> Layout:
         """Where the leaves are, and the results will be."""
@@ -259,6 +278,7 @@ class Executors:
             stages=self._stages,
             donated=() if layout.is_traced else self._donated[layout.names],
             ties=self._ties,
+            are_summed=self._are_summed,
             cache=self._cache,
         )
 

@@ -1,7 +1,7 @@
 """Which stages are on the devices of this process, and whether all processes agree."""
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -62,14 +62,14 @@ def check_pieces_here(
 def check_same_plan(
     step: SplitFunction,
     shardings: Sequence[Sharding],
-    donate: bool,
+    options: Mapping[str, Any],
     timeout: float,
 ) -> None:
     """Compares what all processes are about to do. All of them must call it.
 
     **Arguments:**
 
-    - `step`, `shardings`, `donate`: what is compared.
+    - `step`, `shardings`, `options`: what is compared.
     - `timeout`: how many seconds to wait for the other processes.
 
     **Raises:** `ValueError` in every process, naming the parts that differ, and where;
@@ -83,7 +83,7 @@ def check_same_plan(
         "`extra_args`": _argument_parts(step, "extra_args"),
         "`grads`": _argument_parts(step, "grads"),
         "`tx`": parts_of(step.slices.source),
-        "`donate`": [str(donate)],
+        **{f"`{name}`": [str(value)] for name, value in options.items()},
     }
     everyone = _gathered(np.stack(list(map(digest, parts.values()))), timeout)
     differences = []

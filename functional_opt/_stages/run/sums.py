@@ -10,7 +10,9 @@ from jaxtyping import Array
 
 from ..derive.slices import Leaves
 from ..derive.ties import in_order, Ties
+from .devices import is_concrete
 from .exchange import DeviceRows, failures_named, shards_of, taken
+from .views import view
 
 
 # For each of some stages, the same leaves of each.
@@ -48,6 +50,62 @@ class DeviceSums:
                 grads = dict(zip(tied, totals, strict=True))
                 summed[stage] = self._ties.replaced(stage, summed[stage] or (), grads)
         return summed
+
+
+class DeviceCopies:
+    """Tied gradients that are summed already, a copy for each owner.
+
+    What is on the devices of all owners stays there. What one owner alone has is
+    broadcast to the others.
+    """
+
+    def __init__(self, ties: Ties) -> None:
+        self._ties = ties
+
+    def __call__(self, leaves: Sequence[Leaves | None]) -> list[Leaves | None]:
+        """The leaves of all stages, with a copy for each owner that has none."""
+        copied: list[Leaves | None] = list(leaves)
+        grads: dict[int, dict[int, Any]] = {}
+        for k, owners in enumerate(self._ties.owners):
+            here = [stage for stage in owners if leaves[stage] is not None]
+            for stage, grad in self._copies(k, here, leaves).items():
+                grads.setdefault(stage, {})[k] = grad
+        for stage, own in grads.items():
+            copied[stage] = self._ties.replaced(stage, leaves[stage] or (), own)
+        return copied
+
+    def _copies(
+        self, k: int, here: Sequence[int], leaves: Sequence[Leaves | None]
+    ) -> dict[int, Any]:
+        ties = self._ties
+        own = {s: (leaves[s] or ())[ties.grads[s][k]] for s in here}
+        source = next((grad for grad in own.values() if grad is not None), None)
+        if len(here) < len(ties.owners[k]) and any(x is None for x in own.values()):
+            raise ValueError(
+                f"A summed gradient of stages {list(ties.owners[k])} is None on a "
+                "stage of this process, and another process has an owner, too. With "
+                "`tied_grads='summed'` every owner then requires the sum: give zeros "
+                "if there is none."
+            )
+        if source is None:
+            return {}
+        params = {s: (leaves[s] or ())[ties.params[s][k]] for s in here}
+        return {
+            stage: _copy(source if grad is None else grad, params[stage], params)
+            for stage, grad in own.items()
+        }
+
+
+def _copy(grad: Any, param: Any, params: Mapping[int, Any]) -> Any:
+    """A gradient on the devices of a parameter, if it is where an owner is."""
+    if not (is_concrete(grad) and is_concrete(param)):
+        return grad
+    found = view(grad, param.sharding)
+    devices = grad.sharding.device_set
+    is_owners = any(p.sharding.device_set <= devices for p in params.values())
+    if found is None and (is_owners or not grad.committed):
+        return jax.device_put(grad, param.sharding)
+    return grad if found is None else found
 
 
 Adder = Callable[[Summands], Mapping[int, Sequence[Any]]]

@@ -1,0 +1,144 @@
+"""One array on the devices of several stages, and each stage's copy of it.
+
+Nothing is copied: a view is made of the shards on a stage's devices, and the array of
+the copies of all stages is made of theirs.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+
+from .devices import device_order, devices_text, is_concrete
+from .exchange import shards_of, taken
+
+
+def view(leaf: Any, home: Sharding) -> Any | None:
+    """What of an array is on a stage's devices; None if it is not on all of them.
+
+    **Arguments:**
+
+    - `leaf`: the array. What is on no device yet is everywhere.
+    - `home`: a sharding on the stage's devices, preferred for the view.
+    """
+    if not is_concrete(leaf) or leaf.sharding.device_set == home.device_set:
+        return leaf
+    if not home.device_set <= leaf.sharding.device_set:
+        return None
+    like = _restricted(leaf.sharding, leaf.shape, home)
+    return None if like is None else taken(shards_of(leaf), like, leaf.shape)
+
+
+@functools.lru_cache(maxsize=4096)
+def _restricted(
+    sharding: Sharding, shape: tuple[int, ...], home: Sharding
+) -> Sharding | None:
+    """The sharding of the part of an array on the devices of `home`, if it is whole."""
+    candidates = [home]
+    if isinstance(sharding, NamedSharding):
+        meshes = [_part(sharding.mesh, home)]
+        if isinstance(home, NamedSharding):
+            meshes.insert(0, home.mesh)
+        for mesh in meshes:
+            if mesh is not None and _axes(sharding.spec) <= set(mesh.axis_names):
+                candidates.append(NamedSharding(mesh, sharding.spec))
+    return next((x for x in candidates if _fits(x, sharding, shape)), None)
+
+
+def _part(mesh: Any, home: Sharding) -> Mesh | None:
+    """The box of a mesh that is made of the devices of `home`, if there is one."""
+    inside = [device in home.device_set for device in mesh.devices.flat]
+    where = np.nonzero(np.array(inside).reshape(mesh.devices.shape))
+    box = mesh.devices[np.ix_(*map(np.unique, where))]
+    return Mesh(box, mesh.axis_names) if box.size == len(home.device_set) else None
+
+
+def _axes(spec: PartitionSpec) -> set[str]:
+    names: set[str] = set()
+    for entry in spec:
+        names.update(
+            entry if isinstance(entry, tuple) else [entry] * (entry is not None)
+        )
+    return names
+
+
+def _fits(one: Sharding, other: Sharding, shape: tuple[int, ...]) -> bool:
+    """Whether each device has the same part of an array in both, as far as in both."""
+    if len(getattr(one, "spec", ())) > len(shape):
+        return False
+    indices = [s.devices_indices_map(shape) for s in (one, other)]
+    return all(
+        _bounds(indices[0][device], shape) == _bounds(indices[1][device], shape)
+        for device in indices[0].keys() & indices[1].keys()
+    )
+
+
+def _bounds(index: Any, shape: tuple[int, ...]) -> list[Any]:
+    return [part.indices(size) for part, size in zip(index, shape, strict=True)]
+
+
+def joined(copies: Sequence[Any], like: Any, label: str) -> Any:
+    """One array of the copies of several stages.
+
+    **Arguments:**
+
+    - `copies`: those of the stages.
+    - `like`: an array whose sharding it has, if it is on the same devices.
+    - `label`: what errors call it.
+    """
+    apart = {frozenset(copy.sharding.device_set): copy for copy in reversed(copies)}
+    parts = list(apart.values())[::-1]
+    if len(parts) == 1:
+        return parts[0]
+    given = like.sharding if is_concrete(like) else None
+    shape = parts[0].shape
+    shardings = tuple(part.sharding for part in parts)
+    sharding = _united(shardings, given, shape)
+    if sharding is None:
+        places = "; ".join(devices_text(s.device_set) for s in shardings)
+        raise ValueError(
+            f"{label} is sharded in different ways on the stages that own it, on "
+            f"{places}, so that it cannot be one array. Shard it alike on each of them."
+        )
+    shards = shards_of(*parts)
+    return jax.make_array_from_single_device_arrays(
+        shape, sharding, [shards[d] for d in device_order(sharding) if d in shards]
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _united(
+    shardings: tuple[Sharding, ...], given: Sharding | None, shape: tuple[int, ...]
+) -> Sharding | None:
+    """The sharding of an array of copies with these shardings."""
+    devices = frozenset().union(*(s.device_set for s in shardings))
+    candidates = [given, _stacked(shardings), _replicated(shardings)]
+    for candidate in candidates:
+        if candidate is not None and candidate.device_set == devices:
+            if all(_fits(candidate, one, shape) for one in shardings):
+                return candidate
+    return None
+
+
+def _stacked(shardings: Sequence[Sharding]) -> Sharding | None:
+    """Meshes of one form, one on the other."""
+    named = [s for s in shardings if isinstance(s, NamedSharding)]
+    if len(named) < len(shardings):
+        return None
+    first = named[0]
+    if any(s.mesh.shape != first.mesh.shape or s.spec != first.spec for s in named):
+        return None
+    name = "stage"
+    while name in first.mesh.axis_names:
+        name += "_"
+    stacked = np.stack([s.mesh.devices for s in named])
+    mesh = Mesh(stacked, (name, *first.mesh.axis_names))
+    return NamedSharding(mesh, first.spec)
+
+
+def _replicated(shardings: Sequence[Sharding]) -> Sharding:
+    devices = [device for s in shardings for device in device_order(s)]
+    return NamedSharding(Mesh(np.array(devices), ("stage",)), PartitionSpec())

@@ -1,0 +1,297 @@
+"""The transformation of whole trees whose leaves lie where their stages are."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Sharding
+from jaxtyping import PyTree
+
+from .._slicing.stage_sets import stages_text
+from .derive.derive import INIT, STEP, UPDATE
+from .derive.slices import Leaves
+from .extra import values_of
+from .partition import StagePartition
+from .run.devices import check_one_program, devices_text
+from .run.executor import Executors, is_traced, sharding_of
+from .run.extra_args import placed_extra_args
+from .run.views import joined, view
+from .trees import check_stages, Cut, Pieces
+
+
+class WholeTransformation(optax.GradientTransformationExtraArgs):
+    """An Optax transformation of whole trees. It is `whole` of a `StageLocal`.
+
+    A pipeline runtime holds one tree, each leaf on the devices of its stage. `init` and
+    `update` are those of Optax, by name and position, for such trees: each stage's
+    program runs where its leaves are. Nothing is copied between devices but messages.
+    What several stages hold is one array on the devices of all of them: a tied
+    parameter, or a counter of the state. So the state is one pytree, of the very
+    structure that Optax has. The gradient of a tied parameter is its sum, on the
+    devices of all owners, or on those of one owner, from which it is broadcast.
+
+    Call it outside of `jax.jit`, which refuses arrays on different devices. Where all
+    stages are on one device, it may be called inside, and is `tx` itself.
+
+    !!! Example
+
+        >>> import functional_opt as fo, jax.numpy as jnp, optax
+        >>> params = {"embed": jnp.ones((8, 2)), "head": jnp.ones((2, 8))}
+        >>> partition = fo.partition(params, {"embed": 0, "head": 1})
+        >>> tx = fo.stage_local(optax.adam(1e-3), params, partition).whole
+        >>> state = tx.init(params)
+        >>> updates, state = tx.update(params, state, params)
+        >>> params = optax.apply_updates(params, updates)
+        >>> params, state = tx.step(params, state, params)
+        >>> int(optax.tree.get(state, "count"))
+        2
+    """
+
+    _trees: "WholeTrees"
+
+    @classmethod
+    def of(cls, trees: "WholeTrees") -> "WholeTransformation":
+        self = cls(trees.init, trees.update)
+        self._trees = trees
+        return self
+
+    def step(
+        self, grads: PyTree, state: PyTree, params: PyTree, **extra_args: Any
+    ) -> tuple[PyTree, PyTree]:
+        """The new parameters and state: `tx.update` and `optax.apply_updates`.
+
+        With `donate` of `stage_local` the buffers of `params` and `state` are donated.
+
+        **Arguments:**
+
+        - `grads`: as `updates` of `update`. One that is None counts as zeros.
+        - `state`: as `init` or the last step returned it.
+        - `params`: the parameters. New ones have the same shardings.
+        - `extra_args`: as in `StageLocal.step`.
+        """
+        return self._trees.step(grads, state, params, **extra_args)
+
+    def join(self, params_by_stage: Pieces, states: Pieces) -> tuple[PyTree, PyTree]:
+        """Whole trees of the pieces of `StageLocal`, without copying anything."""
+        return self._trees.join(params_by_stage, states)
+
+    def split(
+        self, params: PyTree, state: PyTree
+    ) -> tuple[tuple[PyTree, ...], tuple[PyTree, ...]]:
+        """The pieces of whole trees, without copying anything: for `Checkpoints`."""
+        return self._trees.split(params, state)
+
+
+Homes = tuple[Sharding | None, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class WholeTrees:
+    """From whole trees to the leaves of each stage, and back.
+
+    **Attributes:**
+
+    - `tx`: the transformation.
+    - `donates`: whether buffers of the state are donated.
+    - `run_init`, `run_update`: the stages' programs; tied gradients are summed already.
+    - others: as in `StageLocal`.
+    """
+
+    tx: optax.GradientTransformation
+    partition: StagePartition
+    state_cut: Cut
+    extra_cut: Cut
+    donates: bool
+    run_init: Executors
+    run_update: Executors
+    meshes: Homes | None
+
+    def init(self, params: PyTree) -> PyTree:
+        leaves, _ = self.partition.take_whole("params", params)
+        if is_traced([leaves]):
+            check_one_program([leaves], None)
+            return self.tx.init(self.partition.params.tree(leaves))
+        given = self._split(self.partition.params, leaves, self._homes(leaves))
+        results = self.run_init.run(INIT, given)
+        return self.state_cut.tree(self._join(self.state_cut, results, "state"))
+
+    def update(
+        self,
+        updates: PyTree,
+        state: PyTree,
+        params: PyTree | None = None,
+        **extra_args: Any,
+    ) -> tuple[PyTree, PyTree]:
+        if params is None:
+            raise ValueError(
+                "`params` of `update` is None. A stage-local update requires the "
+                "parameters: call `update(updates, state, params)`."
+            )
+        new, new_state, _ = self._run(UPDATE, updates, state, params, extra_args)
+        return self.partition.params.tree(new), new_state
+
+    def step(
+        self, grads: PyTree, state: PyTree, params: PyTree, **extra_args: Any
+    ) -> tuple[PyTree, PyTree]:
+        new, new_state, put = self._run(STEP, grads, state, params, extra_args)
+        return put(new), new_state
+
+    def join(self, params_by_stage: Pieces, states: Pieces) -> tuple[PyTree, PyTree]:
+        partition, num_stages = self.partition, self.partition.num_stages
+        check_stages("params_by_stage", params_by_stage, num_stages)
+        check_stages("states", states, num_stages)
+        stages = range(num_stages)
+        params = [partition.take("params", s, params_by_stage[s])[0] for s in stages]
+        state = [self.state_cut.flatten("states", s, states[s]) for s in stages]
+        _, put = partition.take_whole("params", partition.merge(params_by_stage))
+        whole = self._join(self.state_cut, state, "state")
+        joined_params = self._join(partition.params, params, "params")
+        return put(joined_params), self.state_cut.tree(whole)
+
+    def split(
+        self, params: PyTree, state: PyTree
+    ) -> tuple[tuple[PyTree, ...], tuple[PyTree, ...]]:
+        leaves, _ = self.partition.take_whole("params", params)
+        homes, cut = self._homes(leaves), self.state_cut
+        pieces = list(self.partition.split(params))
+        own = self._split(self.partition.params, leaves, homes)
+        for stage, piece in enumerate(pieces):
+            _, put = self.partition.take("params", stage, piece)
+            pieces[stage] = put(own[stage])
+        states = self._split(cut, cut.flatten_whole("state", state), homes)
+        return tuple(pieces), tuple(map(cut.unflatten, range(len(states)), states))
+
+    def _run(
+        self,
+        names: tuple[str, ...],
+        grads: PyTree,
+        state: PyTree,
+        params: PyTree,
+        extra_args: Mapping[str, Any],
+    ) -> tuple[Leaves, PyTree, Any]:
+        cut = self.partition.params
+        own, put = self.partition.take_whole("params", params)
+        whole = self.state_cut.flatten_whole("state", state)
+        given = self.partition.gradients("grads", grads)
+        if is_traced([own, whole, given, jax.tree.leaves(extra_args)]):
+            check_one_program([own, whole, given], self.meshes)
+            return *self._traced(names, given, state, own, extra_args), put
+        homes = self._homes(own)
+        parts = [
+            self._split(cut, own, homes, donated=self.donates and names == STEP),
+            self._split(self.state_cut, whole, homes, donated=self.donates),
+            [[given[i] for i in held] for held in cut.held],
+            self._extra(extra_args, parts_of=own),
+        ]
+        leaves = [[*p, *s, *g, *e] for p, s, g, e in zip(*parts, strict=True)]
+        results = self.run_update.run(names, leaves)
+        counts = [len(held) for held in cut.held]
+        first = [(r or ())[:n] for r, n in zip(results, counts, strict=True)]
+        last = [(r or ())[n:] for r, n in zip(results, counts, strict=True)]
+        new = self._join(cut, first, "params", own)
+        new_state = self._join(self.state_cut, last, "state", whole)
+        return new, self.state_cut.tree(new_state), put
+
+    def _traced(
+        self,
+        names: tuple[str, ...],
+        grads: Leaves,
+        state: PyTree,
+        params: Leaves,
+        extra_args: Mapping[str, Any],
+    ) -> tuple[Leaves, PyTree]:
+        """On one device, inside of a larger program: the transformation itself."""
+        tx, cut = optax.with_extra_args_support(self.tx), self.partition.params
+        pairs = zip(grads, params, strict=True)
+        filled = [jnp.zeros_like(p) if g is None else g for g, p in pairs]
+        own, values = cut.tree(params), values_of(extra_args)
+        updates, new_state = tx.update(cut.tree(filled), state, own, **values)
+        new = updates if names == UPDATE else optax.apply_updates(own, updates)
+        return cut.flatten_whole("updates", new), new_state
+
+    def _extra(
+        self, extra_args: Mapping[str, Any], parts_of: Leaves
+    ) -> Sequence[Leaves]:
+        if not (extra_args or self.extra_cut.paths):
+            return [()] * self.partition.num_stages
+        params = [[parts_of[i] for i in held] for held in self.partition.params.held]
+        here = frozenset(range(self.partition.num_stages))
+        cut = self.extra_cut
+        placed = placed_extra_args(cut, extra_args, here, params, self.meshes)
+        return [cut.flatten("extra_args", s, piece) for s, piece in enumerate(placed)]
+
+    def _homes(self, params: Leaves) -> Homes:
+        """Where each stage is: where a parameter is that it alone owns."""
+        if self.meshes is not None:
+            return self.meshes
+        found = [None if i is None else sharding_of(params[i]) for i in self._firsts]
+        known = {frozenset(s.device_set): s for s in found if s is not None}
+        if len(known) == 1:
+            return (*known.values(),) * len(found)
+        if None in found and known:
+            raise ValueError(
+                f"Stage {found.index(None)} has no parameter of its own that is on a "
+                "device, which would tell where it is. Give `meshes` to `stage_local`."
+            )
+        return tuple(found)
+
+    @functools.cached_property
+    def _firsts(self) -> list[int | None]:
+        places = self.partition.params.places
+        return [
+            next((i for i in held if len(places[i]) == 1), None)
+            for held in self.partition.params.held
+        ]
+
+    def _split(
+        self, cut: Cut, leaves: Leaves, homes: Homes, *, donated: bool = False
+    ) -> list[list[Any]]:
+        """The leaves of each stage."""
+        pieces = [[leaves[i] for i in held] for held in cut.held]
+        for i, copies in cut.shared:
+            seen: set[frozenset[jax.Device]] = set()
+            for stage, position in copies:
+                home = homes[stage]
+                if home is None:
+                    continue
+                own = view(leaves[i], home)
+                if own is None:
+                    raise _not_on_all(cut, i, leaves[i], stage, home)
+                devices = frozenset(home.device_set)
+                # Stages on the same devices have one buffer, to be donated only once.
+                again = donated and devices in seen
+                pieces[stage][position] = jnp.copy(own) if again else own
+                seen.add(devices)
+        return pieces
+
+    def _join(
+        self,
+        cut: Cut,
+        leaves_by_stage: Sequence[Any],
+        name: str,
+        like: Leaves | None = None,
+    ) -> list[Any]:
+        """The leaves of the whole tree, sharded like those of `like`."""
+        leaves: list[Any] = [None] * len(cut.paths)
+        for held, own in zip(cut.held, leaves_by_stage, strict=True):
+            for i, leaf in zip(held, own or (), strict=True):
+                leaves[i] = leaf
+        for i, copies in cut.shared:
+            parts = [leaves_by_stage[stage][position] for stage, position in copies]
+            label = f"`{cut.paths[i]}` of `{name}`"
+            leaves[i] = joined(parts, None if like is None else like[i], label)
+        return leaves
+
+
+def _not_on_all(cut: Cut, i: int, leaf: Any, stage: int, home: Sharding) -> ValueError:
+    return ValueError(
+        f"`{cut.paths[i]}` is held by {stages_text(cut.places[i])}, but it is on "
+        f"{devices_text(leaf.sharding.device_set)}, and stage {stage} is on "
+        f"{devices_text(home.device_set)}. Put it on the devices of all of them, with "
+        "`jax.device_put` and a replicated sharding; `whole.init` and `whole.join` "
+        "return it there."
+    )
