@@ -1,5 +1,7 @@
 """Whole trees whose leaves lie where their stages are, on 44 leaves in 8 stages."""
 
+from typing import Any
+
 import functional_opt as fo
 import jax
 import jax.numpy as jnp
@@ -162,7 +164,7 @@ def test_nothing_is_copied_and_nothing_compiled(where):
 
 def test_what_several_stages_hold_is_one_array_on_all_of_them():
     tx = make("apart").whole
-    state = tx.init(place(PARAMS, "apart"))
+    state: Any = tx.init(place(PARAMS, "apart"))
     adam = state[1][0]
     assert adam.count.devices() == set(DEVICES)
     assert adam.mu["embed"].devices() == {DEVICES[0], DEVICES[7]}
@@ -283,7 +285,7 @@ def test_no_parameters():
 def test_trees_that_do_not_fit():
     tx = make("apart").whole
     params = place(PARAMS, "apart")
-    state = tx.init(params)
+    state: Any = tx.init(params)
     with pytest.raises(ValueError, match="`state` is not the state"):
         tx.step(params, state[0], params)
     with pytest.raises(ValueError, match="`params` is not"):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.core import Tracer
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -89,7 +90,7 @@ def _smallest(tree: PyTree) -> list[Devices]:
 
 def _devices(path: tuple[Any, ...], leaf: Any) -> Devices:
     sharding = getattr(leaf, "sharding", None)
-    if sharding is None or isinstance(leaf, jax.core.Tracer):
+    if sharding is None or isinstance(leaf, Tracer):
         raise ValueError(
             f"`{path_text(path)}` is on no device: it is a {type(leaf).__name__} "
             "without a sharding. Put it on the devices of its stage with "

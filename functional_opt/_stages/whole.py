@@ -108,7 +108,7 @@ class WholeTrees:
     donates: bool
     run_init: Executors
     run_update: Executors
-    meshes: Homes | None
+    meshes: tuple[Sharding, ...] | None
 
     def init(self, params: PyTree) -> PyTree:
         leaves, _ = self.partition.take_whole("params", params)

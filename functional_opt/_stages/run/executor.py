@@ -233,7 +233,9 @@ class Executors:
     def _delete(self, name: str, leaves: LeavesByStage) -> None:
         """Frees buffers as soon as the programs that read them are done."""
         for stage, own in enumerate(leaves):
-            for position in self._function.positions(stage, name) if own else ():
+            if own is None:
+                continue
+            for position in self._function.positions(stage, name):
                 if is_concrete(leaf := own[position]) and not leaf.is_deleted():
                     leaf.delete()
 

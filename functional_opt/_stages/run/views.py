@@ -39,7 +39,7 @@ def _restricted(
     """The sharding of the part of an array on the devices of `home`, if it is whole."""
     candidates = [home]
     if isinstance(sharding, NamedSharding):
-        meshes = [_part(sharding.mesh, home)]
+        meshes: list[Any] = [_part(sharding.mesh, home)]
         if isinstance(home, NamedSharding):
             meshes.insert(0, home.mesh)
         for mesh in meshes:
@@ -134,7 +134,7 @@ def _stacked(shardings: Sequence[Sharding]) -> Sharding | None:
     name = "stage"
     while name in first.mesh.axis_names:
         name += "_"
-    stacked = np.stack([s.mesh.devices for s in named])
+    stacked = np.stack([np.asarray(s.mesh.devices) for s in named])
     mesh = Mesh(stacked, (name, *first.mesh.axis_names))
     return NamedSharding(mesh, first.spec)
 
