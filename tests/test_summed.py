@@ -68,7 +68,7 @@ def place(tree):
 
 def split(grads, way):
     pieces = list(place(grads))
-    for stage, grad in zip(OWNERS, way(grads["embed"]), strict=True):
+    for stage, grad in zip(OWNERS, way(jnp.copy(grads["embed"])), strict=True):
         pieces[stage] = pieces[stage] | {"embed": grad}
     return tuple(pieces)
 
@@ -160,6 +160,13 @@ def test_deleted_gradients_are_named():
     pieces, states = staged.step(grads, staged.init(pieces), pieces)
     with pytest.raises(ValueError, match=r"of `grads\[0\]` has been deleted.*'all'"):
         staged.step(grads, states, pieces)
+
+
+def test_gradients_that_are_the_donated_parameters():
+    staged = fo.stage_local(CLIPPED, PARAMS, PARTITION, donate="all")
+    pieces = place(PARAMS)
+    with pytest.raises(ValueError, match=r"the same buffer.*`donate='all'`"):
+        staged.step(pieces, staged.init(pieces), pieces)
 
 
 @pytest.mark.parametrize(

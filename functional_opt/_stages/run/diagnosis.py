@@ -45,7 +45,7 @@ def diagnose(
         check_devices(function, stage, own, everything=False)
     lost = [*donated] if deleted is None else [*donated, deleted]
     for stage, own in given:
-        _check_shared(function, stage, own, donated)
+        _check_shared(function, stage, own, donated, _donate_text(lost))
         _check_deleted(function, stage, own, lost)
     if isinstance(error, NotOnItsStage):
         for stage, own in given:
@@ -88,7 +88,11 @@ def check_devices(
 
 
 def _check_shared(
-    function: SplitFunction, stage: int, leaves: Leaves, donated: Collection[str]
+    function: SplitFunction,
+    stage: int,
+    leaves: Leaves,
+    donated: Collection[str],
+    option: str,
 ) -> None:
     """Refuses a donated buffer that is given twice."""
     lent = set(function.positions(stage, *donated))
@@ -99,7 +103,7 @@ def _check_shared(
             if other != position and lent & {position, other}:
                 raise ValueError(
                     f"{function.label(stage, position)} is the same buffer as "
-                    f"{function.label(stage, other)}, but `donate` lets the step "
+                    f"{function.label(stage, other)}, but {option} lets the step "
                     f"reuse the buffers of {_names_text(donated)}. Give a copy, by "
                     "`jnp.copy`, or leave out `donate`."
                 )
