@@ -151,8 +151,8 @@ def unread(staged: fo.StageLocal) -> list[Any]:
     """The messages that no other stage than their sender reads."""
     function = staged.programs[0].function
     slices, places = function.slices, []
-    for cut in function.results.values():
-        places += cut.places
+    for split in function.results.values():
+        places += split.stage_sets
     read = set()
     for stage in range(function.num_stages):
         results = [i for i, place in enumerate(places) if stage in place]

@@ -158,7 +158,7 @@ def _parameters() -> str:
     """A line for each parameter, with its shape and its stage."""
     case = optax_cases.CASES[0]
     leaves = jax.tree.leaves_with_path(case.params)
-    places = case.partition.params.places
+    places = case.partition.params.stage_sets
     lines = [
         f"    {jax.tree_util.keystr(path, simple=True, separator='.'):<14}  "
         f"{leaf.dtype}{list(leaf.shape)!s:<8}  stage {min(place)}"

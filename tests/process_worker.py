@@ -65,7 +65,7 @@ def gradients(tree):
 def whole_training(tx, params, partition, steps):
     """The whole tree on one device of this process; each owner has a summand."""
     owners = jax.tree.unflatten(
-        jax.tree.structure(params), map(len, partition.params.places)
+        jax.tree.structure(params), map(len, partition.params.stage_sets)
     )
 
     @jax.jit

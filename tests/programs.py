@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun, Literal
 
 
-Place = frozenset[int]
+StageSet = frozenset[int]
 
 WIDTH = 36
 MODULUS = 31
@@ -40,9 +40,9 @@ class Program:
     """
 
     num_stages: int
-    inputs: tuple[tuple[str, Place], ...]
+    inputs: tuple[tuple[str, StageSet], ...]
     steps: tuple[tuple[str, tuple[int, int, int]], ...]
-    results: tuple[tuple[int, Place], ...]
+    results: tuple[tuple[int, StageSet], ...]
 
     def __call__(self, *args: Any) -> list[Any]:
         values = list(args)
@@ -59,7 +59,7 @@ class Program:
         return [KINDS[kind](generator) for kind, _ in self.inputs]
 
     @property
-    def input_places(self) -> list[Place]:
+    def input_stages(self) -> list[StageSet]:
         return [place for _, place in self.inputs]
 
     @property
@@ -73,7 +73,7 @@ class Program:
         ]
 
     @property
-    def result_places(self) -> list[Place]:
+    def result_stages(self) -> list[StageSet]:
         return [place for _, place in self.results]
 
 

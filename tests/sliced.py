@@ -14,16 +14,16 @@ def place(*stages: int) -> frozenset[int]:
 def cut(
     function: Callable[..., Any],
     args: Sequence[Any],
-    input_places: Sequence[frozenset[int]],
-    result_places: Sequence[frozenset[int]],
+    input_stages: Sequence[frozenset[int]],
+    result_stages: Sequence[frozenset[int]],
     marks: Sequence[tuple[bool, ...]] | None = None,
 ) -> Slices:
     closed = jax.make_jaxpr(function)(*args)
-    num_stages = 1 + max(s for p in (*input_places, *result_places) for s in p)
+    num_stages = 1 + max(s for p in (*input_stages, *result_stages) for s in p)
     return slice_jaxpr(
         closed,
-        input_places,
-        result_places,
+        input_stages,
+        result_stages,
         num_stages,
         marks=marks,
     )

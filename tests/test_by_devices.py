@@ -19,7 +19,7 @@ def on(mesh, shape=(4, 2), *spec):
 
 def owners(tree, meshes=None):
     partition = fo.partition_by_devices(tree, meshes)
-    paths = zip(partition.params.paths, partition.params.places, strict=True)
+    paths = zip(partition.params.paths, partition.params.stage_sets, strict=True)
     return partition.num_stages, {path: set(place) for path, place in paths}
 
 

@@ -34,7 +34,7 @@ MANY = {"ci": 300, "thorough": 100_000}[os.environ.get("HYPOTHESIS_PROFILE", "ci
 def sliced(program: Program, args: Any, marks: Any = None) -> tuple[Any, Slices | None]:
     """The program's jaxpr and its slices, if it can be sliced."""
     closed = jax.make_jaxpr(program)(*args)
-    places = program.input_places, program.result_places
+    places = program.input_stages, program.result_stages
     try:
         return closed, slice_jaxpr(
             closed, *places, program.num_stages, marks=program.marks
@@ -49,7 +49,7 @@ def results_by_stage(
     """Runs all rounds, and gives each stage nothing but what it has."""
 
     def call(sliced: Any, stage: int) -> list[Any]:
-        assert all(stage in program.input_places[i] for i in sliced.inputs)
+        assert all(stage in program.input_stages[i] for i in sliced.inputs)
         given = [args[i] for i in sliced.inputs]
         return execute(sliced.closed, given + [heard[m] for m in sliced.received])
 
@@ -84,7 +84,7 @@ def check_packing(values: Sequence[jax.Array]) -> None:
 
 def wanted_by_stage(program: Program) -> list[list[int]]:
     return [
-        [i for i, place in enumerate(program.result_places) if stage in place]
+        [i for i, place in enumerate(program.result_stages) if stage in place]
         for stage in range(program.num_stages)
     ]
 

@@ -9,10 +9,10 @@ import jax
 import optax
 from jaxtyping import PyTree
 
-from .._slicing.stage_sets import StageSet as Place
+from .._slicing.stage_sets import StageSet
 from .._stages.local import StageLocal
 from .._stages.run.processes import check_pieces_here
-from .._stages.trees import check_stages, Cut, Pieces
+from .._stages.trees import check_stages, Pieces, TreeSplit
 from .records import is_array, is_storable, Record, record_of
 
 
@@ -20,7 +20,7 @@ class Held(NamedTuple):
     """A leaf of a piece: its path in the whole tree, and the set of its stages."""
 
     path: str
-    place: Place
+    stages: StageSet
     leaf: Any
 
 
@@ -31,57 +31,57 @@ class Tree:
     **Attributes:**
 
     - `name`: the start of its paths.
-    - `cut`: the structure of the tree and the stages of its leaves.
+    - `split`: the structure of the tree and the stages of its leaves.
     - `pieces`: one per stage, or None if another process holds it.
     - `required`: the paths that a checkpoint must contain.
     """
 
     name: str
-    cut: Cut
+    split: TreeSplit
     pieces: tuple[PyTree, ...]
     required: frozenset[str]
 
     @classmethod
     def of(
-        cls, name: str, cut: Cut, pieces: Pieces, required: Collection[str]
+        cls, name: str, split: TreeSplit, pieces: Pieces, required: Collection[str]
     ) -> "Tree":
-        if len(set(cut.paths)) < len(cut.paths):
+        if len(set(split.paths)) < len(split.paths):
             raise ValueError(
                 f"Leaves of `{name}` have the same path, and a checkpoint cannot tell "
                 "them apart. Register their nodes with distinct keys."
             )
         full = frozenset(_full_path(name, path) for path in required)
-        return cls(name, cut, tuple(pieces), full)
+        return cls(name, split, tuple(pieces), full)
 
     @classmethod
     def whole(cls, name: str, tree: PyTree) -> "Tree":
         leaves = jax.tree.leaves(tree)
-        cut = Cut.of(tree, [frozenset({0})] * len(leaves), 1)
-        records = zip(cut.paths, map(record_of, leaves), strict=True)
+        split = TreeSplit.of(tree, [frozenset({0})] * len(leaves), 1)
+        records = zip(split.paths, map(record_of, leaves), strict=True)
         required = [path for path, record in records if is_array(record)]
-        return cls.of(name, cut, (tree,), required)
+        return cls.of(name, split, (tree,), required)
 
     @functools.cached_property
     def paths(self) -> tuple[str, ...]:
         """The paths of all leaves, in the order of the whole tree."""
-        return tuple(_full_path(self.name, path) for path in self.cut.paths)
+        return tuple(_full_path(self.name, path) for path in self.split.paths)
 
     def held(self, stage: int) -> list[Held]:
         """The leaves of a stage's piece; none if another process holds it."""
         piece = self.pieces[stage]
         if piece is None:
             return []
-        leaves = self.cut.flatten(self.name, stage, piece)
+        leaves = self.split.flatten(self.name, stage, piece)
         return [
-            Held(self.paths[i], self.cut.places[i], leaf)
-            for i, leaf in zip(self.cut.held[stage], leaves, strict=True)
+            Held(self.paths[i], self.split.stage_sets[i], leaf)
+            for i, leaf in zip(self.split.held[stage], leaves, strict=True)
         ]
 
     def replace(self, stage: int, leaves: Sequence[Any]) -> PyTree:
         """A stage's piece with other leaves."""
         if self.pieces[stage] is None:
             return None
-        return self.cut.unflatten(stage, leaves)
+        return self.split.unflatten(stage, leaves)
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ class Training:
         tree = cls.of_params(params, staged).trees[0]
         if staged is None:
             return cls((tree, Tree.whole("state", state)))
-        cut = staged.programs[0].state
-        _check_pieces("state", state, staged, cut)
-        return cls((tree, Tree.of("state", cut, state, cut.paths)))
+        split = staged.programs[0].state
+        _check_pieces("state", state, staged, split)
+        return cls((tree, Tree.of("state", split, state, split.paths)))
 
     @classmethod
     def of_params(
@@ -132,7 +132,7 @@ class Training:
     @functools.cached_property
     def by_stage(self) -> list[list[Held]]:
         """The leaves that this process holds, by stage."""
-        stages = range(self.trees[0].cut.num_stages)
+        stages = range(self.trees[0].split.num_stages)
         return [[h for tree in self.trees for h in tree.held(s)] for s in stages]
 
     @functools.cached_property
@@ -149,7 +149,7 @@ class Training:
             h.path: h.leaf
             for stage, held in enumerate(self.saved)
             for h in held
-            if min(h.place) == stage
+            if min(h.stages) == stage
         }
 
     @property
@@ -159,7 +159,7 @@ class Training:
             (h.path, f"stage {stage}", h.leaf)
             for stage, held in enumerate(self.saved)
             for h in held
-            if len(h.place) > 1
+            if len(h.stages) > 1
         ]
 
     @property
@@ -225,9 +225,11 @@ def _is_none(node: Any) -> bool:
     return node is None
 
 
-def _check_pieces(name: str, pieces: Pieces, staged: StageLocal, cut: Cut) -> None:
-    check_stages(name, pieces, cut.num_stages)
-    check_pieces_here(name, pieces, staged.local_stages, cut)
+def _check_pieces(
+    name: str, pieces: Pieces, staged: StageLocal, split: TreeSplit
+) -> None:
+    check_stages(name, pieces, split.num_stages)
+    check_pieces_here(name, pieces, staged.local_stages, split)
 
 
 def check_saved(path: str, leaf: Any) -> bool:

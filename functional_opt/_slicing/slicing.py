@@ -38,7 +38,7 @@ class Slices:
     """A function split into programs: rounds of messages, then each stage's results."""
 
     source: ClosedJaxpr
-    result_places: Sequence[StageSet]
+    result_stages: Sequence[StageSet]
     placed: Placed
     rounds: tuple[tuple[Message, ...], ...]
 
@@ -77,9 +77,9 @@ class Slices:
     def _readers(self) -> Readers:
         runs_on: dict[int, set[int]] = {}
         received = {message.var for sent in self.rounds for message in sent}
-        for stage in sorted(NOWHERE.union(*self.result_places)):
-            places = zip(self.placed.results, self.result_places, strict=True)
-            wanted = [result for result, place in places if stage in place]
+        for stage in sorted(NOWHERE.union(*self.result_stages)):
+            stage_sets = zip(self.placed.results, self.result_stages, strict=True)
+            wanted = [result for result, stages in stage_sets if stage in stages]
             for number in self._slice(wanted, received):
                 runs_on.setdefault(number, set()).add(stage)
         return Readers.on_stages(
@@ -148,8 +148,8 @@ class Slices:
 
 def slice_jaxpr(
     closed: ClosedJaxpr,
-    input_places: Sequence[StageSet],
-    result_places: Sequence[StageSet],
+    input_stages: Sequence[StageSet],
+    result_stages: Sequence[StageSet],
     num_stages: int,
     *,
     marks: Sequence[Marks] | None = None,
@@ -161,8 +161,8 @@ def slice_jaxpr(
     **Arguments:**
 
     - `closed`: the function, as `jax.make_jaxpr` traces it.
-    - `input_places`: for each input the set of stages that are given it.
-    - `result_places`: for each result the set of stages that need it.
+    - `input_stages`: for each input the set of stages that are given it.
+    - `result_stages`: for each result the set of stages that need it.
     - `num_stages`: the number of stages.
     - `marks`: for each input which of its dimensions are dimensions of a parameter. If
         omitted, all of them are.
@@ -176,19 +176,19 @@ def slice_jaxpr(
         raise CrossStageError(effect_text(closed.jaxpr, hidden))
     placed = place_equations(
         closed,
-        input_places,
+        input_stages,
         num_stages,
         marks=marks,
         travel_limit=travel_limit,
     )
-    wanted = list(zip(placed.results, result_places, strict=True))
+    wanted = list(zip(placed.results, result_stages, strict=True))
     messages = plan_messages(placed, wanted, hidden)
     num_rounds = max((message.round + 1 for message in messages), default=0)
     rounds = tuple(
         tuple(message for message in messages if message.round == number)
         for number in range(num_rounds)
     )
-    return Slices(closed, result_places, placed, rounds)
+    return Slices(closed, result_stages, placed, rounds)
 
 
 def _rename_known(eqn: JaxprEqn, known: Mapping[Var, Any]) -> JaxprEqn:

@@ -8,9 +8,9 @@ import jax
 from jaxtyping import PyTree
 
 from .._slicing.errors import CrossStageError
-from .._slicing.stage_sets import StageSet as Place
+from .._slicing.stage_sets import StageSet
 from .._types import typed
-from .trees import Cut
+from .trees import TreeSplit
 
 
 @typed
@@ -42,33 +42,35 @@ class OnStage:
     stage: int
 
 
-def cut_extra_args(
+def describe_extra_args(
     extra_args: Mapping[str, Any], num_stages: int
-) -> tuple[dict[str, PyTree], Cut]:
+) -> tuple[dict[str, PyTree], TreeSplit]:
     """The shapes of extra arguments, and which stages are given them."""
     shapes = {name: _shapes(name, _value(arg)) for name, arg in extra_args.items()}
     everywhere = frozenset(range(num_stages))
-    places: dict[str, Place] = {}
+    stage_sets: dict[str, StageSet] = {}
     for name, arg in extra_args.items():
-        places[name] = _place(name, arg, everywhere)
+        stage_sets[name] = _stage_set(name, arg, everywhere)
     leaves = [
-        places[name] for name in sorted(shapes) for _ in jax.tree.leaves(shapes[name])
+        stage_sets[name]
+        for name in sorted(shapes)
+        for _ in jax.tree.leaves(shapes[name])
     ]
     described = "the extra arguments that `stage_local` was given"
-    return shapes, Cut.of(shapes, leaves, num_stages, described)
+    return shapes, TreeSplit.of(shapes, leaves, num_stages, described)
 
 
 def split_extra_args(
-    cut: Cut, extra_args: Mapping[str, Any], here: AbstractSet[int]
+    split: TreeSplit, extra_args: Mapping[str, Any], here: AbstractSet[int]
 ) -> tuple[PyTree, ...]:
     """Each stage's extra arguments; those of other processes need not be given."""
-    places = jax.tree.unflatten(cut.structure, cut.places)
+    stage_sets = jax.tree.unflatten(split.structure, split.stage_sets)
     elsewhere = {
-        name: places_of_arg
-        for name, places_of_arg in places.items()
-        if all(map(here.isdisjoint, jax.tree.leaves(places_of_arg)))
+        name: sets_of_arg
+        for name, sets_of_arg in stage_sets.items()
+        if all(map(here.isdisjoint, jax.tree.leaves(sets_of_arg)))
     }
-    return cut.split(cut.flatten_whole("extra_args", {**extra_args, **elsewhere}))
+    return split.pieces(split.flatten_whole("extra_args", {**extra_args, **elsewhere}))
 
 
 def values_of(extra_args: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def _value(arg: Any) -> Any:
     return arg.value if isinstance(arg, OnStage) else arg
 
 
-def _place(name: str, arg: Any, everywhere: Place) -> Place:
+def _stage_set(name: str, arg: Any, everywhere: StageSet) -> StageSet:
     if not isinstance(arg, OnStage):
         return everywhere
     if arg.stage not in everywhere:

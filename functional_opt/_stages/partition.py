@@ -13,9 +13,9 @@ from jaxtyping import PyTree
 from .._annotations import shown
 from .._paths import path_text
 from .._signatures import shown_short
-from .._slicing.stage_sets import stages_text, StageSet as Place
+from .._slicing.stage_sets import stages_text, StageSet
 from .._types import typed
-from .trees import check_stages, Cut, leaf_paths, leaves_or_none, Pieces
+from .trees import check_stages, leaf_paths, leaves_or_none, Pieces, TreeSplit
 
 
 StageOf = Callable[[tuple[Any, ...], Any], Any]
@@ -31,15 +31,15 @@ class StagePartition:
     **Attributes:**
 
     - `num_stages`: how many stages there are.
-    - `model`: how the tree as it was given is cut.
-    - `params`: how its parameters alone are cut, with None for every other leaf.
+    - `model`: how the tree as it was given is split.
+    - `params`: how its parameters alone are split, with None for every other leaf.
     """
 
     REMEDY: ClassVar[str] = "Make one with `fo.partition(params, stage_of)`."
 
     num_stages: int
-    model: Cut
-    params: Cut
+    model: TreeSplit
+    params: TreeSplit
 
     @typed
     def split_gradients(self, grads: PyTree) -> tuple[PyTree, ...]:
@@ -52,7 +52,7 @@ class StagePartition:
         - `grads`: the gradients of the whole tree, as `split` takes it.
         """
         leaves = self.gradients("grads", grads)
-        lowest = list(map(min, self.params.places))
+        lowest = list(map(min, self.params.stage_sets))
 
         def summand(stage: int, i: int) -> Any:
             given = leaves[i] is None or lowest[i] == stage
@@ -77,8 +77,8 @@ class StagePartition:
 
         **Raises:** `ValueError` naming the first path that differs.
         """
-        cut = self.form_of(tree)
-        return cut.split(cut.flatten_whole("tree", tree))
+        split = self.form_of(tree)
+        return split.pieces(split.flatten_whole("tree", tree))
 
     @shown_short
     def merge(self, pieces: Pieces) -> PyTree:
@@ -159,14 +159,14 @@ class StagePartition:
             for held in self.model.held
         )
 
-    def form_of(self, tree: PyTree) -> Cut:
-        """How a tree is cut: with what rides along, or without."""
+    def form_of(self, tree: PyTree) -> TreeSplit:
+        """How a tree is split: with the leaves that are not parameters or without."""
         return self._form(tree, self.params.structure)
 
-    def _form_of_piece(self, stage: int, piece: PyTree) -> Cut:
+    def _form_of_piece(self, stage: int, piece: PyTree) -> TreeSplit:
         return self._form(piece, self.params.structures[stage])
 
-    def _form(self, tree: PyTree, params: jax.tree_util.PyTreeDef) -> Cut:
+    def _form(self, tree: PyTree, params: jax.tree_util.PyTreeDef) -> TreeSplit:
         leaves, structure = jax.tree.flatten(tree)
         if structure == params or all(map(is_param, leaves)):
             return self.params
@@ -218,16 +218,19 @@ def partition(
         True
     """
     owners = _owners(params, stage_of)
-    highest = max((max(place) for place in owners.values()), default=-1)
-    stages = highest + 1 if num_stages is None else num_stages
-    for path, place in owners.items():
-        check_place(path, place, stages)
-    everywhere = frozenset(range(stages))
-    model = Cut.of(
-        params, [owners.get(path, everywhere) for path in leaf_paths(params)], stages
+    highest = max((max(stages) for stages in owners.values()), default=-1)
+    if num_stages is None:
+        num_stages = highest + 1
+    for path, stages in owners.items():
+        check_stage_set(path, stages, num_stages)
+    everywhere = frozenset(range(num_stages))
+    model = TreeSplit.of(
+        params,
+        [owners.get(path, everywhere) for path in leaf_paths(params)],
+        num_stages,
     )
-    trained = Cut.of(only_params(params), list(owners.values()), stages)
-    return StagePartition(stages, model, trained)
+    trainable = TreeSplit.of(only_params(params), list(owners.values()), num_stages)
+    return StagePartition(num_stages, model, trainable)
 
 
 def only_params(tree: PyTree) -> PyTree:
@@ -245,10 +248,10 @@ def is_param(leaf: Any) -> bool:
     )
 
 
-def _owners(params: PyTree, stage_of: Any) -> dict[str, Place]:
+def _owners(params: PyTree, stage_of: Any) -> dict[str, StageSet]:
     call = stage_of if callable(stage_of) else _prefix(params, stage_of)
     return {
-        path_text(path): as_place(path_text(path), call(path, leaf))
+        path_text(path): as_stage_set(path_text(path), call(path, leaf))
         for path, leaf in jax.tree.leaves_with_path(params)
         if is_param(leaf)
     }
@@ -281,16 +284,16 @@ def _is_none(node: Any) -> bool:
     return node is None
 
 
-def check_place(path: str, place: Place, num_stages: int) -> None:
+def check_stage_set(path: str, stages: StageSet, num_stages: int) -> None:
     """Refuses stages that there are not."""
-    if not place <= set(range(num_stages)):
+    if not stages <= set(range(num_stages)):
         raise ValueError(
-            f"`{path}` is given to {stages_text(place)}, but the stages are 0 to "
+            f"`{path}` is given to {stages_text(stages)}, but the stages are 0 to "
             f"{num_stages - 1}."
         )
 
 
-def as_place(path: str, given: Any) -> Place:
+def as_stage_set(path: str, given: Any) -> StageSet:
     stages = given if isinstance(given, Collection) else (given,)
     if given is None or not stages:
         raise ValueError(

@@ -12,7 +12,7 @@ from .derive.functions import Gathered, SplitFunction
 from .derive.slices import Leaves
 from .derive.ties import Ties
 from .partition import StagePartition
-from .trees import Cut
+from .trees import TreeSplit
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +46,8 @@ class StageProgram:
 
     stage: int
     partition: StagePartition
-    state: Cut
-    extra_args: Cut
+    state: TreeSplit
+    extra_args: TreeSplit
     function: SplitFunction
     ties: Ties | None
 

@@ -10,7 +10,7 @@ from .derive.functions import HIDDEN, SplitFunction
 from .derive.ties import Ties
 
 
-_HEADER = ("stage", "leaves", "params", "state", "sent a step")
+_HEADER = ("stage", "leaves", "params", "state", "sent per step")
 
 
 def as_text(step: SplitFunction, ties: Ties | None) -> str:

@@ -23,7 +23,7 @@ from .run.devices import put
 from .run.executor import Executors, is_traced
 from .run.extra_args import placed_extra_args
 from .run.processes import check_pieces_here
-from .trees import check_stages, Cut, Pieces, States
+from .trees import check_stages, Pieces, States, TreeSplit
 from .whole import WholeTransformation, WholeTrees
 
 
@@ -65,7 +65,7 @@ class StageLocal:
     tied_grads: TiedGrads
     _init: Executors
     _update: Executors
-    _state: Cut
+    _state: TreeSplit
     _meshes: tuple[Sharding, ...] | None
     _whole: WholeTrees
 
@@ -203,18 +203,18 @@ class StageLocal:
             `init` puts it: to its stage's devices, sharded like its parameter. If left
             out, to the devices of `meshes`, if there are any, a copy on each.
         """
-        cut, shardings = self._state, self._state_shardings(params_by_stage)
-        leaves = cut.flatten_whole("state", state)
-        pieces = cut.split(leaves)
+        split, shardings = self._state, self._state_shardings(params_by_stage)
+        leaves = split.flatten_whole("state", state)
+        pieces = split.pieces(leaves)
         if shardings is None or is_traced([leaves]):
             # What several stages hold must not be one buffer: it would be donated once
             # for all of them.
             return pieces[:1] + jax.tree.map(jnp.copy, pieces[1:])
-        split: list[PyTree] = [None] * len(pieces)
+        placed: list[PyTree] = [None] * len(pieces)
         for stage, wanted in shardings.items():
-            leaves = map(put, cut.flatten("state", stage, pieces[stage]), wanted)
-            split[stage] = cut.unflatten(stage, list(leaves))
-        return tuple(split)
+            leaves = map(put, split.flatten("state", stage, pieces[stage]), wanted)
+            placed[stage] = split.unflatten(stage, list(leaves))
+        return tuple(placed)
 
     def _state_shardings(
         self, params_by_stage: Pieces | None
@@ -243,10 +243,10 @@ class StageLocal:
             "it is made of, such as a `Recipe`, and call `stage_local` again."
         )
 
-    def _check(self, name: str, pieces: Pieces, cut: Cut) -> None:
+    def _check(self, name: str, pieces: Pieces, split: TreeSplit) -> None:
         check_stages(name, pieces, self.partition.num_stages)
         if len(self.local_stages) < len(pieces):
-            check_pieces_here(name, pieces, self.local_stages, cut)
+            check_pieces_here(name, pieces, self.local_stages, split)
 
     def _take(
         self,
@@ -259,10 +259,10 @@ class StageLocal:
         self._check("states", states, self._state)
         self._check("params_by_stage", params_by_stage, self.partition.params)
         extra: list[Mapping[str, PyTree]] = [{}] * len(self.programs)
-        cut = self.programs[0].extra_args
-        if extra_args or cut.paths:
+        split = self.programs[0].extra_args
+        if extra_args or split.paths:
             extra = placed_extra_args(
-                cut, extra_args, self.local_stages, params_by_stage, self._meshes
+                split, extra_args, self.local_stages, params_by_stage, self._meshes
             )
         leaves: list[Leaves | None] = [None] * len(self.programs)
         puts: dict[int, Put] = {}

@@ -1,4 +1,4 @@
-"""A pytree cut into one piece a stage, and the errors for trees that do not fit."""
+"""A pytree split into one piece per stage, and the errors for trees that do not fit."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 
 from .._annotations import Named
 from .._paths import path_text
-from .._slicing.stage_sets import StageSet as Place
+from .._slicing.stage_sets import StageSet
 
 
 # One tree per stage, of parameters or gradients, and of states.
@@ -25,7 +25,7 @@ else:  # `check_stages` refuses all else, in better words for a whole tree.
 
 
 @dataclass(frozen=True)
-class Cut:
+class TreeSplit:
     """The structure of a tree, and for each of its leaves the stages that hold it.
 
     A stage's piece is the tree with None for the leaves that it does not hold.
@@ -33,26 +33,30 @@ class Cut:
 
     structure: jax.tree_util.PyTreeDef
     paths: tuple[str, ...]
-    places: tuple[Place, ...]
+    stage_sets: tuple[StageSet, ...]
     num_stages: int
     description: str = "the tree that was partitioned"
 
     @classmethod
     def of(
-        cls, tree: PyTree, places: Sequence[Place], num_stages: int, *description: str
-    ) -> "Cut":
+        cls,
+        tree: PyTree,
+        stage_sets: Sequence[StageSet],
+        num_stages: int,
+        *description: str,
+    ) -> "TreeSplit":
         structure, paths = jax.tree.structure(tree), leaf_paths(tree)
-        return cls(structure, paths, tuple(places), num_stages, *description)
+        return cls(structure, paths, tuple(stage_sets), num_stages, *description)
 
-    def named(self, paths: Sequence[str]) -> "Cut":
+    def named(self, paths: Sequence[str]) -> "TreeSplit":
         return dataclasses.replace(self, paths=tuple(paths))
 
     @functools.cached_property
     def held(self) -> tuple[tuple[int, ...], ...]:
         """For each stage the indices of the leaves that it holds."""
         held: list[list[int]] = [[] for _ in range(self.num_stages)]
-        for i, place in enumerate(self.places):
-            for stage in place:
+        for i, stages in enumerate(self.stage_sets):
+            for stage in stages:
                 held[stage].append(i)
         return tuple(map(tuple, held))
 
@@ -69,9 +73,9 @@ class Cut:
     def shared(self) -> tuple[tuple[int, tuple[tuple[int, int], ...]], ...]:
         """The leaves that several stages hold: for each stage where among its own."""
         return tuple(
-            (i, tuple((s, self.held[s].index(i)) for s in sorted(place)))
-            for i, place in enumerate(self.places)
-            if len(place) > 1
+            (i, tuple((s, self.held[s].index(i)) for s in sorted(stages)))
+            for i, stages in enumerate(self.stage_sets)
+            if len(stages) > 1
         )
 
     def tree(self, leaves: Sequence[Any]) -> PyTree:
@@ -79,8 +83,8 @@ class Cut:
 
     def _piece(self, stage: int, leaves: Sequence[Any]) -> PyTree:
         held = [
-            leaf if stage in place else None
-            for leaf, place in zip(leaves, self.places, strict=True)
+            leaf if stage in stages else None
+            for leaf, stages in zip(leaves, self.stage_sets, strict=True)
         ]
         return jax.tree.unflatten(self.structure, held)
 
@@ -102,7 +106,7 @@ class Cut:
             raise ValueError(f"`{name}` is not {self.description}: {difference}.")
         return leaves
 
-    def split(self, leaves: Sequence[Any]) -> tuple[PyTree, ...]:
+    def pieces(self, leaves: Sequence[Any]) -> tuple[PyTree, ...]:
         return tuple(self._piece(s, leaves) for s in range(self.num_stages))
 
     def merge(self, leaves_by_stage: Sequence[Sequence[Any]]) -> PyTree:

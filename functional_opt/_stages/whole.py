@@ -20,7 +20,7 @@ from .run.devices import check_one_program, devices_text
 from .run.executor import Executors, is_traced, sharding_of
 from .run.extra_args import placed_extra_args
 from .run.views import joined, view
-from .trees import check_stages, Cut, Pieces
+from .trees import check_stages, Pieces, TreeSplit
 
 
 class WholeTransformation(optax.GradientTransformationExtraArgs):
@@ -103,8 +103,8 @@ class WholeTrees:
 
     tx: optax.GradientTransformation
     partition: StagePartition
-    state_cut: Cut
-    extra_cut: Cut
+    state_split: TreeSplit
+    extra_split: TreeSplit
     donates: bool
     run_init: Executors
     run_update: Executors
@@ -117,7 +117,7 @@ class WholeTrees:
             return self.tx.init(self.partition.params.tree(leaves))
         given = self._split(self.partition.params, leaves, self._homes(leaves))
         results = self.run_init.run(INIT, given)
-        return self.state_cut.tree(self._join(self.state_cut, results, "state"))
+        return self.state_split.tree(self._join(self.state_split, results, "state"))
 
     def update(
         self,
@@ -146,24 +146,24 @@ class WholeTrees:
         check_stages("states", states, num_stages)
         stages = range(num_stages)
         params = [partition.take("params", s, params_by_stage[s])[0] for s in stages]
-        state = [self.state_cut.flatten("states", s, states[s]) for s in stages]
+        state = [self.state_split.flatten("states", s, states[s]) for s in stages]
         _, put = partition.take_whole("params", partition.merge(params_by_stage))
-        whole = self._join(self.state_cut, state, "state")
+        whole = self._join(self.state_split, state, "state")
         joined_params = self._join(partition.params, params, "params")
-        return put(joined_params), self.state_cut.tree(whole)
+        return put(joined_params), self.state_split.tree(whole)
 
     def split(
         self, params: PyTree, state: PyTree
     ) -> tuple[tuple[PyTree, ...], tuple[PyTree, ...]]:
         leaves, _ = self.partition.take_whole("params", params)
-        homes, cut = self._homes(leaves), self.state_cut
+        homes, split = self._homes(leaves), self.state_split
         pieces = list(self.partition.split(params))
         own = self._split(self.partition.params, leaves, homes)
         for stage, piece in enumerate(pieces):
             _, put = self.partition.take("params", stage, piece)
             pieces[stage] = put(own[stage])
-        states = self._split(cut, cut.flatten_whole("state", state), homes)
-        return tuple(pieces), tuple(map(cut.unflatten, range(len(states)), states))
+        states = self._split(split, split.flatten_whole("state", state), homes)
+        return tuple(pieces), tuple(map(split.unflatten, range(len(states)), states))
 
     def _run(
         self,
@@ -173,28 +173,28 @@ class WholeTrees:
         params: PyTree,
         extra_args: Mapping[str, Any],
     ) -> tuple[Leaves, PyTree, Any]:
-        cut = self.partition.params
+        split = self.partition.params
         own, put = self.partition.take_whole("params", params)
-        whole = self.state_cut.flatten_whole("state", state)
+        whole = self.state_split.flatten_whole("state", state)
         given = self.partition.gradients("grads", grads)
         if is_traced([own, whole, given, jax.tree.leaves(extra_args)]):
             check_one_program([own, whole, given], self.meshes)
             return *self._traced(names, given, state, own, extra_args), put
         homes = self._homes(own)
         parts = [
-            self._split(cut, own, homes, donated=self.donates and names == STEP),
-            self._split(self.state_cut, whole, homes, donated=self.donates),
-            [[given[i] for i in held] for held in cut.held],
+            self._split(split, own, homes, donated=self.donates and names == STEP),
+            self._split(self.state_split, whole, homes, donated=self.donates),
+            [[given[i] for i in held] for held in split.held],
             self._extra(extra_args, parts_of=own),
         ]
         leaves = [[*p, *s, *g, *e] for p, s, g, e in zip(*parts, strict=True)]
         results = self.run_update.run(names, leaves)
-        counts = [len(held) for held in cut.held]
+        counts = [len(held) for held in split.held]
         first = [(r or ())[:n] for r, n in zip(results, counts, strict=True)]
         last = [(r or ())[n:] for r, n in zip(results, counts, strict=True)]
-        new = self._join(cut, first, "params", own)
-        new_state = self._join(self.state_cut, last, "state", whole)
-        return new, self.state_cut.tree(new_state), put
+        new = self._join(split, first, "params", own)
+        new_state = self._join(self.state_split, last, "state", whole)
+        return new, self.state_split.tree(new_state), put
 
     def _traced(
         self,
@@ -205,24 +205,24 @@ class WholeTrees:
         extra_args: Mapping[str, Any],
     ) -> tuple[Leaves, PyTree]:
         """On one device, inside of a larger program: the transformation itself."""
-        tx, cut = optax.with_extra_args_support(self.tx), self.partition.params
+        tx, split = optax.with_extra_args_support(self.tx), self.partition.params
         pairs = zip(grads, params, strict=True)
         filled = [jnp.zeros_like(p) if g is None else g for g, p in pairs]
-        own, values = cut.tree(params), values_of(extra_args)
-        updates, new_state = tx.update(cut.tree(filled), state, own, **values)
+        own, values = split.tree(params), values_of(extra_args)
+        updates, new_state = tx.update(split.tree(filled), state, own, **values)
         new = updates if names == UPDATE else optax.apply_updates(own, updates)
-        return cut.flatten_whole("updates", new), new_state
+        return split.flatten_whole("updates", new), new_state
 
     def _extra(
         self, extra_args: Mapping[str, Any], parts_of: Leaves
     ) -> Sequence[Leaves]:
-        if not (extra_args or self.extra_cut.paths):
+        if not (extra_args or self.extra_split.paths):
             return [()] * self.partition.num_stages
         params = [[parts_of[i] for i in held] for held in self.partition.params.held]
         here = frozenset(range(self.partition.num_stages))
-        cut = self.extra_cut
-        placed = placed_extra_args(cut, extra_args, here, params, self.meshes)
-        return [cut.flatten("extra_args", s, piece) for s, piece in enumerate(placed)]
+        split = self.extra_split
+        placed = placed_extra_args(split, extra_args, here, params, self.meshes)
+        return [split.flatten("extra_args", s, piece) for s, piece in enumerate(placed)]
 
     def _homes(self, params: Leaves) -> Homes:
         """Where each stage is: where a parameter is that it alone owns."""
@@ -241,18 +241,18 @@ class WholeTrees:
 
     @functools.cached_property
     def _firsts(self) -> list[int | None]:
-        places = self.partition.params.places
+        places = self.partition.params.stage_sets
         return [
             next((i for i in held if len(places[i]) == 1), None)
             for held in self.partition.params.held
         ]
 
     def _split(
-        self, cut: Cut, leaves: Leaves, homes: Homes, *, donated: bool = False
+        self, split: TreeSplit, leaves: Leaves, homes: Homes, *, donated: bool = False
     ) -> list[list[Any]]:
         """The leaves of each stage."""
-        pieces = [[leaves[i] for i in held] for held in cut.held]
-        for i, copies in cut.shared:
+        pieces = [[leaves[i] for i in held] for held in split.held]
+        for i, copies in split.shared:
             seen: set[frozenset[jax.Device]] = set()
             for stage, position in copies:
                 home = homes[stage]
@@ -260,7 +260,7 @@ class WholeTrees:
                     continue
                 own = view(leaves[i], home)
                 if own is None:
-                    raise _not_on_all(cut, i, leaves[i], stage, home)
+                    raise _not_on_all(split, i, leaves[i], stage, home)
                 devices = frozenset(home.device_set)
                 # Stages on the same devices have one buffer, to be donated only once.
                 again = donated and devices in seen
@@ -270,26 +270,28 @@ class WholeTrees:
 
     def _join(
         self,
-        cut: Cut,
+        split: TreeSplit,
         leaves_by_stage: Sequence[Any],
         name: str,
         like: Leaves | None = None,
     ) -> list[Any]:
         """The leaves of the whole tree, sharded like those of `like`."""
-        leaves: list[Any] = [None] * len(cut.paths)
-        for held, own in zip(cut.held, leaves_by_stage, strict=True):
+        leaves: list[Any] = [None] * len(split.paths)
+        for held, own in zip(split.held, leaves_by_stage, strict=True):
             for i, leaf in zip(held, own or (), strict=True):
                 leaves[i] = leaf
-        for i, copies in cut.shared:
+        for i, copies in split.shared:
             parts = [leaves_by_stage[stage][position] for stage, position in copies]
-            label = f"`{cut.paths[i]}` of `{name}`"
+            label = f"`{split.paths[i]}` of `{name}`"
             leaves[i] = joined(parts, None if like is None else like[i], label)
         return leaves
 
 
-def _not_on_all(cut: Cut, i: int, leaf: Any, stage: int, home: Sharding) -> ValueError:
+def _not_on_all(
+    split: TreeSplit, i: int, leaf: Any, stage: int, home: Sharding
+) -> ValueError:
     return ValueError(
-        f"`{cut.paths[i]}` is held by {stages_text(cut.places[i])}, but it is on "
+        f"`{split.paths[i]}` is held by {stages_text(split.stage_sets[i])}, but it is on "
         f"{devices_text(leaf.sharding.device_set)}, and stage {stage} is on "
         f"{devices_text(home.device_set)}. Put it on the devices of all of them, with "
         "`jax.device_put` and a replicated sharding; `whole.init` and `whole.join` "

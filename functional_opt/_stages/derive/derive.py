@@ -9,9 +9,9 @@ import optax
 from jaxtyping import PyTree
 
 from ..._slicing.canonical import Canonical
-from ..extra import cut_extra_args
+from ..extra import describe_extra_args
 from ..partition import StageOf, StagePartition
-from ..trees import Cut
+from ..trees import TreeSplit
 from .functions import Likes, SplitFunction
 from .marks import (
     marks_of_extra_args,
@@ -26,7 +26,7 @@ from .tracing import shapes_of_params, trace_update
 
 @dataclass(frozen=True, eq=False)
 class Derived:
-    """What a transformation does, cut over stages.
+    """An Optax transformation, split into functions of stages.
 
     **Attributes:**
 
@@ -56,27 +56,29 @@ def derive(
     state_stage_of: StageOf | None,
     travel_limit: int,
 ) -> Derived:
-    """Traces a transformation and cuts it. The arguments are those of `stage_local`."""
-    num_stages, cut = partition.num_stages, partition.params
+    """Traces and splits a transformation. The arguments are those of `stage_local`."""
+    num_stages, split = partition.num_stages, partition.params
     shapes = shapes_of_params(params, partition)
     given = shapes if grads is None else shapes_of_params(grads, partition, "grads")
-    extra_shapes, extra = cut_extra_args(extra_args, num_stages)
+    extra_shapes, extra = describe_extra_args(extra_args, num_stages)
     state = jax.eval_shape(tx.init, shapes)
     update = trace_update(tx, shapes, state, given, extra_shapes)
-    owners = owners_by_init(tx, shapes, cut, state)
+    owners = owners_by_init(tx, shapes, split, state)
     if owners is None:
-        after = [*cut.places, *extra.places]
+        after = [*split.stage_sets, *extra.stage_sets]
         owners = owners_by_use(
-            update, before=cut.places, after=after, num_stages=num_stages
+            update, before=split.stage_sets, after=after, num_stages=num_stages
         )
     owners = owners_by_word(state_stage_of, state, owners, num_stages)
-    state_cut = Cut.of(state, owners, num_stages, "the state of this transformation")
-    like_params, like_state = _each("params", cut), _each("state", state_cut)
+    state_split = TreeSplit.of(
+        state, owners, num_stages, "the state of this transformation"
+    )
+    like_params, like_state = _each("params", split), _each("state", state_split)
     canonical, of_params = Canonical(), marks_of_params(shapes)
     step = SplitFunction(
         update,
-        {"params": cut, "state": state_cut, "grads": cut, "extra_args": extra},
-        {"updates": cut, "params": cut, "state": state_cut},
+        {"params": split, "state": state_split, "grads": split, "extra_args": extra},
+        {"updates": split, "params": split, "state": state_split},
         {"updates": like_params, "params": like_params, "state": like_state},
         [STEP, UPDATE],
         canonical,
@@ -90,8 +92,8 @@ def derive(
     )
     init = SplitFunction(
         jax.make_jaxpr(tx.init)(shapes),
-        {"params": cut},
-        {"state": state_cut},
+        {"params": split},
+        {"state": state_split},
         {"state": _params_of_state(shapes, state)},
         [INIT],
         canonical,
@@ -101,8 +103,8 @@ def derive(
     return Derived(init, step, Ties.of(step))
 
 
-def _each(name: str, cut: Cut) -> list[Likes]:
-    return [[(name, i)] for i in range(len(cut.paths))]
+def _each(name: str, split: TreeSplit) -> list[Likes]:
+    return [[(name, i)] for i in range(len(split.paths))]
 
 
 def _params_of_state(params: PyTree, state: PyTree) -> list[Likes]:

@@ -14,7 +14,7 @@ from ..._slicing.canonical import Canonical
 from ..._slicing.dimensions import Marks
 from ..._slicing.jaxprs import shape_of
 from ..._slicing.slicing import Program, slice_jaxpr
-from ..trees import Cut
+from ..trees import TreeSplit
 from .packing import Packing
 from .slices import Inbox, Leaves, misfit_text, StageSlice
 
@@ -67,8 +67,8 @@ class SplitFunction:
     def __init__(
         self,
         closed: ClosedJaxpr,
-        arguments: dict[str, Cut],
-        results: dict[str, Cut],
+        arguments: dict[str, TreeSplit],
+        results: dict[str, TreeSplit],
         likes: Mapping[str, Sequence[Likes]],
         wanted: Sequence[tuple[str, ...]],
         canonical: Canonical,
@@ -78,12 +78,12 @@ class SplitFunction:
     ) -> None:
         self.arguments, self.results = arguments, results
         self.num_stages = next(iter(arguments.values())).num_stages
-        inputs = [place for cut in arguments.values() for place in cut.places]
-        outputs = [place for cut in results.values() for place in cut.places]
+        inputs = [stages for split in arguments.values() for stages in split.stage_sets]
+        outputs = [stages for split in results.values() for stages in split.stage_sets]
         self.slices = slice_jaxpr(
             closed,
-            input_places=inputs,
-            result_places=outputs,
+            input_stages=inputs,
+            result_stages=outputs,
             num_stages=self.num_stages,
             marks=marks,
             travel_limit=travel_limit,
@@ -91,7 +91,7 @@ class SplitFunction:
         )
         stages = range(self.num_stages)
         self.held = tuple(
-            tuple(i for i, place in enumerate(inputs) if stage in place)
+            tuple(i for i, holders in enumerate(inputs) if stage in holders)
             for stage in stages
         )
         self._position = [{i: k for k, i in enumerate(held)} for held in self.held]
@@ -117,7 +117,9 @@ class SplitFunction:
 
     def label(self, stage: int, position: int) -> str:
         """What errors call a leaf of a stage."""
-        paths = [(p, name) for name, cut in self.arguments.items() for p in cut.paths]
+        paths = [
+            (p, name) for name, split in self.arguments.items() for p in split.paths
+        ]
         path, name = paths[self.held[stage][position]]
         return f"`{path}` of `{name}[{stage}]`"
 
@@ -220,10 +222,10 @@ class SplitFunction:
         return Packing(tuple(shape_of(m.var) for m in self.slices.sent(stage, round)))
 
 
-def _offsets(cuts: Mapping[str, Cut]) -> dict[str, int]:
+def _offsets(splits: Mapping[str, TreeSplit]) -> dict[str, int]:
     """The index of each tree's first leaf, when the trees' leaves are in one list."""
     offsets, total = {}, 0
-    for name, cut in cuts.items():
+    for name, split in splits.items():
         offsets[name] = total
-        total += len(cut.paths)
+        total += len(split.paths)
     return offsets

@@ -10,26 +10,26 @@ from jaxtyping import PyTree
 from ..._paths import path_text
 from ..._slicing.jaxprs import variables
 from ..._slicing.placing import place_equations, Placed
-from ..._slicing.stage_sets import NOWHERE, StageSet as Place
-from ..partition import as_place, check_place, StageOf
-from ..trees import Cut, leaf_paths
+from ..._slicing.stage_sets import NOWHERE, StageSet
+from ..partition import as_stage_set, check_stage_set, StageOf
+from ..trees import leaf_paths, TreeSplit
 
 
 def owners_by_init(
-    tx: optax.GradientTransformation, shapes: PyTree, params: Cut, state: PyTree
-) -> list[Place] | None:
+    tx: optax.GradientTransformation, shapes: PyTree, params: TreeSplit, state: PyTree
+) -> list[StageSet] | None:
     """The owners of the parameters from which alone `init` makes a leaf of the state.
 
     All other parameters are left out as `optax.masked` leaves them out. None if the
     transformation does not bear that, or names its state by position.
     """
     leaves = jax.tree.leaves(shapes)
-    made: dict[str, Place] = dict.fromkeys(leaf_paths(state), NOWHERE)
-    idle = frozenset(range(params.num_stages)).difference(*params.places)
-    for owners in dict.fromkeys([*params.places, *(frozenset({s}) for s in idle)]):
+    made: dict[str, StageSet] = dict.fromkeys(leaf_paths(state), NOWHERE)
+    idle = frozenset(range(params.num_stages)).difference(*params.stage_sets)
+    for owners in dict.fromkeys([*params.stage_sets, *(frozenset({s}) for s in idle)]):
         part = [
-            leaf if place == owners else optax.MaskedNode()
-            for leaf, place in zip(leaves, params.places, strict=True)
+            leaf if stages == owners else optax.MaskedNode()
+            for leaf, stages in zip(leaves, params.stage_sets, strict=True)
         ]
         try:
             state_of_part = jax.eval_shape(
@@ -47,10 +47,10 @@ def owners_by_init(
 def owners_by_use(
     update: ClosedJaxpr,
     *,
-    before: Sequence[Place],
-    after: Sequence[Place],
+    before: Sequence[StageSet],
+    after: Sequence[StageSet],
     num_stages: int,
-) -> list[Place]:
+) -> list[StageSet]:
     """The stages whose parameters each leaf of the state meets in the update.
 
     **Arguments:**
@@ -62,8 +62,8 @@ def owners_by_use(
     inputs = update.jaxpr.invars[len(before) : len(update.jaxpr.invars) - len(after)]
     owners = [frozenset(range(num_stages))] * len(inputs)
     while True:
-        places = [*before, *owners, *after]
-        placed = place_equations(update, places, num_stages)
+        stage_sets = [*before, *owners, *after]
+        placed = place_equations(update, stage_sets, num_stages)
         refined = _refine(placed, inputs, owners)
         if refined == owners:
             return owners
@@ -71,8 +71,8 @@ def owners_by_use(
 
 
 def _refine(
-    placed: Placed, inputs: Sequence[Var], owners: Sequence[Place]
-) -> list[Place]:
+    placed: Placed, inputs: Sequence[Var], owners: Sequence[StageSet]
+) -> list[StageSet]:
     met = dict(zip(inputs, owners, strict=True))
     for eqn in filter(_has_results, placed.equations):
         here = placed.value(eqn.outvars[0]).home
@@ -81,7 +81,7 @@ def _refine(
     results = placed.results[len(placed.results) - len(inputs) :]
     made = [placed.value(result).home for result in results]
     return [
-        met[var] & place or met[var] for var, place in zip(inputs, made, strict=True)
+        met[var] & stages or met[var] for var, stages in zip(inputs, made, strict=True)
     ]
 
 
@@ -90,17 +90,17 @@ def _has_results(eqn: JaxprEqn) -> bool:
 
 
 def owners_by_word(
-    stage_of: StageOf | None, state: PyTree, owners: Sequence[Place], num_stages: int
-) -> list[Place]:
+    stage_of: StageOf | None, state: PyTree, owners: Sequence[StageSet], num_stages: int
+) -> list[StageSet]:
     """The owners that a user names, and where that is None, those that are given."""
     if stage_of is None:
         return list(owners)
     paths = jax.tree.leaves_with_path(state)
     named = [(path_text(path), stage_of(path, leaf)) for path, leaf in paths]
-    places = [
-        owner if stages is None else as_place(path, stages)
+    stage_sets = [
+        owner if stages is None else as_stage_set(path, stages)
         for (path, stages), owner in zip(named, owners, strict=True)
     ]
-    for (path, _), place in zip(named, places, strict=True):
-        check_place(path, place, num_stages)
-    return places
+    for (path, _), stages in zip(named, stage_sets, strict=True):
+        check_stage_set(path, stages, num_stages)
+    return stage_sets

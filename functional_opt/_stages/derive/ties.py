@@ -40,8 +40,8 @@ class Ties:
     @classmethod
     def of(cls, step: SplitFunction) -> "Ties | None":
         """None if every parameter has one owner."""
-        cut = step.arguments["grads"]
-        tied = [i for i, place in enumerate(cut.places) if len(place) > 1]
+        split = step.arguments["grads"]
+        tied = [i for i, stages in enumerate(split.stage_sets) if len(stages) > 1]
         if not tied:
             return None
         number = {i: k for k, i in enumerate(tied)}
@@ -49,7 +49,7 @@ class Ties:
         def positions(name: str) -> tuple[dict[int, int], ...]:
             return tuple(
                 {number[i]: k for i, k in zip(held, where, strict=True) if i in number}
-                for stage, held in enumerate(cut.held)
+                for stage, held in enumerate(split.held)
                 for where in [step.positions(stage, name)]
             )
 
@@ -59,7 +59,7 @@ class Ties:
             for stage, held in enumerate(step.held)
             for k, position in grads[stage].items()
         )
-        owners = tuple(tuple(sorted(cut.places[i])) for i in tied)
+        owners = tuple(tuple(sorted(split.stage_sets[i])) for i in tied)
         return cls(owners, tuple(avals[k] for k in number.values()), params, grads)
 
     def bytes_sent(self, stage: int) -> int:

@@ -9,13 +9,13 @@ from jaxtyping import PyTree
 
 from ..extra import split_extra_args, values_of
 from ..partition import is_param
-from ..trees import Cut
+from ..trees import TreeSplit
 from .devices import is_concrete, place
 from .executor import sharding_of
 
 
 def placed_extra_args(
-    cut: Cut,
+    split: TreeSplit,
     extra_args: Mapping[str, Any],
     here: AbstractSet[int],
     params_by_stage: Sequence[PyTree],
@@ -25,13 +25,13 @@ def placed_extra_args(
 
     **Arguments:**
 
-    - `cut`: how they are split.
+    - `split`: how they are split.
     - `extra_args`: what `step` is given, or an `OnStage` of it.
     - `here`: the stages of this process.
     - `params_by_stage`: each stage's parameters.
     - `meshes`: the stages' shardings, if `stage_local` was given meshes.
     """
-    pieces = split_extra_args(cut, values_of(extra_args), here)
+    pieces = split_extra_args(split, values_of(extra_args), here)
     placed: list[PyTree] = [None] * len(pieces)
     for stage in here:
         piece, params = pieces[stage], jax.tree.leaves(params_by_stage[stage])

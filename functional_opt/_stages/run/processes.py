@@ -11,7 +11,7 @@ from jax.sharding import Sharding
 
 from ..._slicing.stage_sets import stages_text
 from ..derive.functions import SplitFunction
-from ..trees import Cut
+from ..trees import TreeSplit
 from .fingerprint import digest, parts_of
 
 
@@ -35,15 +35,15 @@ def local_stages(shardings: Sequence[Sharding]) -> frozenset[int]:
 
 
 def check_pieces_here(
-    name: str, pieces: Sequence[Any], here: frozenset[int], cut: Cut
+    name: str, pieces: Sequence[Any], here: frozenset[int], split: TreeSplit
 ) -> None:
     """Refuses pieces of other processes' stages, and None for those of this one."""
     for stage, piece in enumerate(pieces):
         # The piece of a stage that holds nothing of a tree of one array is None, too.
-        is_missing = piece is None and cut.held[stage]
+        is_missing = piece is None and split.held[stage]
         if stage in here and is_missing:
             if len(here) == len(pieces):
-                first = cut.paths[cut.held[stage][0]]
+                first = split.paths[split.held[stage][0]]
                 raise ValueError(
                     f"`{name}[{stage}]` is None, but stage {stage} has `{first}`."
                 )
@@ -131,10 +131,10 @@ def _gathered(digests: np.ndarray, timeout: float) -> np.ndarray:
 
 def _argument_parts(step: SplitFunction, name: str) -> Iterator[str]:
     """What to compare of a tree that is split."""
-    cut = step.arguments[name]
-    for stage, held in enumerate(cut.held):
+    split = step.arguments[name]
+    for stage, held in enumerate(split.held):
         for i, aval in zip(held, step.avals_of(name, stage), strict=True):
-            yield f"{stage} {cut.paths[i]} {aval.str_short()}"
+            yield f"{stage} {split.paths[i]} {aval.str_short()}"
 
 
 def _sharding_parts(shardings: Iterable[Sharding]) -> Iterator[str]:
