@@ -291,8 +291,8 @@ def _not_on_all(
     split: TreeSplit, i: int, leaf: Any, stage: int, home: Sharding
 ) -> ValueError:
     return ValueError(
-        f"`{split.paths[i]}` is held by {stages_text(split.stage_sets[i])}, but it is on "
-        f"{devices_text(leaf.sharding.device_set)}, and stage {stage} is on "
+        f"`{split.paths[i]}` is held by {stages_text(split.stage_sets[i])}, but it is "
+        f"on {devices_text(leaf.sharding.device_set)}, and stage {stage} is on "
         f"{devices_text(home.device_set)}. Put it on the devices of all of them, with "
         "`jax.device_put` and a replicated sharding; `whole.init` and `whole.join` "
         "return it there."
