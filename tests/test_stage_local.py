@@ -337,7 +337,7 @@ def test_without_donation_nothing_is_lost(model, partition):
 def test_printing_shows_what_is_exchanged_and_why(model, partition):
     text = str(fo.stage_local(CLIPPED, model, partition))
     rows = [line.split() for line in text.splitlines()]
-    assert rows[0] == ["stage", "leaves", "params", "state", "sent", "a", "step"]
+    assert rows[0] == ["stage", "leaves", "params", "state", "sent", "per", "step"]
     assert rows[1][:4] == ["0", "2", "80", "B"] and rows[4][:2] == ["all", "6"]
     assert "1 round of exchange" in text
     assert "`add` at optax/transforms/_clipping.py" in text

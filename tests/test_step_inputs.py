@@ -57,8 +57,8 @@ def spread(pieces, where):
 class Training:
     """Stages that are ready for a step."""
 
-    def __init__(self, where="apart", tx=CLIPPED, tied=False, **options):
-        self.params, self.tx = make_params(), tx
+    def __init__(self, where="apart", tx=CLIPPED, tied=False, dtype=None, **options):
+        self.params, self.tx = make_params(dtype or jnp.float32), tx
         self.partition = fo.partition(self.params, owners(tied))
         self.staged = fo.stage_local(tx, self.params, self.partition, **options)
         self.pieces = spread(self.partition.split(self.params), where)
@@ -282,33 +282,39 @@ class TestPartOfALargerProgram:
             # differently.
             fo.testing.assert_equal(jax.jit(step)(given[k]), expected, grade="bounded")
 
-    @pytest.mark.xfail(
-        reason="derivatives that cancel differ from the whole tree's by up to 1e-4 of "
-        "the largest entry of their leaf, for a cause that is not found yet",
-    )
     @pytest.mark.parametrize("tied", [False, True])
     def test_grad(self, tied):
-        """Through what is exchanged, too: the clip depends on all gradients."""
-        training = Training("nowhere", tied=tied)
-        staged, partition = training.staged, training.partition
-        whole, state = waves(training.params), jax.jit(CLIPPED.init)(training.params)
+        """Through what is exchanged, too: the clip depends on all gradients.
 
-        def loss(params):
-            return sum(jnp.sum(x**2) for x in jax.tree.leaves(params))
+        The first step of Adam hardly depends on the size of a gradient: its derivative
+        cancels to noise in float32, where Optax jitted and not jitted differ by 2 %.
+        """
+        with jax.enable_x64(True):
+            training = Training("nowhere", tied=tied, dtype=jnp.float64)
+            staged, partition = training.staged, training.partition
+            whole, state = (
+                waves(training.params),
+                jax.jit(CLIPPED.init)(training.params),
+            )
 
-        def staged_loss(grads):
-            pieces = partition.split_gradients(grads)
-            new, _ = staged.step(pieces, training.states, training.pieces)
-            return loss(partition.merge(new))
+            def loss(params):
+                return sum(jnp.sum(x**2) for x in jax.tree.leaves(params))
 
-        def whole_loss(grads):
-            updates, _ = CLIPPED.update(grads, state, training.params)
-            return loss(optax.apply_updates(training.params, updates))
+            def staged_loss(grads):
+                pieces = partition.split_gradients(grads)
+                new, _ = staged.step(pieces, training.states, training.pieces)
+                return loss(partition.merge(new))
 
-        found, expected = jax.grad(staged_loss)(whole), jax.grad(whole_loss)(whole)
-        largest = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(expected))
-        for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
-            np.testing.assert_allclose(one, other, atol=1e-5 * largest)
+            def whole_loss(grads):
+                updates, _ = CLIPPED.update(grads, state, training.params)
+                return loss(optax.apply_updates(training.params, updates))
+
+            found, expected = jax.grad(staged_loss)(whole), jax.grad(whole_loss)(whole)
+            largest = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(expected))
+            for one, other in zip(
+                *map(jax.tree.leaves, (found, expected)), strict=True
+            ):
+                np.testing.assert_allclose(one, other, rtol=0, atol=1e-9 * largest)
 
     def test_scan(self):
         training = Training("nowhere", donate=True)
