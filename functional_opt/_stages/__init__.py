@@ -23,7 +23,7 @@ Where a change belongs:
     what a user calls or sees        local, steps, program, axis, report, partition
     how trees are split              trees, partition, extra
     what a stage computes, and when  derive/; ../_slicing if it is not about Optax
-    how it is compiled and run       run/compiling, run/executor
+    how it is compiled and run       run/building, run/compiling, run/executor
     which device holds what          run/devices, run/exchange, run/sums
     why a step failed                run/diagnosis
     several processes                run/processes, run/fingerprint

@@ -9,10 +9,10 @@ from jaxtyping import PyTree
 
 from .._types import Transformation, typed
 from .derive.derive import derive, INIT, STEP, UPDATE
-from .derive.functions import SplitFunction
 from .derive.tracing import check_transformation
 from .partition import StagePartition
 from .program import StageProgram
+from .run.building import ExecutorBuilder
 from .run.compiling import CompileCache
 from .run.devices import shardings_on
 from .run.executor import Executors
@@ -112,25 +112,15 @@ def stage_local(
         options = {"donate": donate, "tied_grads": tied_grads}
         check_same_plan(step, shardings, options, process_timeout)
 
-    def executors(function: SplitFunction, **options: Any) -> Executors:
-        return Executors(
-            function, stages=here, cache=cache, meshes=shardings, **options
-        )
-
     cache = CompileCache()
     state, extra = step.arguments["state"], step.arguments["extra_args"]
     donated = {STEP: STEP, UPDATE: ("state",)} if donate else {STEP: (), UPDATE: ()}
 
     def updating(are_summed: bool) -> Executors:
-        return executors(
-            step,
-            donated=donated,
-            ties=derived.ties,
-            are_summed=are_summed,
-            deletes="grads" if donate == "all" else None,
-        )
+        builder = ExecutorBuilder(step, here, donated, cache, derived.ties, are_summed)
+        return builder.executors(shardings, "grads" if donate == "all" else None)
 
-    init = executors(derived.init, donated={INIT: ()}, ties=None)
+    init = ExecutorBuilder(derived.init, here, {INIT: ()}, cache).executors(shardings)
     are_summed = tied_grads == "summed" or derived.ties is None
     update = updating(are_summed)
     summed = update if are_summed else updating(True)

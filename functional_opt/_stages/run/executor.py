@@ -1,6 +1,6 @@
 """Runs the slices of all stages, each on its devices, and what they exchange."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +12,10 @@ from jax.sharding import NamedSharding, Sharding
 from ..derive.derive import INIT
 from ..derive.functions import SplitFunction
 from ..derive.slices import Inbox, Leaves, StageSlice
-from ..derive.ties import Ties
-from .compiling import compile_together, CompileCache, groups_of, options_for
+from .compiling import compile_together
 from .devices import check_on_meshes, check_one_program, is_concrete, on_mesh
 from .diagnosis import diagnose
 from .exchange import Exchange
-from .sums import DeviceCopies, DeviceSums
 
 
 # For each stage how a small value is sharded that all of its devices need: a copy on
@@ -91,45 +89,22 @@ class Launch:
 class Executor:
     """The programs of a function for one layout of its stages.
 
-    **Arguments:**
+    **Attributes:**
 
-    - `function`: the function.
     - `layout`: where its stages are, and what is computed.
-    - `stages`: the stages of this process.
-    - `donated`: the names of the arguments whose buffers are donated.
-    - `ties`: the tied gradients, which are summed first.
-    - `are_summed`: whether they are summed already.
-    - `cache`: the compiled programs.
+    - `sums`: sums tied gradients, before all else; None if there are none.
+    - `rounds`: for each round the programs that compute its messages, and the exchange.
+    - `finish`: the programs that compute the results.
     """
 
     def __init__(
         self,
-        function: SplitFunction,
         layout: Layout,
-        *,
-        stages: Iterable[int],
-        donated: Iterable[str],
-        ties: Ties | None,
-        are_summed: bool,
-        cache: CompileCache,
+        sums: Callable[[LeavesByStage], LeavesByStage] | None,
+        rounds: Sequence[tuple[Sequence[Launch], Exchange]],
+        finish: Sequence[Launch],
     ) -> None:
-        self._layout, self._cache = layout, cache
-        self._groups = groups_of(sorted(stages), layout.stages, function.held)
-        self._options = options_for(layout.stages)
-        self.sums: Callable[[LeavesByStage], LeavesByStage] | None = None
-        if ties is not None:
-            on = layout.stages
-            self.sums = DeviceCopies(ties) if are_summed else DeviceSums(ties, on)
-        last = function.finish[layout.names]
-        on_meshes = [s if isinstance(s, NamedSharding) else None for s in layout.stages]
-        self.rounds = [
-            (
-                self._launches(round.slices, on_meshes, function, ()),
-                Exchange.of(function, number, last, layout.stages),
-            )
-            for number, round in enumerate(function.rounds)
-        ]
-        self.finish = self._launches(last, layout.results, function, donated)
+        self.layout, self.sums, self.rounds, self.finish = layout, sums, rounds, finish
         self._is_compiled = layout.is_traced
 
     def run(self, leaves: LeavesByStage, results: list[Any]) -> None:
@@ -156,32 +131,10 @@ class Executor:
             compile_together(
                 (launch.program, launch.operands(leaves, inboxes), where)
                 for launch in launches
-                if (where := self._layout.stages[launch.slices[0].stage]) is not None
+                if (where := self.layout.stages[launch.slices[0].stage]) is not None
             )
         for launch in launches:
             launch(leaves, inboxes, results)
-
-    def _launches(
-        self,
-        slices: Sequence[StageSlice | None],
-        shardings: Sequence[Any],
-        function: SplitFunction,
-        donated: Iterable[str],
-    ) -> list[Launch]:
-        launches = []
-        for group in self._groups:
-            own = [s for stage in group if (s := slices[stage]) is not None]
-            if own:
-                wanted = tuple(shardings[s.stage] for s in own)
-                program = self._cache.jit(
-                    own,
-                    packed=not self._layout.is_traced,
-                    out_shardings=wanted if any(wanted) else None,
-                    options=self._options,
-                )
-                lent = [function.positions(s.stage, *donated) for s in own]
-                launches.append(Launch(own, lent, program))
-        return launches
 
 
 class Executors:
@@ -189,39 +142,36 @@ class Executors:
 
     **Arguments:**
 
-    - `function`, `stages`, `ties`, `are_summed`, `cache`: those of `Executor`.
+    - `function`: the function.
+    - `build`: builds the executor of a layout.
     - `donated`: for each tuple of names of results the arguments whose buffers are
         donated.
+    - `meshes`: the stages' shardings, if `stage_local` was given meshes.
     - `deletes`: the name of an argument whose buffers are deleted after a step: there
         is no result that could have them. None if there is none.
-    - `meshes`: the stages' shardings, if the user has said them.
     """
 
     def __init__(
         self,
         function: SplitFunction,
+        build: Callable[[Layout], Executor],
         *,
-        stages: Iterable[int],
         donated: Mapping[tuple[str, ...], Sequence[str]],
-        ties: Ties | None,
-        cache: CompileCache,
         meshes: Sequence[Sharding] | None,
-        are_summed: bool = False,
         deletes: str | None = None,
     ) -> None:
-        self._function, self._stages, self._donated = function, stages, donated
-        self._ties, self._cache, self._meshes = ties, cache, meshes
-        self._are_summed, self._deletes = are_summed, deletes
-        self._made: dict[Layout, Executor] = {}
+        self._function, self._build, self._donated = function, build, donated
+        self._meshes, self._deletes = meshes, deletes
+        self._built: dict[Layout, Executor] = {}
 
     def run(self, names: tuple[str, ...], leaves: LeavesByStage) -> list[Any]:
         """The named results of each stage of this process, None if it has none."""
         results: list[Any] = [None] * len(leaves)
         try:
             layout = self.layout(names, leaves)
-            if layout not in self._made:
-                self._made[layout] = self._make(layout)
-            self._made[layout].run(leaves, results)
+            if layout not in self._built:
+                self._built[layout] = self._build(layout)
+            self._built[layout].run(leaves, results)
         except (TypeError, ValueError, RuntimeError) as error:
             donated = self._donated[names]
             diagnose(error, self._function, leaves, results, donated, self._deletes)
@@ -272,17 +222,6 @@ class Executors:
             return found
         check_on_meshes(found, self._meshes)
         return tuple(self._meshes)
-
-    def _make(self, layout: Layout) -> Executor:
-        return Executor(
-            self._function,
-            layout,
-            stages=self._stages,
-            donated=() if layout.is_traced else self._donated[layout.names],
-            ties=self._ties,
-            are_summed=self._are_summed,
-            cache=self._cache,
-        )
 
 
 def is_traced(leaves_by_stage: LeavesByStage) -> bool:

@@ -1,0 +1,99 @@
+"""Builds the executor of a function: its programs, and what they exchange."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jax.sharding import NamedSharding, Sharding
+
+from ..derive.functions import SplitFunction
+from ..derive.slices import StageSlice
+from ..derive.ties import Ties
+from .compiling import CompileCache, groups_of, options_for
+from .exchange import Exchange
+from .executor import Executor, Executors, Launch, Layout, LeavesByStage
+from .sums import DeviceCopies, DeviceSums
+
+
+@dataclass(frozen=True, eq=False)
+class ExecutorBuilder:
+    """Builds the executors of a function, one for each layout.
+
+    **Attributes:**
+
+    - `function`: the function.
+    - `stages`: the stages of this process.
+    - `donated`: for each tuple of names of results the arguments whose buffers are
+        donated.
+    - `cache`: the compiled programs.
+    - `ties`: the tied gradients; None if there are none.
+    - `are_summed`: whether tied gradients are given as their sums.
+    """
+
+    function: SplitFunction
+    stages: Iterable[int]
+    donated: Mapping[tuple[str, ...], Sequence[str]]
+    cache: CompileCache
+    ties: Ties | None = None
+    are_summed: bool = False
+
+    def executors(
+        self, meshes: Sequence[Sharding] | None, deletes: str | None = None
+    ) -> Executors:
+        """The executors of all layouts that the stages will have."""
+        return Executors(
+            self.function,
+            self.build,
+            donated=self.donated,
+            meshes=meshes,
+            deletes=deletes,
+        )
+
+    def build(self, layout: Layout) -> Executor:
+        finish = self.function.finish[layout.names]
+        meshes = [s if isinstance(s, NamedSharding) else None for s in layout.stages]
+        donated = () if layout.is_traced else self.donated[layout.names]
+        rounds = [
+            (
+                self._launches(layout, round.slices, meshes),
+                Exchange.of(self.function, number, finish, layout.stages),
+            )
+            for number, round in enumerate(self.function.rounds)
+        ]
+        launches = self._launches(layout, finish, layout.results, donated)
+        return Executor(layout, self._sums(layout), rounds, launches)
+
+    def _sums(self, layout: Layout) -> Callable[[LeavesByStage], LeavesByStage] | None:
+        if self.ties is None:
+            return None
+        if self.are_summed:
+            return DeviceCopies(self.ties)
+        return DeviceSums(self.ties, layout.stages)
+
+    def _launches(
+        self,
+        layout: Layout,
+        slices: Sequence[StageSlice | None],
+        shardings: Sequence[Any],
+        donated: Iterable[str] = (),
+    ) -> list[Launch]:
+        """One program for each group of stages that compute any of the slices.
+
+        **Arguments:**
+
+        - `shardings`: for each stage how its results are sharded; None if XLA decides.
+        """
+        launches, options = [], options_for(layout.stages)
+        for group in groups_of(sorted(self.stages), layout.stages, self.function.held):
+            own = [s for stage in group if (s := slices[stage]) is not None]
+            if own:
+                wanted = tuple(shardings[s.stage] for s in own)
+                program = self.cache.jit(
+                    own,
+                    packed=not layout.is_traced,
+                    out_shardings=wanted if any(wanted) else None,
+                    options=options,
+                )
+                lent = [self.function.positions(s.stage, *donated) for s in own]
+                launches.append(Launch(own, lent, program))
+        return launches
