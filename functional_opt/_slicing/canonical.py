@@ -1,8 +1,8 @@
-"""Which jaxprs are the same function, told without tracing them.
+"""Recognizes equal jaxprs, so that equal slices share one compiled program.
 
-Variables count by where they are defined, constants and functions by identity, and all
-else by type and value: whatever may matter is compared, and what cannot be compared is
-different.
+Variables are compared by the position of their definition, constants and functions by
+identity, and everything else by type and value. Objects that cannot be compared count
+as different: a missed match costs a compilation, a false one would be wrong.
 """
 
 from collections.abc import Callable, Hashable, Mapping
@@ -14,10 +14,10 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 
 class Canonical:
-    """Numbers jaxprs so that two have the same number if nothing tells them apart.
+    """Numbers jaxprs such that equal jaxprs have equal numbers.
 
-    It takes one look at each equation, and at each inner jaxpr once. What counts by
-    identity is kept, lest another object takes its place in memory.
+    Each jaxpr, including inner ones, is visited once. Objects that are compared by
+    identity are kept alive, because another object could otherwise get the same `id`.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Canonical:
             return kind, tuple(map(self._value, value))
         if isinstance(value, Mapping):
             return kind, tuple((k, self._value(value[k])) for k in value)
-        # 0.0 and -0.0 are equal, and NaN is not.
+        # By `==`, 0.0 equals -0.0 and NaN does not equal itself; bytes tell them apart.
         if isinstance(value, float | complex | np.ndarray | np.generic):
             array = np.asarray(value)
             return kind, array.dtype, array.shape, array.tobytes()

@@ -1,8 +1,28 @@
-"""Branches of a `cond` that mixes stages: computed only if they are taken.
+"""Puts the branches of a split `cond` back, so that only the taken branch runs.
 
-Such a `cond` is taken apart to find out what travels. In each program, what is left of
-its branches is put back into a `cond`, as soon as the program knows which one is taken.
-A message that is sent before that is computed either way.
+A `cond` that mixes stages is split into the equations of all of its branches, so that
+planning can find the values that travel. In each program the remaining equations go
+back into a `cond`, provided that the program knows which branch is taken. A message
+that is sent before the index is known is computed either way.
+
+Example: `r = cond(i, f, g, x, y)` with `f(x, y) = sum(x) * x`, `g(x, y) = sum(y) * x`,
+`x` on stage 0 and `y` on stage 1. Split, with the positions of the equations:
+
+    0   s = sum(x)             branch 0, positions 0:2
+    1   a = mul(s, x)
+    2   t = sum(y)             branch 1, positions 2:4
+    3   b = mul(t, x)
+    4   r = select_n(i, a, b)  selects, positions 4:5
+
+`t` travels from stage 1 to stage 0. Suppose that every stage knows `i`. The program of
+stage 1 has only equation 2, and `t` *leaves* its branch, since the stage sends it. It
+becomes a result of the cond, with zeros in the other branch:
+
+    t = cond(i, {zeros}, {sum(y)}, y)
+
+Stage 0 receives `t`, and its program has equations 0, 1, 3 and 4:
+
+    r = cond(i, {s = sum(x); a = mul(s, x) in a}, {b = mul(t, x) in b}, x, t)
 """
 
 import bisect
@@ -23,7 +43,7 @@ Numbered = list[tuple[int, JaxprEqn]]
 
 
 class Branch(NamedTuple):
-    """Where a branch's equations are among all, and what reads its values."""
+    """The positions of the equations of a branch, and the readers of its values."""
 
     positions: range
     readers: Readers
@@ -31,13 +51,13 @@ class Branch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """A `cond` that was taken apart.
+    """A `cond` that was split into its branches.
 
     **Attributes:**
 
-    - `cond`: the equation that it was.
-    - `index`: says which branch is taken.
-    - `branches`: what became of its branches.
+    - `cond`: the original equation.
+    - `index`: the operand that selects the branch.
+    - `branches`: the equations of each branch.
     - `selects`: the positions of the equations that choose between the results.
     """
 
@@ -51,12 +71,18 @@ class Choice:
         return self.branches[0].positions.start
 
     def is_begun(self, positions: Sequence[int]) -> bool:
-        """Whether any of these equations is in a branch."""
+        """Whether any of these positions is in a branch."""
         first = bisect.bisect_left(positions, self.start)
         return first < len(positions) and positions[first] < self.selects.start
 
     def put_back(self, inside: Numbered, read_later: AbstractSet[Var]) -> JaxprEqn:
-        """The equations that a program has of the branches, as a `cond` again."""
+        """The equations of the branches that a program has left, as one `cond`.
+
+        **Arguments:**
+
+        - `inside`: these equations, with their positions.
+        - `read_later`: the variables that the rest of the program reads.
+        """
         selects = [eqn for i, eqn in inside if i in self.selects]
         made = [v for i, eqn in inside if i < self.selects.start for v in eqn.outvars]
         leaving = [var for var in made if var in read_later]
@@ -76,14 +102,15 @@ def put_branches_back(
     wanted: Sequence[Atom],
     known: AbstractSet[Var],
 ) -> list[JaxprEqn]:
-    """Puts what a program has of branches into conds, where it knows the index.
+    """Puts the branches in a program back into conds, where it knows the index.
 
     **Arguments:**
 
-    - `equations`: of the program, with their positions among all.
-    - `choices`: inner ones before those that they are in.
-    - `wanted`: the program's results.
-    - `known`: the indices that the program computes or is given.
+    - `equations`: the equations of the program, with their positions among all
+        equations.
+    - `choices`: the split conds, inner ones before those that contain them.
+    - `wanted`: the results of the program.
+    - `known`: the index operands that the program computes or receives.
     """
     for choice in choices:
         first = bisect.bisect_left(equations, choice.start, key=_position)
@@ -99,7 +126,7 @@ def put_branches_back(
 
 
 def only_if_taken(eqn: JaxprEqn, cond: JaxprEqn, index: Var, taken: int) -> JaxprEqn:
-    """An equation of a branch, computed only if that branch is taken."""
+    """An equation of a branch as a `cond` of its own, with zeros in other branches."""
     branches = [
         _fill([eqn] if k == taken else [], [], eqn.outvars)
         for k in range(len(cond.params["branches"]))
@@ -108,7 +135,11 @@ def only_if_taken(eqn: JaxprEqn, cond: JaxprEqn, index: Var, taken: int) -> Jaxp
 
 
 def may_not_end(eqn: JaxprEqn) -> bool:
-    """Whether an equation is, or has in it, a loop that ends when a value says so."""
+    """Whether an equation is or contains a `while` loop.
+
+    A loop whose condition depends on values may never end if it runs on the operands of
+    a branch that is not taken.
+    """
     if eqn.primitive is while_p:
         return True
     return any(
@@ -136,7 +167,7 @@ def _fill(
     cases: Sequence[Atom],
     leaving: Sequence[Var],
 ) -> tuple[list[JaxprEqn], list[Atom]]:
-    """A branch that returns its cases, and zeros for what leaves other branches."""
+    """A branch that returns its cases, and zeros for values that leave others."""
     made = {var for eqn in equations for var in eqn.outvars}
     filled, results = list(equations), list(cases)
     for var in leaving:
@@ -160,7 +191,7 @@ def _cond(
     branches: Sequence[tuple[Sequence[JaxprEqn], Sequence[Atom]]],
     outvars: Sequence[Var],
 ) -> JaxprEqn:
-    """A `cond` between branches whose operands are all that they read."""
+    """A `cond` between branches; its operands are the variables that they read."""
     read: dict[Var, None] = {}
     for equations, results in branches:
         made = {var for eqn in equations for var in eqn.outvars}

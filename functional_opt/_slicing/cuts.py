@@ -1,4 +1,4 @@
-"""The cheapest values to cut all ways from sources to sinks at, by a maximum flow."""
+"""Minimum vertex cuts, found by maximum flow."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -8,11 +8,12 @@ import numpy as np
 from jax.extend.core import Var
 
 
-_LARGEST = 2**30  # of a 32-bit capacity, which the flow through it may double
+# SciPy's capacities are 32-bit, and a residual capacity may be twice the original one.
+_LARGEST = 2**30
 
 
 class Cut(NamedTuple):
-    """A cut: the nodes chosen, and those that lie beyond them, towards the sinks."""
+    """A vertex cut: the chosen nodes, and the nodes between them and the sinks."""
 
     chosen: tuple[Var, ...]
     beyond: tuple[Var, ...]
@@ -23,17 +24,24 @@ def minimum_cut(
     operands: Mapping[Var, Sequence[Var]],
     sinks: Collection[Var],
 ) -> Cut:
-    """Chooses the cheapest nodes without which no sink is reached from a source.
+    """The cheapest set of nodes that separates the sources from the sinks.
 
-    Of several such cuts it is the one nearest to the sinks.
+    Of several minimum cuts, it is the one nearest to the sinks.
 
     **Arguments:**
 
-    - `costs`: what it costs to choose a node; infinite if it cannot be chosen.
-    - `operands`: for each node those that lead to it. A node without any is a source.
-    - `sinks`: the nodes to be reached.
+    - `costs`: the cost of each node; infinite if it must not be chosen.
+    - `operands`: for each node its predecessors. A node without any is a source.
+    - `sinks`: the nodes to separate from the sources.
     """
-    # Each node is an edge from its entry, 2 * i, to its exit, 2 * i + 1.
+    # A vertex cut is an edge cut after splitting each node i into an entry, 2 * i, and
+    # an exit, 2 * i + 1, joined by an edge with the cost of the node. All other edges
+    # are unbounded. For `c = a + b`, with sink `c` and costs 4, 4 and 8:
+    #
+    #     source -> a_in -4-> a_out -> c_in -8-> c_out -> sink
+    #     source -> b_in -4-> b_out -> c_in
+    #
+    # Both cuts cost 8; the one nearest to the sinks is `c` itself.
     number = {node: i for i, node in enumerate(costs)}
     source, sink = 2 * len(number), 2 * len(number) + 1
     capacities, endless = _capacities(list(costs.values()))
@@ -59,7 +67,10 @@ def minimum_cut(
 
 
 def _capacities(costs: Sequence[int | float]) -> tuple[list[int], int]:
-    """Costs as integers, and one that is more than all others together."""
+    """The costs as integers, and a capacity larger than their sum for other edges.
+
+    Costs beyond 32 bits are scaled down, and rounded up so that none becomes free.
+    """
     total = sum(int(cost) for cost in costs if cost < math.inf)
     scale = math.ceil((total + len(costs) + 1) / _LARGEST)
     endless = total // scale + len(costs) + 1
@@ -69,8 +80,8 @@ def _capacities(costs: Sequence[int | float]) -> tuple[list[int], int]:
 def _leads_to(
     source: int, sink: int, edges: Sequence[tuple[int, int, int]]
 ) -> frozenset[int]:
-    """The nodes from which more could flow to the sink, if more came to them."""
-    # Importing SciPy's graphs takes longer than importing this library.
+    """The nodes with a path to the sink in the residual graph of a maximum flow."""
+    # Importing `scipy.sparse.csgraph` is slower than importing this library.
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 

@@ -1,11 +1,11 @@
 """Which dimensions of a value are dimensions of a parameter.
 
-A value may travel between stages if it has none: a norm, a counter, a history of ten
-losses. Whether a transformation can be split then does not depend on how large the
-parameters are. Dimensions are followed through each equation: a sum over an axis drops
-its mark, a product of matrices keeps those of rows and columns, and so on. A dimension
-that only the static shape of an equation introduces has no mark. That is safe, since
-what was broadcast is smaller than the result, and travels in its place.
+A value without such a dimension may travel between stages: a norm, a counter, a history
+of ten losses. Whether a transformation can be split is therefore independent of the
+sizes of the parameters. Each equation propagates *marks*: a sum over an axis drops its
+mark, a matrix product keeps the marks of rows and columns, and so on. A dimension that
+only the static shape of an equation introduces has no mark. That is safe, because the
+operand that was broadcast is smaller than the result, and travels in its place.
 
 For `norm = sqrt(sum(x ** 2))` with `x` of shape `(512,)`: `x` and `x ** 2` are marked
 `(True,)`, the sum and its root `()`.
@@ -22,7 +22,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 from .jaxprs import Atom, body_of_call, is_key, shape
 
 
-# For each dimension whether it is one of a parameter.
+# For each dimension of a value, whether it is a dimension of a parameter.
 Marks = tuple[bool, ...]
 Rule = Callable[[JaxprEqn, Sequence[Marks]], list[Marks]]
 
@@ -30,7 +30,7 @@ Rule = Callable[[JaxprEqn, Sequence[Marks]], list[Marks]]
 def marks_of_results(eqn: JaxprEqn, operands: Sequence[Marks]) -> list[Marks]:
     """The marks of the results of an equation."""
     name = eqn.primitive.name
-    if name == "random_bits":  # Its key cannot travel in its place.
+    if name == "random_bits":  # A typed key cannot travel in place of its bits.
         return [(True,) * len(shape(var)) for var in eqn.outvars]
     if not any(map(any, operands)) and not any(map(is_key, eqn.invars)):
         return [_none(var) for var in eqn.outvars]
@@ -40,7 +40,7 @@ def marks_of_results(eqn: JaxprEqn, operands: Sequence[Marks]) -> list[Marks]:
         return _RULES[name](eqn, operands)
     if _is_elementwise(eqn):
         return [_elementwise(eqn, operands)] * len(eqn.outvars)
-    # What an unknown operation does to dimensions is unknown.
+    # An operation without a rule may do anything to dimensions: all may be marked.
     return [(True,) * len(shape(var)) for var in eqn.outvars]
 
 
@@ -57,7 +57,7 @@ def _without(marks: Marks, axes: Sequence[SupportsIndex]) -> Marks:
 
 
 def _is_elementwise(eqn: JaxprEqn) -> bool:
-    """Whether operands have the shape of the results, or broadcast to it."""
+    """Whether each operand has the shape of the results or broadcasts to it."""
     results = {shape(var) for var in eqn.outvars}
     return len(results) == 1 and all(
         given in ((), *results) or _broadcasts(given, *results)
@@ -104,7 +104,11 @@ def _broadcast(eqn: JaxprEqn, operands: Sequence[Marks]) -> list[Marks]:
 
 
 def _reshape(eqn: JaxprEqn, operands: Sequence[Marks]) -> list[Marks]:
-    """Marks the dimensions that a marked one is split into or merged with."""
+    """Marks the dimensions that a marked dimension is split into or merged with.
+
+    From `(512, 4, 3)` to `(512, 12)` the runs are `512 -> 512` and `4, 3 -> 12`: 12 is
+    marked if 4 or 3 is.
+    """
     before, after = shape(eqn.invars[0]), shape(eqn.outvars[0])
     marks: list[bool] = []
     for old, new in _factors(before, after):
@@ -113,7 +117,7 @@ def _reshape(eqn: JaxprEqn, operands: Sequence[Marks]) -> list[Marks]:
 
 
 def _factors(before: Sequence[int], after: Sequence[int]) -> list[tuple[range, range]]:
-    """The shortest runs of axes of two shapes that have the same size."""
+    """The shortest runs of axes of two shapes that have equal sizes."""
     ends = [dict(_ends(sizes)) for sizes in (before, after)]
     runs, start = [], (0, 0)
     for size in sorted(ends[0].keys() & ends[1].keys()):
@@ -124,7 +128,7 @@ def _factors(before: Sequence[int], after: Sequence[int]) -> list[tuple[range, r
 
 
 def _ends(sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """For each product of leading sizes, the last axis after which it is reached."""
+    """For each product of leading sizes, the number of axes that it covers."""
     products = itertools.accumulate(sizes, operator.mul, initial=1)
     return [(product, axis) for axis, product in enumerate(products)]
 
@@ -134,7 +138,7 @@ def _concatenate(_: JaxprEqn, operands: Sequence[Marks]) -> list[Marks]:
 
 
 def _slice(eqn: JaxprEqn, operands: Sequence[Marks]) -> list[Marks]:
-    """A single entry of a longer dimension is no longer a dimension of a parameter."""
+    """A dimension loses its mark if the slice keeps one entry of several."""
     before, after = shape(eqn.invars[0]), shape(eqn.outvars[0])
     sizes = zip(operands[0], before, after, strict=True)
     return [tuple(mark and not new == 1 < old for mark, old, new in sizes)]
@@ -188,20 +192,20 @@ def _scan(eqn: JaxprEqn, operands: Sequence[Marks]) -> list[Marks]:
     start = eqn.params["num_consts"]
     stop = start + eqn.params["num_carry"]
     consts, carry, rows = operands[:start], operands[start:stop], operands[stop:]
-    steps = any(marks[0] for marks in rows)
+    leading = any(marks[0] for marks in rows)
     rows = [marks[1:] for marks in rows]
 
     def step(carry: Sequence[Marks]) -> list[Marks]:
         return _of_body(eqn.params["jaxpr"], [*consts, *carry, *rows])
 
     carry = _fixpoint(lambda carry: step(carry)[: len(carry)], carry)
-    return [*carry, *((steps, *marks) for marks in step(carry)[len(carry) :])]
+    return [*carry, *((leading, *marks) for marks in step(carry)[len(carry) :])]
 
 
 def _fixpoint(
     step: Callable[[Sequence[Marks]], Sequence[Marks]], carry: Sequence[Marks]
 ) -> list[Marks]:
-    """The marks of what a loop carries, after however many steps."""
+    """The marks of the carry of a loop, after any number of iterations."""
     while True:
         after = [_either(*pair) for pair in zip(carry, step(carry), strict=True)]
         if after == list(carry):

@@ -1,21 +1,22 @@
-"""What to say when a transformation cannot be cut, and where in it to look."""
+"""The error for a transformation that cannot be split, and its messages."""
 
 import os
 import sys
-from typing import Any
 
 import jax
 from jax.extend.core import Jaxpr, JaxprEqn
 
+from .jaxprs import Atom
+from .placed import Placed
 from .stage_sets import stages_text, StageSet
 
 
 class CrossStageError(ValueError):
     """A transformation mixes whole tensors of different stages, or has side effects.
 
-    Stages exchange only values without a dimension of a parameter: norms, counters,
-    factors, small histories. The message names the operation, its line in the
-    transformation, and the stages.
+    Stages exchange only values that have no dimension of a parameter, such as norms,
+    counters, scale factors and short histories. The message names the operation, its
+    source line in the transformation, and the stages involved.
 
     !!! Example
 
@@ -35,11 +36,11 @@ class CrossStageError(ValueError):
 _REMEDY = (
     "Values with a dimension of a parameter do not travel between stages. Assign the "
     "parameters to one stage, exclude them with `optax.masked`, raise `travel_limit`, "
-    "or apply the transformation to the whole tree."
+    "or apply the transformation to the whole tree instead."
 )
 
 
-def mixture_text(placed: Any, eqn: JaxprEqn, hidden: tuple[str, ...]) -> str:
+def mixture_text(placed: Placed, eqn: JaxprEqn, hidden: tuple[str, ...]) -> str:
     operands = ", ".join(_operand_text(placed, atom) for atom in eqn.invars)
     return (
         f"`{eqn.primitive}` at {where(eqn, hidden)} mixes whole tensors of different "
@@ -47,9 +48,9 @@ def mixture_text(placed: Any, eqn: JaxprEqn, hidden: tuple[str, ...]) -> str:
     )
 
 
-def result_text(placed: Any, atom: Any, here: StageSet) -> str:
+def result_text(placed: Placed, atom: Atom, here: StageSet) -> str:
     return (
-        f"A value needed on {stages_text(here)} is computed elsewhere: "
+        f"A value required on {stages_text(here)} is computed elsewhere: "
         f"{_operand_text(placed, atom)}. {_REMEDY}"
     )
 
@@ -59,13 +60,13 @@ def effect_text(jaxpr: Jaxpr, hidden: tuple[str, ...]) -> str:
         f"`{e.primitive}` at {where(e, hidden)}" for e in jaxpr.eqns if e.effects
     ]
     return (
-        f"The transformation has side effects, which would happen once on every stage: "
-        f"{', '.join(culprits)}. Take them out of `update`, for example by returning "
-        "what they report in the state."
+        f"The transformation has side effects, which every stage would repeat: "
+        f"{', '.join(culprits)}. Remove them from `update`; for example, return the "
+        "values that they report as part of the state."
     )
 
 
-def _operand_text(placed: Any, atom: Any) -> str:
+def _operand_text(placed: Placed, atom: Atom) -> str:
     return f"{atom.aval.str_short()} of {stages_text(placed.value(atom).home)}"
 
 
@@ -73,7 +74,7 @@ _JAX = os.path.dirname(jax.__file__)
 
 
 def where(eqn: JaxprEqn, hidden: tuple[str, ...] = ()) -> str:
-    """The innermost line outside JAX, and outside of files whose path is `hidden`."""
+    """The innermost source line outside JAX and outside the `hidden` paths."""
     traceback = eqn.source_info.traceback
     for frame in traceback.frames if traceback is not None else ():
         if not frame.file_name.startswith((_JAX, *hidden)):
@@ -83,7 +84,7 @@ def where(eqn: JaxprEqn, hidden: tuple[str, ...] = ()) -> str:
 
 
 def _as_imported(file_name: str) -> str:
-    """The file relative to the folder that it is imported from, if it is installed."""
+    """The path of an installed file, relative to the folder it is imported from."""
     folders = [folder for folder in sys.path if folder.endswith("-packages")]
     folders.append(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
     within = [folder for folder in folders if file_name.startswith(folder + os.sep)]

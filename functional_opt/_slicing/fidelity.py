@@ -1,16 +1,28 @@
-"""Keeps XLA to what it does with the whole function, where a slice would change it.
+"""Makes XLA compile a slice to the same arithmetic as the whole function.
 
-XLA decides by how often a value is read, and a slice has fewer readers than the whole.
-Two of its decisions change bits:
+XLA optimizes by the number of readers of a value, and a slice has fewer readers than
+the whole function. Two of its optimizations change bits:
 
-- It divides an array by a scalar that nothing else reads by multiplying with the
-  reciprocal.
-- It fuses an expensive operation into its only reader, if that is not larger. Within
-  one kernel its last multiplication may be contracted with an addition, which then
-  rounds once. Of `c = 1 - pow(b, t)` and `x / c` for each `x`, the whole computes
-  `pow(b, t)` apart, and a slice whose only `x` has one entry would not.
+- `x / s`, for an array `x` and a scalar `s` with no other reader, becomes
+  `x * (1 / s)`, which rounds twice: pass `algsimp`, `HandleDivide` in
+  https://github.com/openxla/xla/blob/main/xla/service/algebraic_simplifier.cc.
+- An expensive operation is fused into its only reader, unless the reader is larger:
+  pass `fusion`, `IsExpensive` and `ShouldFuse` in
+  https://github.com/openxla/xla/blob/main/xla/service/instruction_fusion.cc. Within one
+  kernel LLVM may contract a multiplication with an addition, which then round once.
 
-There an optimization barrier or a branch takes the place of the other readers.
+Bias correction of Adam shows both. With `x` on stage 0 and `y` on stage 1:
+
+    p = pow(b, t)
+    c = 1 - p
+    u = x / c
+    v = y / c
+
+In the whole function `c` has two readers, so both divisions stay divisions. In the
+slice of stage 0 `c` has one reader, `u`, and would be inverted: its divisor goes behind
+an optimization barrier. If `x` has one entry, `p` would also be fused into the kernel
+of `u`, which the whole function computes apart because `y` is larger: `p` is computed
+in a conditional that is always taken.
 """
 
 import functools
@@ -32,9 +44,9 @@ from .stage_sets import NOWHERE, StageSet
 def count_readers(
     equations: Sequence[JaxprEqn], results: Iterable[Atom]
 ) -> Counter[Var]:
-    """How often each value is read, by whatever name.
+    """The number of readers of each value, including readers of its renamed copies.
 
-    What makes nothing does not count: XLA removes operations on arrays without entries.
+    An equation without results of nonzero size does not count, since XLA removes it.
     """
     original = _original_names(equations)
     read = [
@@ -47,11 +59,11 @@ def count_readers(
 
 
 class Readers(NamedTuple):
-    """What reads the values of the whole function.
+    """The readers of the values of the whole function.
 
     **Attributes:**
 
-    - `direct`: how often each value is read.
+    - `direct`: the number of readers of each value.
     - `together`: for each scalar the stages that run all kernels that read it.
     """
 
@@ -65,7 +77,12 @@ class Readers(NamedTuple):
         results: Sequence[Atom],
         home: Callable[[Var], StageSet],
     ) -> "Readers":
-        """Those of a function of which each stage runs what is at home there."""
+        """The readers in a function that is split over stages.
+
+        **Arguments:**
+
+        - `home`: the stages that run the equation of a variable.
+        """
         scalars = _readers_of_scalars(equations, results, home)
         together = {var: read.stages for var, read in scalars.items()}
         return cls(count_readers(equations, results), together)
@@ -77,13 +94,13 @@ def keep_bits(
     in_whole: Readers,
     stage: int | None = None,
 ) -> list[JaxprEqn]:
-    """Adds barriers and branches where a slice has lost readers that XLA decides by.
+    """Adds barriers and branches where a slice has lost readers that matter to XLA.
 
     **Arguments:**
 
     - `equations`, `results`: the slice.
-    - `in_whole`: what reads the same values in the whole function.
-    - `stage`: the stage of the slice, if it is that of a stage.
+    - `in_whole`: the readers of the same values in the whole function.
+    - `stage`: the stage that runs the slice; None for a part of a branch.
     """
     original = _original_names(equations)
     direct = count_readers(equations, results)
@@ -108,8 +125,9 @@ def keep_bits(
     return kept
 
 
-# What XLA for CPU, of JAX 0.8 to 0.10, computes once for several readers, instead of in
-# the kernel of each: `IsExpensive` in xla/service/instruction_fusion.cc.
+# The operations that XLA for CPU, of JAX 0.8 to 0.10, computes once for several readers
+# instead of once in the kernel of each: `InstructionFusion::IsExpensive` in
+# https://github.com/openxla/xla/blob/main/xla/service/instruction_fusion.cc.
 _EXPENSIVE = frozenset(
     {"atan2", "cbrt", "div", "erf", "exp", "exp2", "expm1", "log", "log1p", "logistic"}
     | {"pow", "rem", "rsqrt", "sqrt", "tanh"}
@@ -117,11 +135,11 @@ _EXPENSIVE = frozenset(
 
 
 class _Read(NamedTuple):
-    """What reads a scalar.
+    """The kernels that read a scalar.
 
     **Attributes:**
 
-    - `kernels`: how many kernels.
+    - `kernels`: the number of these kernels.
     - `largest`: the size of their largest result.
     - `stages`: the stages that run all of them.
     """
@@ -144,7 +162,10 @@ def _readers_of_scalars(
     results: Iterable[Atom],
     home: Callable[[Var], StageSet],
 ) -> dict[Var, _Read]:
-    """A cheap operation on scalars is a part of each kernel that reads its result."""
+    """The kernels that read each scalar, directly or through cheap operations.
+
+    A cheap operation on scalars is fused into every kernel that reads its result.
+    """
     reads: defaultdict[Var, list[_Read]] = defaultdict(list)
     for var in variables(results):
         reads[var].append(_Read(1, 1, home(var)))
@@ -163,9 +184,13 @@ def _readers_of_scalars(
 
 
 def _compute_apart(eqn: JaxprEqn, *operands: Array) -> Array:
-    """In a branch, which is no part of another kernel, as a barrier's result is one.
+    """Computes an equation in a conditional, which no other kernel can absorb.
 
-    XLA removes barriers before it fuses, but after it would remove a known branch.
+    A barrier alone would not do: XLA for CPU removes barriers before it fuses (pass
+    `OptimizationBarrierExpander` in
+    https://github.com/openxla/xla/blob/main/xla/service/cpu/cpu_compiler.cc). It is
+    still there when XLA removes conditionals with a constant predicate, so it hides the
+    predicate.
     """
 
     def compute(*operands: Array) -> Array:
@@ -183,7 +208,7 @@ def _makes_something(eqn: JaxprEqn) -> bool:
 
 
 def _broadcast_divisors(eqn: JaxprEqn) -> list[Var]:
-    """The scalar by which an equation divides an array, if that is what it does."""
+    """The divisor, if an equation divides an array by a scalar variable."""
     if eqn.primitive is not div_p:
         return []
     dividend, divisor = map(shape_of, eqn.invars)
@@ -199,7 +224,7 @@ def _original_names(equations: Sequence[JaxprEqn]) -> dict[Var, Var]:
 
 
 def _only_renames(eqn: JaxprEqn) -> bool:
-    """Copies, and conversions of nothing but the weak type."""
+    """Whether an equation is a copy, or converts only the weak type."""
     if eqn.primitive is convert_element_type_p:
         return shape_of(eqn.invars[0]) == shape_of(eqn.outvars[0])
     return eqn.primitive is copy_p

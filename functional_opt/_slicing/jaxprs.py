@@ -1,4 +1,4 @@
-"""Pure helpers on jaxprs: what they read, how large it is, parts and variants."""
+"""Pure helpers on jaxprs: variables they read, sizes of values, rewritten copies."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -46,7 +46,7 @@ def inputs_read(closed: ClosedJaxpr) -> set[int]:
 
 
 def keep_inputs(closed: ClosedJaxpr, chosen: Sequence[int]) -> ClosedJaxpr:
-    """The same function of only the chosen inputs: those it does not read are lost."""
+    """The same function of the chosen inputs only; it must not read the others."""
     jaxpr = closed.jaxpr
     invars = [jaxpr.invars[i] for i in chosen]
     trimmed = rebuild(jaxpr, jaxpr.constvars, invars, jaxpr.eqns, jaxpr.outvars)
@@ -59,23 +59,23 @@ def shape_of(atom: Atom) -> jax.ShapeDtypeStruct:
 
 
 def shape(atom: Atom) -> tuple[int, ...]:
-    """The shape of a value; that of a token is empty."""
+    """The shape of a value; `()` for a token."""
     return getattr(atom.aval, "shape", ())
 
 
 def size(atom: Atom) -> int:
-    """The number of a value's elements."""
+    """The number of elements of a value."""
     return math.prod(shape(atom))
 
 
 def is_key(atom: Atom) -> bool:
-    """Whether a value is a PRNG key, or an array of them."""
+    """Whether a value is a typed PRNG key or an array of such keys."""
     dtype = getattr(atom.aval, "dtype", None)
     return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.extended)
 
 
 def nbytes(atom: Atom) -> int | float:
-    """A value's bytes; infinite for PRNG keys, whose bytes are their own affair."""
+    """The size of a value in bytes; infinite for typed PRNG keys, which are opaque."""
     dtype = getattr(atom.aval, "dtype", None)
     if dtype is None or is_key(atom):
         return math.inf
@@ -89,10 +89,12 @@ def body_of_call(eqn: JaxprEqn) -> ClosedJaxpr:
 
 
 def unroll(eqn: JaxprEqn) -> ClosedJaxpr:
-    """A scan of static length, as its steps one after the other.
+    """A scan of static length as straight-line code.
 
-    A loop rounds its results to their dtype after each step. Straight-line code would
-    not, where a dtype is narrower than what the compiler computes in.
+    A loop rounds its carry to its dtype after each iteration. In straight-line code the
+    pass `simplify-fp-conversions` of XLA keeps a narrow dtype such as bfloat16 in
+    float32 from one iteration to the next; `reduce_precision` restores the rounding.
+    See https://github.com/jax-ml/jax/issues/6283.
     """
     body, length = jaxpr_as_fun(eqn.params["jaxpr"]), eqn.params["length"]
     num_consts, num_carry = eqn.params["num_consts"], eqn.params["num_carry"]
@@ -102,8 +104,8 @@ def unroll(eqn: JaxprEqn) -> ClosedJaxpr:
         slices: list[Any] = [None] * length
         order = range(length)
         for i in reversed(order) if eqn.params["reverse"] else order:
-            taken = [x[i] for x in operands[num_consts + num_carry :]]
-            results = list(map(_rounded, body(*consts, *carry, *taken)))
+            rows = [x[i] for x in operands[num_consts + num_carry :]]
+            results = list(map(_rounded, body(*consts, *carry, *rows)))
             carry, slices[i] = results[:num_carry], results[num_carry:]
         return [*carry, *(jnp.stack(parts) for parts in zip(*slices, strict=True))]
 

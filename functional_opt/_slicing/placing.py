@@ -1,9 +1,10 @@
 """Where each equation of a jaxpr can run, when its inputs are on different stages.
 
-An equation runs where all its operands are. One whose operands are nowhere together
-*crosses*: calls and conds that cross are taken apart, and short loops unrolled. Of what
-is left, the operands that may travel do; if the others are apart, its results cannot be
-computed.
+An equation runs on the stages that hold all of its operands. If no stage holds them
+all, the equation *crosses*. Calls that cross are inlined, conditionals are split into
+their branches and short loops are unrolled. The operands of any other crossing equation
+travel if they may; if those that may not travel have no stage in common, its results
+cannot be computed.
 """
 
 import math
@@ -18,79 +19,41 @@ from .conds import Branch, Choice, may_not_end, only_if_taken
 from .dimensions import CALLS, Marks, marks_of_results
 from .fidelity import count_readers, Readers
 from .jaxprs import Atom, body_of_call, nbytes, shape, unroll
+from .placed import Placed, Value
 from .stage_sets import NOWHERE, StageSet
-from .times import Clock, NEVER, Times
+from .times import Clock, NEVER
 from .trimming import keep_cond_results, keep_results
 
 
-LONGEST_UNROLL = 128  # steps of a scan, or of nested scans together
-
-
-class Value(NamedTuple):
-    """Where a value can be, and after how many rounds of exchange.
-
-    **Attributes:**
-
-    - `made`: after how many rounds each stage can compute it.
-    - `times`: after how many rounds each stage can have it: computed or received.
-    - `home`: the stages that can compute it without what other stages own; all, if it
-        mixes what several own; none, if it can nowhere be computed.
-    - `owners`: the stages that own inputs it is computed from. What every stage is
-        given has none.
-    - `marks`: which of its dimensions are dimensions of a parameter.
-    - `may_travel`: whether it may be sent.
-    - `culprit`: if it can nowhere be computed, the equation because of which.
-    """
-
-    made: Times
-    times: Times
-    home: StageSet
-    owners: StageSet
-    marks: Marks
-    may_travel: bool
-    culprit: JaxprEqn | None = None
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A jaxpr without crossing calls and conds, and where each of its values can be."""
-
-    values: dict[Var, Value]
-    equations: list[JaxprEqn]
-    choices: list[Choice]
-    consts: dict[Var, Any]
-    results: list[Atom]
-    everywhere: Value
-
-    def value(self, atom: Atom) -> Value:
-        return self.everywhere if isinstance(atom, Literal) else self.values[atom]
+LONGEST_UNROLL = 128  # iterations of a scan, or the product over nested scans
 
 
 def place_equations(
     closed: ClosedJaxpr,
-    places: Sequence[StageSet],
+    stage_sets: Sequence[StageSet],
     num_stages: int,
     *,
     marks: Sequence[Marks] | None = None,
     travel_limit: int = 0,
 ) -> Placed:
-    """Walks a jaxpr once, and says where each of its values can be.
+    """Walks a jaxpr once and finds the stages that can compute each of its values.
 
     **Arguments:**
 
     - `closed`: the function.
-    - `places`: for each input the stages that are given it.
-    - `num_stages`: how many stages there are.
+    - `stage_sets`: for each input the stages that hold it.
+    - `num_stages`: the number of stages.
     - `marks`: for each input which of its dimensions are dimensions of a parameter. If
         omitted, all of them are.
-    - `travel_limit`: values of at most so many bytes travel whatever they are.
+    - `travel_limit`: values of at most this many bytes travel whatever their
+        dimensions.
     """
     placer = _Placer(num_stages, travel_limit)
     inputs = closed.jaxpr.invars
     if marks is None:
         marks = [(True,) * len(shape(var)) for var in inputs]
     for i, var in enumerate(inputs):
-        placer.give(var, places[i], marks[i])
+        placer.give(var, stage_sets[i], marks[i])
     results = placer.inline(closed, inputs)
     return Placed(
         placer.values,
@@ -103,7 +66,7 @@ def place_equations(
 
 
 class _Within(NamedTuple):
-    """A branch that is being placed: the cond, its index, the number of the branch."""
+    """A branch being placed: the cond, its index operand, the number of the branch."""
 
     cond: JaxprEqn
     index_of_cond: Var
@@ -128,13 +91,13 @@ class _Placer:
     def value(self, atom: Atom) -> Value:
         return self.everywhere if isinstance(atom, Literal) else self.values[atom]
 
-    def give(self, var: Var, place: StageSet, marks: Marks) -> None:
-        """An input, which these stages are given."""
-        made = self.clock.given(place)
-        owners = NOWHERE if place == self.stages else place
+    def give(self, var: Var, holders: StageSet, marks: Marks) -> None:
+        """Adds an input that these stages hold."""
+        made = self.clock.given(holders)
+        owners = NOWHERE if holders == self.stages else holders
         may_travel = self._may_travel(var, marks)
         times = self.clock.spread(made) if may_travel else made
-        self.values[var] = Value(made, times, place, owners, marks, may_travel)
+        self.values[var] = Value(made, times, holders, owners, marks, may_travel)
 
     def _may_travel(self, var: Var, marks: Marks) -> bool:
         size = nbytes(var)
@@ -147,9 +110,12 @@ class _Placer:
         within: tuple[_Within, ...] = (),
         steps: int = 1,
     ) -> list[Atom]:
-        """Places the equations of `body`, under fresh names, and returns its results.
+        """Places the equations of `body` under fresh names and returns its results.
 
-        They are in the branches `within`, and in loops unrolled to so many `steps`.
+        **Arguments:**
+
+        - `within`: the branches that contain `body`, outermost first.
+        - `steps`: the product of the lengths of the unrolled loops that contain it.
         """
         name = dict(zip(body.jaxpr.invars, operands, strict=True))
         for var, const in zip(body.jaxpr.constvars, body.consts, strict=True):
@@ -219,9 +185,10 @@ class _Placer:
         return list(results)
 
     def _home(self, operands: Iterable[Atom]) -> StageSet:
-        """Where the operands are that are not everywhere as soon as there.
+        """The stages that hold the local operands, or else those that cannot travel.
 
-        If they are apart, it is where those are that stay.
+        An operand is local if some stage has it before the bystander. If the local
+        operands have no stage in common, those that can travel do.
         """
         given = [self.value(atom) for atom in operands]
         local = [v for v in given if v.times.first < v.times.everywhere] or given
@@ -238,7 +205,14 @@ class _Placer:
         within: tuple[_Within, ...],
         steps: int,
     ) -> list[Atom]:
-        """One cond for the results of each home, and a choice where branches mix."""
+        """One cond for the results of each home; a choice for results without one.
+
+        With `x` on stage 0 and `y` on stage 1, `a, b = cond(i, f, g, x, y)` becomes
+
+            a = cond(i, f, g, x)          all branches compute `a` from `x`: on stage 0
+            b0 = f(y); b1 = g(x, y)       `b1` mixes stages: both branches are inlined,
+            b = select_n(i, b0, b1)       and `b` is chosen between their results
+        """
         index, *operands = operands
         branches = eqn.params["branches"]
         if isinstance(index, Literal):
@@ -261,7 +235,7 @@ class _Placer:
     def _homes_of_results(
         self, branches: Sequence[ClosedJaxpr], operands: Sequence[StageSet]
     ) -> list[StageSet]:
-        """Where each result of a cond can be computed without anything travelling."""
+        """The stages that can compute each result of a cond if no value travels."""
         by_branch = [self._homes(branch.jaxpr, operands) for branch in branches]
         return [frozenset.intersection(*each) for each in zip(*by_branch, strict=True)]
 
@@ -291,7 +265,10 @@ class _Placer:
         within: tuple[_Within, ...],
         steps: int,
     ) -> list[Atom]:
-        """Places every branch, and a choice between their results."""
+        """Places every branch, and a choice between their results.
+
+        Inner conds add their choices first, so `choices` lists them before outer ones.
+        """
         cases, branches = [], []
         for number, branch in enumerate(eqn.params["branches"]):
             start, inside = len(self.equations), _Within(eqn, index, number)

@@ -1,15 +1,25 @@
-"""What travels, and when: the fewest rounds, and with these the fewest bytes.
+"""Decides which values travel, and in which round.
 
-Placing tells how many rounds it takes. What must be everywhere after the last of them
-is the demand, and walking back from the results finds it. Which values to send, so that
-all others can be computed from them, is a minimum cut: between what stages own and what
-is demanded, where cutting a value costs its bytes. A value that is sent is computed by
-its sender one round earlier; what that requires from other stages is the demand of the
-earlier round.
+The plan uses the fewest rounds possible, and among such plans sends few bytes. Placing
+determines the number of rounds. Walking back from the results finds the *demand*: the
+values that stages require after the last round and cannot compute from what they own.
+The values to send are a minimum cut between the inputs of the stages and the demand,
+where the cost of a value is its size in bytes: everything beyond the cut is computed
+from it on every stage. A value that is sent must be computed by its sender one round
+earlier; the values that the sender requires for this from other stages are the demand
+of that earlier round, and so on.
 
-For `x / sqrt(sum(x) + sum(y))`, wanted on the stage of `x`, the demand is `sum(y)`, as
-that stage computes all else. If a third stage wants `z / sqrt(sum(x) + sum(y))`, the
-demand is the root, and the cut `sum(x)` and `sum(y)`: the root is known a round later.
+Example, with `x` on stage 0, `y` on stage 1 and `z` on stage 2:
+
+    s = sum(x) + sum(y)
+    r = sqrt(s)
+    a = x / r               required on stage 0
+    b = z / r               required on stage 2
+
+Without `b`, stage 0 computes everything but `sum(y)`, which is the demand and the only
+message. With `b`, stage 2 can compute neither sum: its demand is `r`. The value `r`
+itself cannot be sent in round 0, since no stage knows both sums before that round, so
+the cut is `sum(x)` and `sum(y)`, and `s` and `r` are computed on each stage.
 """
 
 import math
@@ -21,21 +31,27 @@ from jax.extend.core import JaxprEqn, Literal, Var
 from .cuts import Cut, minimum_cut
 from .errors import CrossStageError, mixture_text, result_text
 from .jaxprs import Atom, nbytes, variables
-from .placing import Placed
+from .placed import Placed
 from .stage_sets import NOWHERE, StageSet
 from .times import NEVER
 
 
-# Plans that reuse what the plan before them sends; each is kept if it sends less.
+# A plan is made again with the messages of the one before known, as long as this saves
+# bytes, but at most this many times.
 _MOST_PLANS = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Message:
-    """A value that travels in `round` from `sender`, as late as it may.
+    """A value that a stage sends to the others.
 
-    `needed_by` is the first equation that reads it elsewhere; None for a result.
-    `by_limit` says that it travels only because `travel_limit` allows it.
+    **Attributes:**
+
+    - `var`: the value.
+    - `round`: the round, the latest one possible.
+    - `sender`: the stage that sends it.
+    - `needed_by`: the first equation that reads it on another stage; None for a result.
+    - `by_limit`: whether it travels only because `travel_limit` allows it.
     """
 
     var: Var
@@ -50,9 +66,15 @@ def plan_messages(
     wanted: Sequence[tuple[Atom, StageSet]],
     hidden: tuple[str, ...] = (),
 ) -> list[Message]:
-    """What has to travel so that each stage can compute what is wanted there.
+    """The messages that let each stage compute the values that are wanted there.
 
-    **Raises:** `CrossStageError` if some of it cannot be computed.
+    **Arguments:**
+
+    - `placed`: the equations, and the stages of their values.
+    - `wanted`: the results, each with the stages that require it.
+    - `hidden`: paths of libraries; errors name the innermost line outside them.
+
+    **Raises:** `CrossStageError` if a stage cannot compute one of its values.
     """
     for atom, stages in wanted:
         _check(placed, atom, stages, hidden)
@@ -88,18 +110,21 @@ def _check(
 
 @dataclass(eq=False)
 class _Plan:
-    """A walk from the results, and from the last round, to the first.
+    """A walk back from the results and the last round to the first round.
+
+    The times count rounds: at time 2, the messages of rounds 0 and 1 have arrived.
 
     **Attributes:**
 
-    - `placed`: the equations.
-    - `producers`: for each value the number of its equation.
-    - `num_rounds`: how many rounds there are.
-    - `reused`: after how many rounds the bystander has a value anyway, by another plan.
-    - `known`: the same, by this plan.
-    - `local`: for each round which stages compute a value from what they own.
-    - `remote`: for each round what the bystander needs, and the equation that reads it.
-    - `sent`: the round, the sender and the reader of what travels.
+    - `placed`: the equations, and the stages of their values.
+    - `producers`: for each value the position of its equation.
+    - `num_rounds`: the number of rounds.
+    - `reused`: the time at which the bystander has a value by the previous plan.
+    - `known`: the same by this plan.
+    - `local`: for each time, the stages that compute a value from what they own.
+    - `remote`: for each time, the values that the bystander requires, and the equation
+        that reads each.
+    - `sent`: the messages.
     """
 
     placed: Placed
@@ -127,9 +152,10 @@ class _Plan:
     def need(
         self, atom: Atom, stages: StageSet, time: int, reader: JaxprEqn | None
     ) -> None:
-        """Some stages need a value after so many rounds.
+        """Records that stages require a value at a time.
 
-        Those that own a part of what it is computed from compute it themselves.
+        Stages that own a part of its inputs compute it themselves, if they can by then.
+        The others get it as the bystander does.
         """
         if isinstance(atom, Literal):
             return
@@ -153,7 +179,7 @@ class _Plan:
                 self._cut(time)
 
     def _compute_locally(self, time: int) -> None:
-        """Needs the operands of what stages compute themselves, last things first."""
+        """Requires the operands of all values that stages compute, last ones first."""
         local = self.local[time]
         for eqn in reversed(self.placed.equations):
             stages = NOWHERE.union(*(local.get(var, NOWHERE) for var in eqn.outvars))
@@ -162,7 +188,7 @@ class _Plan:
                     self.need(atom, stages, time, eqn)
 
     def _cut(self, time: int) -> None:
-        """Finds what is sent before this time, and needs it on its sender."""
+        """Chooses the values to send before this time, and requires them of senders."""
         cut = self._minimum_cut(time)
         readers = self._readers(cut, time)
         self.known.update(dict.fromkeys((*cut.beyond, *cut.chosen), time))
@@ -180,7 +206,7 @@ class _Plan:
         return min(sorted(value.owners), key=lambda stage: value.made.after[stage])
 
     def _minimum_cut(self, time: int) -> Cut:
-        """Between what the bystander needs at this time and what stages own."""
+        """The cut between the values the bystander requires and the stages' inputs."""
         costs: dict[Var, int | float] = {}
         operands: dict[Var, list[Var]] = {}
         stack = list(self.remote[time])
@@ -194,7 +220,10 @@ class _Plan:
         return minimum_cut(costs, operands, self.remote[time])
 
     def _cost(self, var: Var, time: int) -> int | float:
-        """The bytes of a value if it can be sent before this time."""
+        """The size of a value if it can be sent before this time; infinite if not.
+
+        A value that the bystander has by then anyway is free.
+        """
         if not self._is_unknown(var, time - 1):
             return 0
         value = self.placed.values[var]
@@ -202,14 +231,14 @@ class _Plan:
         return nbytes(var) if value.may_travel and made < time else math.inf
 
     def _operands(self, var: Var, time: int) -> list[Var]:
-        """What the bystander computes a value from; nothing if it cannot."""
+        """The values from which the bystander computes a value, if it can at all."""
         if var not in self.producers or self.placed.values[var].made.everywhere > time:
             return []
         operands = variables(self.placed.equations[self.producers[var]].invars)
         return [operand for operand in operands if self.placed.values[operand].owners]
 
     def _readers(self, cut: Cut, time: int) -> dict[Var, JaxprEqn | None]:
-        """For each value of a cut the first equation that reads it elsewhere."""
+        """For each value of a cut, the first equation that reads it beyond the cut."""
         chosen = set(cut.chosen)
         readers = {v: eqn for v, eqn in self.remote[time].items() if v in chosen}
         for number in sorted(self.producers[var] for var in cut.beyond):

@@ -1,7 +1,8 @@
-"""A jaxpr and stage sets in, one program per stage and round out.
+"""Splits a jaxpr, with a stage set for each input and result, into programs.
 
-Every program is a pure function of its stage's inputs and of what has been received, so
-that nothing large is kept from one round to the next.
+There is one program per stage and round. Each is a pure function of the inputs of its
+stage and of the messages received so far: a value that two rounds use is recomputed, so
+that no large intermediate value is kept between rounds.
 """
 
 import functools
@@ -16,14 +17,22 @@ from .dimensions import Marks
 from .errors import CrossStageError, effect_text
 from .fidelity import keep_bits, Readers
 from .jaxprs import Atom, rebuild, used, variables
-from .placing import place_equations, Placed
+from .placed import Placed
+from .placing import place_equations
 from .planning import Message, plan_messages
 from .stage_sets import NOWHERE, StageSet
 
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A pure function of some inputs, by index, and of some messages received."""
+    """A pure function of some inputs of a stage and some received messages.
+
+    **Attributes:**
+
+    - `closed`: the function, of these inputs and then these messages.
+    - `inputs`: the indices of the inputs among those of the whole function.
+    - `received`: the messages.
+    """
 
     closed: ClosedJaxpr
     inputs: tuple[int, ...]
@@ -35,7 +44,15 @@ class Program:
 
 @dataclass(frozen=True, eq=False)
 class Slices:
-    """A function split into programs: rounds of messages, then each stage's results."""
+    """A function split into programs: rounds of messages, then results per stage.
+
+    **Attributes:**
+
+    - `source`: the whole function.
+    - `result_stages`: for each result the stages that require it.
+    - `placed`: the stages of each value.
+    - `rounds`: the messages of each round.
+    """
 
     source: ClosedJaxpr
     result_stages: Sequence[StageSet]
@@ -50,21 +67,21 @@ class Slices:
         return sent
 
     def sent(self, stage: int, round: int) -> list[Message]:
-        """What the stage sends in the round, in the order in which it is packed."""
+        """The messages of a stage in a round, in the order in which they are packed."""
         return self._sent.get((stage, round), [])
 
     @functools.cached_property
     def position(self) -> dict[Message, int]:
-        """Where each message is among those that are packed with it."""
+        """The position of each message among those that are packed with it."""
         return {m: k for sent in self._sent.values() for k, m in enumerate(sent)}
 
     def message_program(self, stage: int, round: int) -> Program:
-        """Computes what `stage` sends in `round`, in the order of `sent`."""
+        """The program that computes `sent(stage, round)`."""
         wanted = [message.var for message in self.sent(stage, round)]
         return self._program(stage, wanted, self.rounds[:round])
 
     def result_program(self, stage: int, results: Sequence[int]) -> Program:
-        """Computes the results with these indices on `stage`, after all rounds."""
+        """The program that computes these results on a stage, after all rounds."""
         wanted = [self.placed.results[i] for i in results]
         return self._program(stage, wanted, self.rounds)
 
@@ -89,7 +106,10 @@ class Slices:
         )
 
     def _slice(self, wanted: Iterable[Atom], known: AbstractSet[Var]) -> list[int]:
-        """The numbers of the equations that compute `wanted` when `known` is given."""
+        """The positions of the equations that compute `wanted` from inputs and `known`.
+
+        Walks back from `wanted`, and stops at values that are known.
+        """
         needed = [var for var in variables(wanted) if var not in known]
         numbers: set[int] = set()
         while needed:
@@ -101,7 +121,7 @@ class Slices:
         return sorted(numbers)
 
     def _is_computable(self, var: Var, stage: int, received: AbstractSet[Var]) -> bool:
-        """Whether a stage can compute a value from its inputs and what it received."""
+        """Whether a stage can compute a value from its inputs and `received`."""
         equations = [self.placed.equations[i] for i in self._slice([var], received)]
         made = {made for eqn in equations for made in eqn.outvars}
         given = used(equations, [var]) - made - received
@@ -111,6 +131,8 @@ class Slices:
         self, stage: int, wanted: Sequence[Atom], rounds: Sequence[Sequence[Message]]
     ) -> Program:
         received = {message.var: message for sent in rounds for message in sent}
+        # A cond can be put back only if its index is known here, so indices of conds
+        # with equations in this slice are computed too, wherever the stage can.
         numbers = self._slice(wanted, received.keys())
         begun = [c.index for c in self.placed.choices if c.is_begun(numbers)]
         indices = [
@@ -161,16 +183,17 @@ def slice_jaxpr(
     **Arguments:**
 
     - `closed`: the function, as `jax.make_jaxpr` traces it.
-    - `input_stages`: for each input the set of stages that are given it.
-    - `result_stages`: for each result the set of stages that need it.
+    - `input_stages`: for each input the set of stages that hold it.
+    - `result_stages`: for each result the set of stages that require it.
     - `num_stages`: the number of stages.
     - `marks`: for each input which of its dimensions are dimensions of a parameter. If
         omitted, all of them are.
-    - `travel_limit`: values of at most this many bytes travel whatever they are.
-    - `hidden`: the paths of libraries whose lines errors do not name.
+    - `travel_limit`: values of at most this many bytes travel whatever their
+        dimensions.
+    - `hidden`: paths of libraries; errors name the innermost line outside them.
 
-    **Raises:** `CrossStageError` if the function needs values with a dimension of a
-    parameter on stages that cannot compute them, or if it has side effects.
+    **Raises:** `CrossStageError` if a stage requires a value with a dimension of a
+    parameter that it cannot compute, or if the function has side effects.
     """
     if closed.jaxpr.effects:
         raise CrossStageError(effect_text(closed.jaxpr, hidden))
@@ -192,7 +215,11 @@ def slice_jaxpr(
 
 
 def _rename_known(eqn: JaxprEqn, known: Mapping[Var, Any]) -> JaxprEqn:
-    """Gives fresh names to those results of an equation that are given already."""
+    """Renames the results of an equation that the program receives anyway.
+
+    An equation with several results may be kept for one of them while another arrives
+    as a message: each variable must be defined once.
+    """
     if known.keys().isdisjoint(eqn.outvars):
         return eqn
     fresh = [Var(var.aval) if var in known else var for var in eqn.outvars]

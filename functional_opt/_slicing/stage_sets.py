@@ -1,4 +1,4 @@
-"""The stages on which a value is."""
+"""The set of stages that hold a value."""
 
 StageSet = frozenset[int]
 

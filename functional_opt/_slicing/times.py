@@ -1,8 +1,9 @@
-"""When a value can be where: the number of rounds of exchange that this takes.
+"""After how many rounds of exchange each stage can have a value.
 
-Beside the stages there is a bystander, which owns nothing and knows only what every
-stage is given and what has travelled. What it has after so many rounds, every stage
-has. For `norm = sum(x) + sum(y)` with `x` on stage 0 and `y` on stage 1:
+In addition to the stages there is a *bystander*. It owns nothing, and knows only the
+inputs given to every stage and the values that have travelled. Whatever the bystander
+has after some number of rounds is therefore available on every stage by then. For
+`norm = sum(x) + sum(y)` with `x` on stage 0 and `y` on stage 1:
 
     value     stage 0   stage 1   bystander
     x            0        never     never      too large to travel
@@ -24,23 +25,23 @@ NEVER = math.inf
 
 @dataclass(frozen=True, eq=False)
 class Times:
-    """After how many rounds each stage, and last the bystander, can have a value."""
+    """For each stage, and last for the bystander, the rounds until it has a value."""
 
     after: tuple[Time, ...]
 
     @property
     def first(self) -> Time:
-        """When the first stage can have it."""
+        """The number of rounds until the first stage has it."""
         return min(self.after)
 
     @property
     def everywhere(self) -> Time:
-        """When the bystander can have it, and so every stage."""
+        """The number of rounds until the bystander, and so every stage, has it."""
         return self.after[-1]
 
 
 class Clock:
-    """Makes the times of values, and the same object for the same times."""
+    """Creates the times of values. Equal times are the same object."""
 
     def __init__(self, num_stages: int) -> None:
         self._num_stages = num_stages
@@ -53,14 +54,14 @@ class Clock:
         return self._times.setdefault(after, Times(after))
 
     def given(self, stages: StageSet) -> Times:
-        """Those of an input that these stages are given."""
+        """The times of an input that is given to these stages."""
         if len(stages) == self._num_stages:
             return self.always
         mine = [0 if stage in stages else NEVER for stage in range(self._num_stages)]
         return self._of((*mine, NEVER))
 
     def meet(self, operands: Iterable[Times]) -> Times:
-        """Those of what is computed where all of its operands are."""
+        """The times of a result, which is computed where all of its operands are."""
         together = frozenset(operands) or frozenset({self.always})
         if together not in self._met:
             columns = zip(*(times.after for times in together), strict=True)
@@ -68,7 +69,7 @@ class Clock:
         return self._met[together]
 
     def spread(self, made: Times) -> Times:
-        """Those of what may also travel, one round after it is there."""
+        """The times of a value that can also travel, one round after it is computed."""
         if made not in self._spread:
             travelled = made.first + 1
             after = tuple(min(time, travelled) for time in made.after)

@@ -1,4 +1,4 @@
-"""Functions and conds with only some of their results, and only what these need."""
+"""Reduces functions and conds to some of their results and the equations of these."""
 
 from collections.abc import Collection, Sequence
 
@@ -31,7 +31,7 @@ def _trimmed(eqn: JaxprEqn, results: Collection[int]) -> JaxprEqn:
 
 
 def keep_cond_results(eqn: JaxprEqn, chosen: Sequence[int]) -> JaxprEqn:
-    """The same cond with only the chosen results, and the operands these need."""
+    """The same cond with only the chosen results, and the operands that they read."""
     branches = [_keep_branch(branch, chosen) for branch in eqn.params["branches"]]
     kept = sorted(set().union(*map(inputs_read, branches)))
     index, *operands = eqn.invars
@@ -46,7 +46,7 @@ def keep_cond_results(eqn: JaxprEqn, chosen: Sequence[int]) -> JaxprEqn:
 
 
 def _keep_branch(branch: ClosedJaxpr, chosen: Sequence[int]) -> ClosedJaxpr:
-    """A branch with only the chosen results, which keep their bits."""
+    """A branch with only the chosen results, bit-identical to those of the branch."""
     whole, part = branch.jaxpr, keep_results(branch, chosen).jaxpr
     in_whole = Readers(count_readers(whole.eqns, whole.outvars))
     equations = keep_bits(part.eqns, part.outvars, in_whole)

@@ -9,7 +9,8 @@ from jaxtyping import PyTree
 
 from ..._paths import path_text
 from ..._slicing.jaxprs import variables
-from ..._slicing.placing import place_equations, Placed
+from ..._slicing.placed import Placed
+from ..._slicing.placing import place_equations
 from ..._slicing.stage_sets import NOWHERE, StageSet
 from ..partition import as_stage_set, check_stage_set, StageOf
 from ..trees import leaf_paths, TreeSplit
