@@ -178,6 +178,25 @@ def peer(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Builds the site into out/site; `-- serve` shows it and follows changes."""
+    session.install("-e", ".[checkpoint,examples]", *groups("docs", "lint"))
+    env = {"NO_MKDOCS_2_WARNING": "1"}
+    session.run("mkdocs", *(session.posargs or ["build", "--strict"]), env=env)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Opens all pages of the site in headless Chromium, which must be installed."""
+    packages = groups("docs", "lint", "browser")
+    session.install("-e", ".[checkpoint,examples]", *packages)
+    env = {"NO_MKDOCS_2_WARNING": "1"}
+    session.run("mkdocs", "build", "--strict", env=env)
+    options = ("-o", "addopts=", "tests/browser/try_site.py", *session.posargs)
+    session.run("pytest", *options)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Checks style and layout of the code."""
     session.install(*groups("lint"))
@@ -188,7 +207,8 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Checks the types."""
-    session.install("-e", ".[checkpoint,examples]", "nox", *groups("tests", "types"))
+    packages = groups("tests", "types", "docs", "browser")
+    session.install("-e", ".[checkpoint,examples]", "nox", *packages)
     python = session_python(session)
     session.run("pyright", "--pythonpath", python)
     session.run("mypy", "--python-executable", python)

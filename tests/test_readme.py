@@ -9,10 +9,10 @@ import pytest
 
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLE = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
 EXAMPLES = [
-    pytest.param(code, output, id=f"{page.stem}-{number}")
+    pytest.param(code, output, id=f"{page.parent.name}-{page.stem}-{number}")
     for page in PAGES
     for number, (code, output) in enumerate(EXAMPLE.findall(page.read_text()))
 ]

@@ -1,0 +1,85 @@
+"""The site shows every public name, and every page is in its navigation."""
+
+import inspect
+import re
+from pathlib import Path
+
+import functional_opt as fo
+import gallery
+import public_names
+import pytest
+import yaml
+
+
+ROOT = Path(__file__).parents[1]
+
+
+class Tagged(yaml.SafeLoader):
+    """Reads the tags of MkDocs as plain values."""
+
+
+Tagged.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
+CONFIG = yaml.load((ROOT / "mkdocs.yml").read_text(), Tagged)
+
+
+def nav(entries):
+    for entry in entries:
+        if isinstance(entry, str):
+            yield entry
+        else:
+            for value in entry.values():
+                yield from [value] if isinstance(value, str) else nav(value)
+
+
+def every_name():
+    ours = {
+        f"functional_opt.{name}"
+        for name, value in vars(fo).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    return ours | {f"functional_opt.testing.{name}" for name in fo.testing.__all__}
+
+
+def test_the_reference_has_every_public_name_once():
+    shown = [path for paths in public_names.pages().values() for path in paths]
+    assert sorted(shown) == sorted(every_name())
+
+
+@pytest.mark.parametrize("path", sorted(every_name()))
+def test_every_public_name_says_what_it_is(path):
+    assert public_names.summary(public_names.public()[path]).endswith(".")
+
+
+def test_every_page_is_in_the_navigation():
+    listed = list(nav(CONFIG["nav"]))
+    assert len(listed) == len(set(listed))
+    pages = {str(x.relative_to(ROOT / "docs")) for x in (ROOT / "docs").rglob("*.md")}
+    assert pages <= set(listed)
+    assert {f"api/{page}.md" for page in public_names.TITLES} <= set(listed)
+
+
+def drawn(base):
+    kinds = [cls for cls in gallery.concrete(base) if cls not in gallery.NOT_DRAWN]
+    return pytest.mark.parametrize("cls", kinds, ids=lambda cls: cls.__name__)
+
+
+def coordinates(svg):
+    return re.findall(r"<path d=\"M [\d.]+ [\d.]+ \n?L", svg)
+
+
+@drawn(fo.AbstractSchedule)
+def test_every_schedule_is_drawn(cls):
+    assert coordinates(gallery.schedule_picture(gallery.example(cls)))
+
+
+@drawn(fo.AbstractOptimizer)
+def test_every_optimizer_is_drawn_and_comes_closer(cls):
+    paths, _ = gallery.paths(gallery.example(cls))
+    for path, (function, start, end, _) in zip(paths, gallery.FUNCTIONS, strict=True):
+        assert path[0].tolist() == pytest.approx(start)
+        assert len(path) == gallery.STEPS + 1
+        assert function(*path[-1]) < 0.3 * function(*start), (path[-1], end)
+
+
+def test_all_but_a_few_optimizers_are_drawn():
+    assert set(gallery.NOT_DRAWN) == {fo.Frozen, fo.Groups}
