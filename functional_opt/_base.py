@@ -19,7 +19,14 @@ from ._stages.local import stage_local
 from ._stages.partition import StagePartition
 from ._stages.staged import Staged
 from ._stages.steps import Donate, TiedGrads
-from ._types import LearningRate, PositiveCount, Scalars, typed
+from ._types import (
+    LearningRate,
+    NonNegative,
+    PositiveCount,
+    Scalars,
+    Schedule,
+    typed,
+)
 
 
 S = TypeVar("S", bound="AbstractSchedule")
@@ -100,6 +107,10 @@ class AbstractSchedule(AbstractConfig):
             without an end needs it.
         """
         plot(self, target, total_steps)
+
+
+# A weight decay per unit of learning rate: a number or a function of the count.
+WeightDecay = AbstractSchedule | Schedule | NonNegative
 
 
 class AbstractOptimizer(AbstractConfig):

@@ -83,7 +83,7 @@ class AbstractConfig(eqx.Module, metaclass=ConfigMeta):
 
 def check_fields(config: Any) -> None:
     """Holds every field of a dataclass to its annotation."""
-    annotations = _annotations(type(config))
+    annotations = field_types(type(config))
     for name, annotation in annotations.items():
         given = getattr(config, name)
         value = converted(given, annotation)
@@ -94,7 +94,8 @@ def check_fields(config: Any) -> None:
             raise type(error)(f"`{type(config).__name__}.{name}` {error}")
 
 
-def _annotations(cls: type) -> dict[str, Any]:
+def field_types(cls: type) -> dict[str, Any]:
+    """The annotation of each field, by its name."""
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 

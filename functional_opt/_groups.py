@@ -8,14 +8,15 @@ import jax
 import optax
 from jaxtyping import PyTree
 
-from ._base import AbstractOptimizer
+from ._base import AbstractOptimizer, AbstractSchedule, WeightDecay
 from ._composition.decay import WithDecay
 from ._composition.held import AbstractPartitionedOptimizer
-from ._composition.rates import WithRate
+from ._composition.rates import is_one, WithRate
 from ._config import AbstractConfig
 from ._fields import number, part, setting
 from ._paths import path_text
-from ._types import LearningRate, NonNegative, typed
+from ._schedules.constant import as_schedule
+from ._types import LearningRate, NonNegative, Scalar, Schedule, typed
 from ._where import check_finds, is_whole, Selection
 
 
@@ -33,18 +34,32 @@ class Group(AbstractConfig):
 
     - `where`: the parameters, among those that are in no group before this one.
     - `optimizer`: their optimizer.
+    - `schedule`: their learning rate in place of the recipe's: a schedule, any other
+        function of the number of completed updates, or a number. Learning rates that
+        are set inside `optimizer` apply still.
     - `schedule_scale`: factor on the learning rate and on all learning rates that are
-        set inside `optimizer`; at least 0.
-    - `weight_decay`: decoupled weight decay per unit of (scaled) learning rate, at
-        least 0, in place of the optimizer's own and of the recipe's. If None, they
-        apply.
+        set inside `optimizer`; at least 0. It cannot be combined with `schedule`.
+    - `weight_decay`: decoupled weight decay per unit of the group's learning rate, at
+        least 0, in place of the optimizer's own and of the recipe's: a number or a
+        schedule. If None, they apply.
     """
 
     where: Selection = setting()
     optimizer: AbstractOptimizer = part()
     _: KW_ONLY
+    schedule: AbstractSchedule | Schedule | Scalar | None = part(
+        default=None, convert=as_schedule
+    )
     schedule_scale: NonNegative = number(default=1.0)
-    weight_decay: NonNegative | None = number(default=None)
+    weight_decay: WeightDecay | None = part(default=None)
+
+    def _check(self) -> None:
+        if self.schedule is not None and not is_one(self.schedule_scale):
+            raise ValueError(
+                f"`Group.schedule_scale` = {self.schedule_scale} scales the recipe's "
+                f"learning rate, which `Group.schedule` = {self.schedule} replaces. "
+                "Leave one out."
+            )
 
 
 @final
@@ -124,7 +139,9 @@ def _part(group: Group) -> AbstractOptimizer:
     optimizer = group.optimizer
     if group.weight_decay is not None:
         optimizer = WithDecay(optimizer=optimizer, weight_decay=group.weight_decay)
-    return WithRate(optimizer=optimizer, scale=group.schedule_scale)
+    return WithRate(
+        optimizer=optimizer, schedule=group.schedule, scale=group.schedule_scale
+    )
 
 
 def _unfound_text(paths: list[str]) -> str:

@@ -8,11 +8,12 @@ from jax import Device
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from ._base import AbstractOptimizer, AbstractSchedule
+from ._base import AbstractOptimizer, AbstractSchedule, WeightDecay
 from ._composition.assignments import assigned, table
 from ._composition.decay import decayed
 from ._composition.frozen import without_frozen
 from ._composition.held import all_in
+from ._composition.rates import schedules_in
 from ._composition.state_dtype import with_state_dtype
 from ._config import AbstractConfig
 from ._durations import known_steps, resolved, unresolved
@@ -32,7 +33,6 @@ from ._transformations.tracking import track
 from ._types import (
     DecayRate,
     FloatDtype,
-    NonNegative,
     Positive,
     PositiveCount,
     Scalar,
@@ -76,7 +76,8 @@ class Recipe(AbstractConfig):
         or wider: for narrower gradients it differs from `optax.global_norm`, which
         loses small terms.
     - `weight_decay`: decoupled weight decay per unit of learning rate, at least 0, in
-        place of the optimizer's own. If None, the optimizer is not changed.
+        place of the optimizer's own: a number, or a schedule of the number of completed
+        updates. If None, the optimizer is not changed.
     - `decay_where`: the parameters that decay. If None, the optimizer's own mask
         decides, or else all decay.
     - `accumulate`: the number of gradients that are averaged into one update, in
@@ -98,7 +99,7 @@ class Recipe(AbstractConfig):
     optimizer: AbstractOptimizer = part()
     schedule: AbstractSchedule | Schedule | Scalar = part(convert=as_schedule)
     clip_norm: Positive | None = number(default=None)
-    weight_decay: NonNegative | None = number(default=None)
+    weight_decay: WeightDecay | None = part(default=None)
     decay_where: Selection | None = setting(default=None)
     accumulate: PositiveCount = setting(default=1)
     skip_nonfinite: bool = setting(default=False)
@@ -132,8 +133,8 @@ class Recipe(AbstractConfig):
         **Raises:** `ValueError` naming the phases if they take longer than the run.
         """
         recipe = resolved(self, total_steps)
-        if isinstance(recipe.schedule, AbstractSchedule):
-            check_fits(recipe.schedule, total_steps)
+        for schedule in schedules_in(recipe):
+            check_fits(schedule, total_steps)
         return recipe
 
     @typed

@@ -30,6 +30,11 @@ def right() -> None:
     fo.Cooldown(fo.Constant(0.1), decay_steps=fo.Steps(3))
     fo.Group(fo.Where("w"), optimizer=fo.Lion(), schedule_scale=0.1)
     fo.Groups((fo.Group(fo.Where("w"), fo.Lion()),), rest=fo.AdamW())
+    fo.Group(
+        fo.Where("w"), optimizer=fo.Lion(), schedule=0.1, weight_decay=Halving(0.1)
+    )
+    fo.AdamW(weight_decay=optax.cosine_decay_schedule(0.1, 10))
+    fo.Recipe(optimizer=fo.AdamW(), schedule=Halving(0.1), weight_decay=Halving(0.1))
     fo.Recipe(optimizer=fo.AdamW(), schedule=Halving(0.1))
     fo.Recipe(optimizer=fo.AdamW(), schedule=3e-4, decay_where=fo.Where(min_ndim=2))
     fo.Recipe(optimizer=fo.AdamW(), schedule=optax.cosine_decay_schedule(0.1, 10))

@@ -55,7 +55,7 @@ def chain(recipe: fo.Recipe) -> str:
 
 
 def _link(name: str, value: Any) -> str:
-    if is_module(type(value)):
+    if isinstance(value, fo.AbstractOptimizer):
         return value_text(value)
     return name if value is True else f"{name} {value_text(value)}"
 

@@ -150,6 +150,8 @@ def _rate(found: Assigned) -> str:
 
 
 def _number(value: Any) -> str:
-    if callable(value) or isinstance(value, str):
-        return str(value)
+    if callable(value):
+        return type(value).__name__
+    if isinstance(value, str):
+        return value
     return f"{float(value):g}"

@@ -1,16 +1,17 @@
 """Weight decay over a tree of optimizers."""
 
-import dataclasses
 import functools
 from dataclasses import KW_ONLY
 from typing import Any, final, NamedTuple
 
 import optax
 
-from .._base import AbstractOptimizer
-from .._fields import number, part, setting
+from .._annotations import fits
+from .._base import AbstractOptimizer, WeightDecay
+from .._config import field_types
+from .._fields import part, setting
 from .._transformations.dtypes import same_dtypes
-from .._types import LearningRate, NonNegative, Scalar, typed
+from .._types import LearningRate, typed
 from .._where import Mask
 from .frozen import Frozen
 from .held import AbstractPartitionedOptimizer, only_held, replace_held, with_fields
@@ -35,7 +36,7 @@ def own_decay(optimizer: AbstractOptimizer) -> OwnDecay:
 
 @functools.singledispatch
 def decayed(
-    optimizer: AbstractOptimizer, weight_decay: Scalar, mask: Mask | None = None
+    optimizer: AbstractOptimizer, weight_decay: WeightDecay, mask: Mask | None = None
 ) -> AbstractOptimizer:
     """The same optimizer with this weight decay in place of all that are inside it.
 
@@ -44,29 +45,33 @@ def decayed(
 
     **Arguments:**
 
-    - `weight_decay`: per unit of learning rate, at least 0.
+    - `weight_decay`: per unit of learning rate, at least 0: a number or a schedule.
     - `mask`: which parameters decay. None is the optimizer's own mask if it has one,
         or else all.
     """
     inner = only_held(optimizer, "a weight decay")
-    names = {field.name for field in dataclasses.fields(optimizer)}
-    if "weight_decay" not in names:
+    types = field_types(type(optimizer))
+    if "weight_decay" not in types:
         if inner is None:
             return Decayed(optimizer=optimizer, weight_decay=weight_decay, mask=mask)
         return replace_held(optimizer, lambda x: decayed(x, weight_decay, mask))
-    without = replace_held(optimizer, lambda x: decayed(x, 0.0))
-    if mask is None:
-        return with_fields(without, weight_decay=weight_decay)
-    for name in names & {"mask", "weight_decay_mask"}:
-        return with_fields(without, weight_decay=weight_decay, **{name: mask})
-    without = with_fields(without, weight_decay=0.0)
+    # What is inside must not decay as well.
+    own = replace_held(optimizer, lambda x: decayed(x, 0.0))
+    mask_name = next((x for x in ("mask", "weight_decay_mask") if x in types), None)
+    if mask_name is not None:
+        mask = getattr(own, mask_name) if mask is None else mask
+        own = with_fields(own, **{mask_name: mask})
+    takes = not callable(weight_decay) or fits(weight_decay, types["weight_decay"])
+    if takes and (mask_name is not None or mask is None):
+        return with_fields(own, weight_decay=weight_decay)
+    without = with_fields(own, weight_decay=0.0)
     return Decayed(optimizer=without, weight_decay=weight_decay, mask=mask)
 
 
 @decayed.register
 def _(
     optimizer: AbstractPartitionedOptimizer,
-    weight_decay: Scalar,
+    weight_decay: WeightDecay,
     mask: Mask | None = None,
 ) -> AbstractOptimizer:
     return replace_held(optimizer, lambda inner: decayed(inner, weight_decay, mask))
@@ -74,7 +79,7 @@ def _(
 
 @decayed.register
 def _(
-    optimizer: Frozen, weight_decay: Scalar, mask: Mask | None = None
+    optimizer: Frozen, weight_decay: WeightDecay, mask: Mask | None = None
 ) -> AbstractOptimizer:
     del weight_decay, mask
     return optimizer
@@ -92,7 +97,7 @@ class WithDecay(AbstractOptimizer):
 
     _: KW_ONLY
     optimizer: AbstractOptimizer = part()
-    weight_decay: NonNegative = number()
+    weight_decay: WeightDecay = part()
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
@@ -101,7 +106,7 @@ class WithDecay(AbstractOptimizer):
 
 @decayed.register
 def _(
-    optimizer: WithDecay, weight_decay: Scalar, mask: Mask | None = None
+    optimizer: WithDecay, weight_decay: WeightDecay, mask: Mask | None = None
 ) -> AbstractOptimizer:
     del weight_decay
     return decayed(optimizer.optimizer, optimizer.weight_decay, mask)
@@ -120,13 +125,13 @@ class Decayed(AbstractOptimizer):
 
     _: KW_ONLY
     optimizer: AbstractOptimizer = part()
-    weight_decay: NonNegative = number()
+    weight_decay: WeightDecay = part()
     mask: Mask | None = setting(default=None)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
         # A negative zero is still a constant that Optax skips.
-        rate: Any = scaled(schedule, -self.weight_decay)
+        rate: Any = scaled(scaled(schedule, self.weight_decay), -1.0)
         decay = same_dtypes(optax.add_decayed_weights(rate, self.mask))
         return optax.chain(self.optimizer.build(schedule), decay)
 

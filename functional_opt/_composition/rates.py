@@ -1,14 +1,18 @@
 """Learning rates inside a tree of optimizers."""
 
+import dataclasses
 import functools
+from collections.abc import Iterator
 from dataclasses import KW_ONLY
 from typing import final
 
+import jax
 import optax
 
 from .._base import AbstractOptimizer, AbstractSchedule
+from .._config import AbstractConfig
 from .._fields import number, part
-from .._types import LearningRate, NonNegative, Scalar, typed
+from .._types import LearningRate, NonNegative, Scalar, Schedule, typed
 from .held import replace_held, with_fields
 
 
@@ -25,25 +29,41 @@ class WithRate(AbstractOptimizer):
 
     _: KW_ONLY
     optimizer: AbstractOptimizer = part()
-    schedule: AbstractSchedule | NonNegative | None = part(default=None)
+    schedule: AbstractSchedule | Schedule | Scalar | None = part(default=None)
     scale: NonNegative = number(default=1.0)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
         rate = schedule if self.schedule is None else self.schedule
-        if _is_one(self.scale):
+        if is_one(self.scale):
             return self.optimizer.build(rate)
         optimizer = scale_rates(self.optimizer, self.scale)
         return optimizer.build(scaled(rate, self.scale))
 
 
-def scaled(schedule: LearningRate, factor: Scalar) -> LearningRate:
-    if callable(schedule):
-        return lambda count: factor * schedule(count)
+def scaled(schedule: LearningRate, factor: LearningRate) -> LearningRate:
+    """The product of two hyperparameters, each a number or a schedule."""
+    if callable(schedule) or callable(factor):
+        return lambda count: _at(factor, count) * _at(schedule, count)
     return factor * schedule
 
 
-def _is_one(factor: Scalar) -> bool:
+def schedules_in(config: AbstractConfig) -> Iterator[AbstractSchedule]:
+    """The schedules of a module and of those inside it, each as a whole."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, AbstractSchedule):
+                yield item
+            elif isinstance(item, AbstractConfig):
+                yield from schedules_in(item)
+
+
+def _at(value: LearningRate, count: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+    return value(count) if callable(value) else value
+
+
+def is_one(factor: Scalar) -> bool:
     return isinstance(factor, float) and factor == 1.0
 
 

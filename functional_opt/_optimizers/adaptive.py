@@ -6,11 +6,11 @@ from typing import final
 
 import optax
 
-from .._base import AbstractOptimizer
+from .._base import AbstractOptimizer, WeightDecay
 from .._composition.decay import decayed
-from .._fields import as_dtype, number, setting
+from .._fields import as_dtype, number, part, setting
 from .._transformations.gradients import real_if
-from .._types import DecayRate, FloatDtype, LearningRate, NonNegative, Scalar, typed
+from .._types import DecayRate, FloatDtype, LearningRate, NonNegative, typed
 from .._where import Mask
 
 
@@ -86,7 +86,8 @@ class AdamW(AbstractOptimizer):
     **Arguments:**
 
     - `b1`, `b2`, `eps`, `eps_root`, `mu_dtype`, `nesterov`: as in [`Adam`][].
-    - `weight_decay`: decoupled weight decay per unit of learning rate; at least 0.
+    - `weight_decay`: decoupled weight decay per unit of learning rate, a number or a
+        schedule; at least 0.
     - `mask`: mask function from the parameters to a tree of bools, true for those that
         decay, such as a [`Where`][]. If omitted, all decay.
     """
@@ -97,7 +98,7 @@ class AdamW(AbstractOptimizer):
     eps: NonNegative = number(default=1e-8)
     eps_root: NonNegative = number(default=0.0)
     mu_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
-    weight_decay: NonNegative = number(default=1e-4)
+    weight_decay: WeightDecay = part(default=1e-4)
     mask: Mask | None = setting(default=None)
     nesterov: bool = setting(default=False)
 
@@ -120,7 +121,7 @@ class AdamW(AbstractOptimizer):
 
 @decayed.register
 def _(
-    optimizer: Adam, weight_decay: Scalar, mask: Mask | None = None
+    optimizer: Adam, weight_decay: WeightDecay, mask: Mask | None = None
 ) -> AbstractOptimizer:
     fields = {
         field.name: getattr(optimizer, field.name)

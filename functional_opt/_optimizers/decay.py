@@ -1,13 +1,14 @@
 import optax
 
-from .._types import LearningRate, Scalar
+from .._base import WeightDecay
+from .._types import LearningRate
 from .._where import Mask
 
 
 def descend(
     scaled: optax.GradientTransformation,
     schedule: LearningRate,
-    weight_decay: Scalar,
+    weight_decay: WeightDecay,
     mask: Mask | None,
 ) -> optax.GradientTransformationExtraArgs:
     """Steps of the learning rate along an update, with decoupled weight decay."""

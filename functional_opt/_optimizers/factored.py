@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from annotated_types import Interval
 
-from .._base import AbstractOptimizer, AbstractSchedule
+from .._base import AbstractOptimizer, AbstractSchedule, WeightDecay
 from .._composition.decay import Decayed, decayed
 from .._composition.held import with_fields
 from .._fields import as_dtype, number, part, setting
@@ -103,7 +103,7 @@ class Adafactor(AbstractOptimizer):
 
 @decayed.register
 def _(
-    optimizer: Adafactor, weight_decay: Scalar, mask: Mask | None = None
+    optimizer: Adafactor, weight_decay: WeightDecay, mask: Mask | None = None
 ) -> AbstractOptimizer:
     # Its own decay is not in units of the learning rate.
     without = with_fields(optimizer, weight_decay_rate=None)

@@ -11,7 +11,7 @@ from annotated_types import Interval
 from jaxtyping import PyTree
 from optax.contrib import MuonDimensionNumbers
 
-from .._base import AbstractOptimizer, AbstractSchedule
+from .._base import AbstractOptimizer, AbstractSchedule, WeightDecay
 from .._composition.decay import Decayed, decayed, own_decay, OwnDecay
 from .._composition.held import AbstractPartitionedOptimizer, with_fields
 from .._composition.rates import WithRate
@@ -102,7 +102,7 @@ class Muon(AbstractPartitionedOptimizer):
     ns_steps: PositiveCount = setting(default=5)
     beta: DecayRate = number(default=0.95)
     eps: NonNegative = number(default=1e-8)
-    weight_decay: NonNegative = number(default=0.0)
+    weight_decay: WeightDecay = part(default=0.0)
     weight_decay_mask: Mask | None = setting(default=None)
     mu_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
     nesterov: bool = setting(default=True)
@@ -113,7 +113,7 @@ class Muon(AbstractPartitionedOptimizer):
     adam_b1: DecayRate = number(default=0.9)
     adam_b2: DecayRate = number(default=0.999)
     adam_eps_root: NonNegative = number(default=0.0)
-    adam_weight_decay: NonNegative = number(default=0.0)
+    adam_weight_decay: WeightDecay = part(default=0.0)
     adam_learning_rate: AbstractSchedule | NonNegative | None = part(default=None)
     muon_weight_dimension_numbers: (
         MuonDimensionNumbers | Callable[[PyTree], PyTree] | None
@@ -132,13 +132,15 @@ class Muon(AbstractPartitionedOptimizer):
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
+        # Its type does not show that a weight decay may be a schedule.
+        decay: Any = self.adam_weight_decay
         muon = optax.contrib.muon(
             schedule,
             **_matrix_options(self),
             adam_b1=self.adam_b1,
             adam_b2=self.adam_b2,
             adam_eps_root=self.adam_eps_root,
-            adam_weight_decay=self.adam_weight_decay,
+            adam_weight_decay=decay,
             adam_learning_rate=self.adam_learning_rate,
         )
         return real_if(self.mu_dtype is not None, muon, "`Muon.mu_dtype`")
@@ -184,7 +186,7 @@ class MuonMatrices(AbstractOptimizer):
     ns_steps: int = setting()
     beta: DecayRate = number()
     eps: NonNegative = number()
-    weight_decay: NonNegative = number()
+    weight_decay: WeightDecay = part()
     weight_decay_mask: Mask | None = setting()
     mu_dtype: FloatDtype | None = setting(convert=as_dtype)
     nesterov: bool = setting()
@@ -289,7 +291,7 @@ def _(optimizer: Scion) -> OwnDecay:
 
 @decayed.register
 def _(
-    optimizer: Scion, weight_decay: Scalar, mask: Mask | None = None
+    optimizer: Scion, weight_decay: WeightDecay, mask: Mask | None = None
 ) -> AbstractOptimizer:
     free = with_fields(optimizer, unconstrained=True)
     return Decayed(optimizer=free, weight_decay=weight_decay, mask=mask)

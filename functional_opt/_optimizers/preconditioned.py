@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from annotated_types import Interval
 
-from .._base import AbstractOptimizer, AbstractSchedule
+from .._base import AbstractOptimizer, AbstractSchedule, WeightDecay
 from .._fields import as_dtype, number, part, setting
 from .._transformations.gradients import real_only
 from .._transformations.kron import MemorySaveMode, scale_by_kron
@@ -57,7 +57,8 @@ class SOAP(AbstractOptimizer):
     - `shampoo_beta`: exponential decay rate of the moving averages of $G G^T$, in [0,
         1); if omitted, `b2`.
     - `eps`: added to the square root, in units of the gradient; at least 0.
-    - `weight_decay`: decoupled weight decay per unit of learning rate; at least 0.
+    - `weight_decay`: decoupled weight decay per unit of learning rate, a number or a
+        schedule; at least 0.
     - `mask`: mask function from the parameters to a tree of bools, true for those that
         decay, such as a [`Where`][]. If omitted, all decay.
     - `precondition_frequency`: the number of updates between two iterations of the
@@ -79,7 +80,7 @@ class SOAP(AbstractOptimizer):
     b2: DecayRate = number(default=0.95)
     shampoo_beta: DecayRate | None = number(default=None)
     eps: NonNegative = number(default=1e-8)
-    weight_decay: NonNegative = number(default=0.01)
+    weight_decay: WeightDecay = part(default=0.01)
     mask: Mask | None = setting(default=None)
     precondition_frequency: PositiveCount = setting(default=10)
     max_precond_dim: Count = setting(default=10_000)
@@ -133,7 +134,8 @@ class Kron(AbstractOptimizer):
     **Arguments:**
 
     - `b1`: exponential decay rate of the first moment, in [0, 1).
-    - `weight_decay`: decoupled weight decay per unit of learning rate; at least 0.
+    - `weight_decay`: decoupled weight decay per unit of learning rate, a number or a
+        schedule; at least 0.
     - `mask`: mask function from the parameters to a tree of bools, true for those that
         decay, such as a [`Where`][]. If omitted, all decay. The authors decay those of
         rank 2 or more.
@@ -160,7 +162,7 @@ class Kron(AbstractOptimizer):
 
     _: KW_ONLY
     b1: DecayRate = number(default=0.9)
-    weight_decay: NonNegative = number(default=0.0)
+    weight_decay: WeightDecay = part(default=0.0)
     mask: Mask | None = setting(default=None)
     preconditioner_update_probability: AbstractSchedule | Probability | None = part(
         default=None

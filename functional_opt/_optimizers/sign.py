@@ -5,10 +5,10 @@ from typing import final
 
 import optax
 
-from .._base import AbstractOptimizer
-from .._fields import as_dtype, number, setting
+from .._base import AbstractOptimizer, WeightDecay
+from .._fields import as_dtype, number, part, setting
 from .._transformations.gradients import real_if
-from .._types import DecayRate, FloatDtype, LearningRate, NonNegative, typed
+from .._types import DecayRate, FloatDtype, LearningRate, typed
 from .._where import Mask
 
 
@@ -36,7 +36,8 @@ class Lion(AbstractOptimizer):
     - `b1`: weight of $m$ in the update, in [0, 1).
     - `b2`: exponential decay rate of $m$, in [0, 1).
     - `mu_dtype`: dtype of $m$; if omitted, that of the parameters.
-    - `weight_decay`: $\\lambda$, per unit of learning rate; at least 0.
+    - `weight_decay`: $\\lambda$, per unit of learning rate, a number or a
+        schedule; at least 0.
     - `mask`: mask function from the parameters to a tree of bools, true for those that
         decay, such as a [`Where`][]. If omitted, all decay.
     """
@@ -45,7 +46,7 @@ class Lion(AbstractOptimizer):
     b1: DecayRate = number(default=0.9)
     b2: DecayRate = number(default=0.99)
     mu_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
-    weight_decay: NonNegative = number(default=1e-3)
+    weight_decay: WeightDecay = part(default=1e-3)
     mask: Mask | None = setting(default=None)
 
     @typed

@@ -8,8 +8,8 @@ import jax
 import optax
 from jaxtyping import PyTree
 
-from .._base import AbstractOptimizer
-from .._fields import as_dtype, number, setting
+from .._base import AbstractOptimizer, WeightDecay
+from .._fields import as_dtype, number, part, setting
 from .._transformations.gradients import real_if
 from .._transformations.variance_reduction import reduce_variance
 from .._types import (
@@ -50,7 +50,8 @@ class Mars(AbstractOptimizer):
     - `gamma`: $\\gamma$, the scale of the correction; at least 0.
     - `max_norm`: the largest norm of $c$, in units of the gradient; greater than 0. If
         None, $c$ is not clipped.
-    - `weight_decay`: decoupled weight decay per unit of learning rate; at least 0.
+    - `weight_decay`: decoupled weight decay per unit of learning rate, a number or a
+        schedule; at least 0.
     - `mask`: mask function from the parameters to a tree of bools, true for those that
         decay, such as a [`Where`][]. If omitted, all decay.
     - `optimize_1d`: whether all parameters are updated like matrices.
@@ -64,7 +65,7 @@ class Mars(AbstractOptimizer):
     gamma: NonNegative = number(default=0.025)
     max_norm: Positive | None = number(default=1.0)
     mu_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
-    weight_decay: NonNegative = number(default=0.0)
+    weight_decay: WeightDecay = part(default=0.0)
     mask: Mask | None = setting(default=None)
     optimize_1d: bool = setting(default=False)
     b1_1d: DecayRate = number(default=0.9)

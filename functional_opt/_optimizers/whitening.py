@@ -6,8 +6,8 @@ from typing import Annotated, final, Literal
 import optax
 from annotated_types import Interval
 
-from .._base import AbstractOptimizer
-from .._fields import as_dtype, as_number, number, setting
+from .._base import AbstractOptimizer, WeightDecay
+from .._fields import as_dtype, as_number, number, part, setting
 from .._transformations import geometry
 from .._transformations.geometry import AbstractGeometry
 from .._transformations.gradients import real_only
@@ -57,7 +57,8 @@ class Quad(AbstractOptimizer):
         uses. If None, updates have a root mean square of about 1.
     - `momentum`: exponential decay rate of the first moment, in [0, 1). Its initial
         value is the first gradient.
-    - `weight_decay`: decoupled weight decay per unit of learning rate; at least 0.
+    - `weight_decay`: decoupled weight decay per unit of learning rate, a number or a
+        schedule; at least 0.
     - `mask`: mask function from the parameters to a tree of bools, true for those that
         decay, such as a [`Where`][]. If omitted, all decay.
     - `max_size_dense`: the largest axis with a dense factor; at least 0. Larger axes
@@ -79,7 +80,7 @@ class Quad(AbstractOptimizer):
     _: KW_ONLY
     lr_style: LearningRateStyle | None = setting(default="adam")
     momentum: DecayRate = number(default=0.95)
-    weight_decay: NonNegative = number(default=0.1)
+    weight_decay: WeightDecay = part(default=0.1)
     mask: Mask | None = setting(default=None)
     max_size_dense: Count = setting(default=8192)
     max_skew_dense: Skewness | None = setting(default=1.0, convert=as_number)
@@ -120,7 +121,7 @@ class Skew(AbstractOptimizer):
     _: KW_ONLY
     lr_style: LearningRateStyle | None = setting(default="adam")
     momentum: DecayRate = number(default=0.95)
-    weight_decay: NonNegative = number(default=0.1)
+    weight_decay: WeightDecay = part(default=0.1)
     mask: Mask | None = setting(default=None)
     max_size_dense: Count = setting(default=8192)
     max_skew_dense: Skewness | None = setting(default=1.0, convert=as_number)
