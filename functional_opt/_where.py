@@ -241,8 +241,6 @@ def _is_hole(node: Any) -> bool:
 
 
 def _some_paths(leaves: list[tuple[str, Any]]) -> str:
-    if not leaves:
-        return "The tree has no leaves."
     shown = [f"`{path}` {getattr(leaf, 'shape', ())}" for path, leaf in leaves[:4]]
     more = f" and {len(leaves) - 4} more" if len(leaves) > 4 else ""
     return f"There are {', '.join(shown)}{more}."
