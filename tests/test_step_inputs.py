@@ -66,6 +66,10 @@ class Training:
         self.states = self.staged.init(self.pieces)
 
 
+def where_is(tree):
+    return [(leaf.sharding, leaf.committed) for leaf in jax.tree.leaves(tree)]
+
+
 WHERE = ["nowhere", "one device", "apart"]
 
 
@@ -95,6 +99,27 @@ def test_a_gradient_that_is_none_counts_as_zeros(where, tied):
         fo.testing.assert_equal(
             staged.update(nones, *given), staged.update(zeros, *given)
         )
+        given = expected[::-1]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("where", WHERE)
+def test_stages_without_any_gradient(where, tied):
+    """The message of such a stage is computed from nothing that is on a device."""
+    training = Training(where, tied=tied)
+    given = training.states, training.pieces
+    for missing in ({3}, {1, 4, 7}, set(range(STAGES))):
+        nones, zeros = (
+            tuple(
+                jax.tree.map(make, piece) if stage in missing else piece
+                for stage, piece in enumerate(training.grads)
+            )
+            for make in (lambda _: None, jnp.zeros_like)
+        )
+        expected = training.staged.step(zeros, *given)
+        found = training.staged.step(nones, *given)
+        fo.testing.assert_equal(found, expected)
+        assert where_is(found) == where_is(expected)
         given = expected[::-1]
 
 

@@ -206,6 +206,25 @@ def test_gradients_that_are_none():
     fo.testing.assert_equal(found, tx.step(zeros, tx.init(params), params))
 
 
+def test_stages_without_any_gradient():
+    tx = make("apart").whole
+    params, state = place(PARAMS, "apart"), CLIPPED.init(PARAMS)
+    placed, whole = tx.init(params), PARAMS
+    for missing in ({3}, {1, 4, 7}, set(range(STAGES))):
+        grads = waves(PARAMS, 0)
+        for stage in missing:
+            grads["blocks"][stage] = jax.tree.map(
+                jnp.zeros_like, grads["blocks"][stage]
+            )
+        grads["embed"] = jnp.zeros_like(grads["embed"])
+        given = place(grads, "apart")
+        for stage in missing:
+            given["blocks"][stage] = [None] * len(SHAPES)
+        params, placed = tx.step(given | {"embed": None}, placed, params)
+        whole, state = reference(CLIPPED)(grads, state, whole)
+        fo.testing.assert_equal((params, placed), (whole, state))
+
+
 def test_pieces_and_whole_trees_are_the_same_arrays():
     staged = make("pairs")
     params = place(PARAMS, "pairs")

@@ -51,15 +51,12 @@ class ExecutorBuilder:
 
     def build(self, layout: Layout) -> Executor:
         finish = self.function.finish[layout.names]
-        meshes = [s if isinstance(s, NamedSharding) else None for s in layout.stages]
         donated = () if layout.is_traced else self.donated[layout.names]
-        rounds = [
-            (
-                self._launches(layout, round.slices, meshes),
-                Exchange.of(self.function, number, finish, layout.stages),
-            )
-            for number, round in enumerate(self.function.rounds)
-        ]
+        rounds = []
+        for number, round in enumerate(self.function.rounds):
+            exchange = Exchange.of(self.function, number, finish, layout.stages)
+            shardings = message_shardings(layout.stages, exchange)
+            rounds.append((self._launches(layout, round.slices, shardings), exchange))
         launches = self._launches(layout, finish, layout.results, donated)
         return Executor(layout, self._sums(layout), rounds, launches)
 
@@ -97,3 +94,18 @@ class ExecutorBuilder:
                 lent = [self.function.positions(s.stage, *donated) for s in own]
                 launches.append(Launch(own, lent, program))
         return launches
+
+
+def message_shardings(
+    stages: Sequence[Sharding | None], exchange: Exchange
+) -> list[Sharding | None]:
+    """How each stage's message is sharded; None where that follows from the operands.
+
+    It does not where the message must be on its stage's device for the exchange: with
+    gradients that are all None, its program may have no operand that is on any device.
+    Where nothing travels, messages stay uncommitted, as what they are computed from.
+    """
+    return [
+        s if exchange.is_needed or isinstance(s, NamedSharding) else None
+        for s in stages
+    ]
