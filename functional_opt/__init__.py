@@ -57,6 +57,7 @@ from ._schedules import (
     WarmupStableDecay as WarmupStableDecay,
 )
 from ._slicing.errors import CrossStageError as CrossStageError
+from ._spikes import SkipSpikes as SkipSpikes
 from ._stages.by_devices import partition_by_devices as partition_by_devices
 from ._stages.extra import OnStage as OnStage
 from ._stages.local import stage_local as stage_local, StageLocal as StageLocal

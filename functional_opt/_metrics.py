@@ -8,6 +8,7 @@ from jaxtyping import PyTree
 
 from ._transformations.clipping import NormState
 from ._transformations.finding import find_all
+from ._transformations.spikes import SkipSpikesState
 from ._transformations.tracking import TrackState
 
 
@@ -24,6 +25,8 @@ class Metrics(NamedTuple):
         tracks it.
     - `steps_skipped`: the number of gradients skipped because they were not finite;
         int32. None if the recipe skips none.
+    - `spikes_skipped`: the number of gradients skipped by `Recipe.skip_spikes`; int32.
+        None without it.
 
     !!! Example
 
@@ -38,6 +41,7 @@ class Metrics(NamedTuple):
     learning_rate: jax.Array
     gradient_norm: jax.Array | None
     steps_skipped: jax.Array | None
+    spikes_skipped: jax.Array | None
 
 
 def metrics_of(state: PyTree) -> Metrics:
@@ -49,9 +53,11 @@ def metrics_of(state: PyTree) -> Metrics:
         )
     norms: list[Any] = find_all(state, NormState)
     skips: list[Any] = find_all(state, optax.ApplyIfFiniteState)
+    spikes = find_all(state, SkipSpikesState)
     return Metrics(
         tracked[0].updates_completed,
         tracked[0].learning_rate,
         norms[0].norm if norms else None,
         skips[0].total_notfinite if skips else None,
+        spikes[0].total_spikes if spikes else None,
     )

@@ -22,6 +22,7 @@ from ._metrics import Metrics, metrics_of
 from ._optimizers import ScheduleFree
 from ._previews import check_fits
 from ._schedules.constant import as_schedule
+from ._spikes import SkipSpikes
 from ._stages.local import stage_local, StageLocal
 from ._stages.partition import only_params, StagePartition
 from ._stages.steps import Donate, TiedGrads
@@ -85,6 +86,9 @@ class Recipe(AbstractConfig):
     - `skip_nonfinite`: whether a gradient with any value that is not finite, anywhere
         in the model, is skipped: parameters, state and counters do not change, except
         for the number of skipped gradients.
+    - `skip_spikes`: which gradients are skipped because the loss or their norm rises
+        far above the last ones. Every gradient is observed by itself, also where
+        several are accumulated. If None, none is skipped.
     - `ema_decay`: decay rate of the moving average of the parameters, in [0, 1). If
         None, there is no average.
     - `state_dtype`: dtype of the optimizer's moments. It sets the fields of the
@@ -103,6 +107,7 @@ class Recipe(AbstractConfig):
     decay_where: Selection | None = setting(default=None)
     accumulate: PositiveCount = setting(default=1)
     skip_nonfinite: bool = setting(default=False)
+    skip_spikes: SkipSpikes | None = part(default=None)
     ema_decay: DecayRate | None = number(default=None)
     state_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
     track_norm: bool = setting(default=False)
@@ -144,9 +149,10 @@ class Recipe(AbstractConfig):
         """The Optax transformation.
 
         It chains the clip, the optimizer with its decay and the average of the new
-        parameters, inside `optax.MultiSteps`, inside `optax.apply_if_finite`. Frozen
-        parameters take part in none of these. Updates have the dtypes of the gradients,
-        and the state keeps its dtypes. A gradient that is None counts as zeros.
+        parameters, inside `optax.MultiSteps`, inside what skips spikes, inside
+        `optax.apply_if_finite`. Frozen parameters take part in none of these. Updates
+        have the dtypes of the gradients, and the state keeps its dtypes. A gradient
+        that is None counts as zeros.
 
         **Arguments:**
 
@@ -162,6 +168,8 @@ class Recipe(AbstractConfig):
         transformation = self._accumulated(self._chain())
         if self.state_dtype is not None:
             transformation = real_only(transformation, "`Recipe.state_dtype`")
+        if self.skip_spikes is not None:
+            transformation = self.skip_spikes.around(transformation)
         if self.skip_nonfinite:
             never = jnp.iinfo(jnp.int32).max
             transformation = optax.apply_if_finite(transformation, never)

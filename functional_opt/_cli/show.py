@@ -19,6 +19,7 @@ from .shapes import read_model
 
 CHAIN = (
     "skip_nonfinite",
+    "skip_spikes",
     "accumulate",
     "clip_norm",
     "optimizer",

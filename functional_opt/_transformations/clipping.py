@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import PyTree
 
 from .._types import Scalar
 
@@ -34,7 +35,7 @@ def clip_by_global_norm(max_norm: Scalar | None) -> optax.GradientTransformation
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         del state, params
-        norm = optax.tree.norm(jax.tree.map(_wide, updates))
+        norm = wide_norm(updates)
         state = NormState(norm.astype(jnp.float32))
         if max_norm is None:
             return updates, state
@@ -50,6 +51,11 @@ def clip_by_global_norm(max_norm: Scalar | None) -> optax.GradientTransformation
         return jax.tree.map(clip, updates), state
 
     return optax.GradientTransformation(init, update)
+
+
+def wide_norm(updates: PyTree) -> jax.Array:
+    """The global norm, accumulated in float32 or wider."""
+    return optax.tree.norm(jax.tree.map(_wide, updates))
 
 
 def _wide(leaf: jax.Array) -> jax.Array:

@@ -1,0 +1,110 @@
+"""Skips gradients that come with a sudden rise of the loss or of their norm."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from .._types import Scalar
+from .clipping import wide_norm
+
+
+class SkipSpikesState(NamedTuple):
+    """The last observations, one row each, and the number of gradients skipped."""
+
+    history: jax.Array
+    observed: jax.Array
+    total_spikes: jax.Array
+    inner_state: PyTree
+
+
+def skip_spikes(
+    inner: optax.GradientTransformation,
+    window: int,
+    sigma: Scalar,
+    measures: tuple[str, ...],
+) -> optax.GradientTransformationExtraArgs:
+    """Skips a gradient with an observation far above the mean of those before it.
+
+    **Arguments:**
+
+    - `inner`: the transformation, whose state does not change where it is skipped.
+    - `window`: the number of observations in the mean and the deviation.
+    - `sigma`: the largest distance above the mean, in standard deviations.
+    - `measures`: what is observed: "norm", "loss" or both.
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: Any) -> SkipSpikesState:
+        count = jnp.zeros([], jnp.int32)
+        history = jnp.zeros((window, len(measures)), jnp.float32)
+        return SkipSpikesState(history, count, count, inner.init(params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        latest = jnp.stack([MEASURES[name](updates, extra_args) for name in measures])
+        is_spike = jnp.any(_rises(state.history, state.observed, latest, sigma))
+        updates, inner_state = jax.lax.cond(
+            is_spike,
+            lambda: (optax.tree.zeros_like(updates), state.inner_state),
+            lambda: inner.update(updates, state.inner_state, params, **extra_args),
+        )
+        # A value that is not finite would hide every spike while it is in the window.
+        is_finite = jnp.all(jnp.isfinite(latest))
+        row = jnp.arange(window) == state.observed % window
+        return updates, SkipSpikesState(
+            jnp.where((row & is_finite)[:, None], latest, state.history),
+            jnp.where(is_finite, _next(state.observed, window), state.observed),
+            jnp.where(
+                is_spike, optax.safe_increment(state.total_spikes), state.total_spikes
+            ),
+            inner_state,
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _next(observed: jax.Array, window: int) -> jax.Array:
+    """Counts to twice the window and back to the window: no overflow, the same row."""
+    return jnp.where(observed + 1 < 2 * window, observed + 1, window)
+
+
+def _rises(
+    history: jax.Array, observed: jax.Array, latest: jax.Array, sigma: Scalar
+) -> jax.Array:
+    """Whether each of the latest observations is too far above those in the history."""
+    window = history.shape[0]
+    known = jnp.minimum(observed, window)
+    is_known = (jnp.arange(window) < known)[:, None]
+    mean = jnp.sum(jnp.where(is_known, history, 0.0), 0) / jnp.maximum(known, 1)
+    squares = jnp.where(is_known, jnp.square(history - mean), 0.0)
+    deviation = jnp.sqrt(jnp.sum(squares, 0) / jnp.maximum(known - 1, 1))
+    # Equal observations have no deviation, and a mean that rounding has changed.
+    deviation = jnp.maximum(deviation, 1e-6 * jnp.maximum(jnp.abs(mean), 1.0))
+    is_within = latest - mean <= sigma * deviation
+    return (known >= max(2, window // 2)) & ~is_within
+
+
+def _norm(updates: PyTree, extra_args: dict[str, Any]) -> jax.Array:
+    del extra_args
+    return wide_norm(updates).astype(jnp.float32)
+
+
+def _loss(updates: PyTree, extra_args: dict[str, Any]) -> jax.Array:
+    del updates
+    value = extra_args.get("value")
+    if value is None:
+        raise ValueError(
+            "`SkipSpikes` observes the loss, which is the extra argument `value`: "
+            "`update(grads, state, params, value=loss)`. With `build_mpmd`, pass its "
+            "shape in `extra_args` as well. Or set `SkipSpikes.of` to 'norm'."
+        )
+    return jnp.asarray(value, jnp.float32)
+
+
+MEASURES: dict[str, Callable[[PyTree, dict[str, Any]], jax.Array]] = {
+    "norm": _norm,
+    "loss": _loss,
+}
