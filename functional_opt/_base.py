@@ -36,6 +36,19 @@ class AbstractSchedule(AbstractConfig):
     """A hyperparameter as a function of the number of updates completed.
 
     An instance is itself an `optax.Schedule`: pass it wherever Optax takes one.
+    Subclass it, declare the hyperparameters as fields and implement `__call__`.
+
+    !!! Example
+
+        >>> import functional_opt as fo
+        >>> class Halving(fo.AbstractSchedule):
+        ...     init_value: float = 0.1
+        ...     every: int = 100
+        ...
+        ...     def __call__(self, count):
+        ...         return self.init_value * 0.5 ** (count // self.every)
+        >>> Halving(every=10)(20)
+        0.025
     """
 
     @abc.abstractmethod

@@ -33,6 +33,17 @@ class StagePartition:
     - `num_stages`: how many stages there are.
     - `model`: how the tree as it was given is split.
     - `params`: how its parameters alone are split, with None for every other leaf.
+
+    !!! Example
+
+        >>> import functional_opt as fo, jax.numpy as jnp
+        >>> params = {"embed": jnp.ones((8, 2)), "head": jnp.ones((2, 8))}
+        >>> partition = fo.partition(params, {"embed": 0, "head": 1})
+        >>> pieces = partition.split(params)
+        >>> [sorted(k for k, v in piece.items() if v is not None) for piece in pieces]
+        [['embed'], ['head']]
+        >>> partition.merge(pieces).keys() == params.keys()
+        True
     """
 
     REMEDY: ClassVar[str] = "Make one with `fo.partition(params, stage_of)`."
