@@ -374,7 +374,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             lambda: optax.monitor({"norm": optax.tree.norm}),
             equal="impossible",
             reason=STRUCTURE,
-            error="state of another structure",
+            error="state with a different structure",
         ),
         Case(
             "monitor",

@@ -371,7 +371,7 @@ def test_parameters_on_other_devices_than_the_meshes():
     partition = fo.partition(params, [0, 1])
     staged = fo.stage_local(CLIPPED, params, partition, meshes=devices[:2])
     pieces = jax.device_put(partition.split(params), tuple(devices[1:3]))
-    with pytest.raises(ValueError, match=r"`meshes` has stage 0 on .*0, but .* on .*1"):
+    with pytest.raises(ValueError, match=r"meshes` puts stage 0 on .*0, but .* on .*1"):
         staged.init(pieces)
 
 

@@ -1,4 +1,4 @@
-"""From a transformation to the functions of its stages."""
+"""Splits an Optax transformation into the functions of its stages."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,10 +30,11 @@ class Derived:
 
     **Attributes:**
 
-    - `init`: from parameters to a state.
-    - `step`: from parameters, state, gradients and extra arguments to updates, new
+    - `init`: maps parameters to a state.
+    - `step`: maps parameters, state, gradients and extra arguments to updates, new
         parameters and a new state.
-    - `ties`: the sums of gradients before `step`; None if no parameter is tied.
+    - `ties`: the sums of tied gradients, computed before `step`; None if no parameter
+        is tied.
     """
 
     init: SplitFunction
@@ -108,7 +109,11 @@ def _each(name: str, split: TreeSplit) -> list[Likes]:
 
 
 def _params_of_state(params: PyTree, state: PyTree) -> list[Likes]:
-    """For each leaf of a state the parameter of its name and shape, if there is one."""
+    """For each leaf of a state, the parameter of the same path and shape, if any.
+
+    The moment `[0].mu['w']` of Adam ends with the path of the parameter `['w']`: it is
+    sharded like this parameter.
+    """
     named = {
         path: (i, leaf.shape)
         for i, (path, leaf) in enumerate(jax.tree.leaves_with_path(params))

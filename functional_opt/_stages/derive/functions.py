@@ -1,4 +1,4 @@
-"""A function of trees that are split over stages, as one slice per stage and round."""
+"""Splits a function of pytrees over stages: one slice per stage and round."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,13 @@ from .packing import Packing
 from .slices import Inbox, Leaves, misfit_text, StageSlice
 
 
-# No line of these says what a transformation does.
+# Errors do not name lines of these files, which say nothing about a transformation.
 HIDDEN = (os.path.join(os.path.dirname(optax.__file__), "tree_utils"),)
 
-# For each round so far, for each stage the vector that it sent.
+# For each round so far, the vector that each stage sent.
 Gathered = Sequence[Any]
-# Leaves of arguments, by name and index, that a result may be sharded like: like the
-# first of those that its stage holds.
+# Leaves of arguments, by name and index. A result is sharded like the first of them
+# that its stage holds.
 Likes = Sequence[tuple[str, int]]
 
 
@@ -35,10 +35,10 @@ class Round:
 
     **Attributes:**
 
-    - `slices`: for each stage the slice that computes its message, None if it sends
+    - `slices`: for each stage the slice that computes its message; None if it sends
         nothing.
     - `senders`: the stages that send a message.
-    - `num_words`: the length of every message.
+    - `num_words`: the length of every message, in 32-bit words.
     """
 
     slices: tuple[StageSlice | None, ...]
@@ -51,17 +51,26 @@ class Round:
 
 
 class SplitFunction:
-    """A function whose arguments and results are split over stages, as slices.
+    """A function with arguments and results that are split over stages, as slices.
+
+    The *flat inputs* are the leaves of all arguments in one list. The *leaves of a
+    stage* are those flat inputs that it holds, in the same order. With parameter `a`
+    and its gradient on stage 0, `b` on stage 1 and a replicated counter `n`:
+
+        arguments            params: a, b     state: n     grads: a, b
+        flat inputs          0  1             2            3  4
+        held by stage 0      0                2            3
+        held by stage 1         1             2               4
 
     **Attributes:**
 
-    - `arguments`, `results`: how each is split, by name, in the order of the function's
-        flat inputs and results.
-    - `slices`: the function in slices.
-    - `held`: for each stage which of the flat inputs it holds: its leaves.
+    - `arguments`, `results`: how each is split, by name, in the order of the flat
+        inputs and results.
+    - `slices`: the function, split by stage and round.
+    - `held`: for each stage the flat inputs that it holds.
     - `rounds`: the messages of each round.
-    - `finish`: for each tuple of names in `wanted`, for each stage the slice that
-        computes its leaves of the results of these names.
+    - `finish`: for each tuple of names in `wanted`, the slices of all stages that
+        compute the results of these names.
     """
 
     def __init__(
@@ -111,12 +120,12 @@ class SplitFunction:
         return self.slices.source.in_avals
 
     def avals_of(self, name: str, stage: int) -> list[Any]:
-        """The shapes and dtypes of the stage's leaves of an argument."""
+        """The shapes and dtypes of a stage's leaves of an argument."""
         first = self._first[name]
         return [self.avals[first + i] for i in self.arguments[name].held[stage]]
 
     def label(self, stage: int, position: int) -> str:
-        """What errors call a leaf of a stage."""
+        """The name of a leaf of a stage in errors."""
         paths = [
             (p, name) for name, split in self.arguments.items() for p in split.paths
         ]
@@ -124,7 +133,7 @@ class SplitFunction:
         return f"`{path}` of `{name}[{stage}]`"
 
     def check(self, stage: int, leaves: Leaves) -> None:
-        """Refuses leaves of another shape or dtype, by their names."""
+        """Raises an error that names the first leaf of another shape or dtype."""
         for position, (leaf, i) in enumerate(
             zip(leaves, self.held[stage], strict=True)
         ):
@@ -133,7 +142,7 @@ class SplitFunction:
                 raise ValueError(f"{self.label(stage, position)} {text}.")
 
     def positions(self, stage: int, *names: str) -> range:
-        """Where, among the leaves of a stage, those of neighbouring arguments are."""
+        """The positions of consecutive arguments among the leaves of a stage."""
         first = self._first[names[0]] if names else 0
         start = sum(i < first for i in self.held[stage])
         count = sum(len(self.arguments[name].held[stage]) for name in names)
@@ -145,7 +154,7 @@ class SplitFunction:
         return sum(s.packing.nbytes for s in slices if s is not None and s.packing)
 
     def inboxes(self, gathered: Gathered) -> list[Inbox]:
-        """Of each round the vectors of its senders."""
+        """The vectors of the senders of each round."""
         rounds = zip(gathered, self.rounds, strict=False)
         return [[vectors[s] for s in round.senders] for vectors, round in rounds]
 
@@ -193,7 +202,11 @@ class SplitFunction:
         num_words: int = 0,
         likes: tuple[int | None, ...] = (),
     ) -> StageSlice:
-        """Numbers rounds, and vectors in them, in the order in which they are read."""
+        """A program as a `StageSlice`.
+
+        Its rounds, and the vectors of each, are numbered in the order in which it reads
+        them: slices of different stages that compute the same then have equal keys.
+        """
         rounds = list(dict.fromkeys(m.round for m in program.received))
         read = list(dict.fromkeys((m.round, m.sender) for m in program.received))
         vectors = tuple(
@@ -223,7 +236,7 @@ class SplitFunction:
 
 
 def _offsets(splits: Mapping[str, TreeSplit]) -> dict[str, int]:
-    """The index of each tree's first leaf, when the trees' leaves are in one list."""
+    """The index of the first leaf of each tree, with all leaves in one list."""
     offsets, total = {}, 0
     for name, split in splits.items():
         offsets[name] = total

@@ -1,8 +1,11 @@
 """Which dimensions of gradients, state and parameters are dimensions of a parameter.
 
-Those of a parameter all are. Those of the state are found out by making the parameters
-larger: a dimension that grows with them is one of a parameter, and the length of a
-history of losses is not.
+All dimensions of a parameter are. For the state, `tx.init` is evaluated abstractly on
+larger parameters: a dimension that grows is a dimension of a parameter, and the length
+of a history of losses does not grow. With `w` of shape `(4,)`, then `(9,)`:
+
+    mu['w']       (4,) -> (9,)       marked
+    history       (10,) -> (10,)     not marked
 """
 
 from collections.abc import Sequence
@@ -19,7 +22,7 @@ def marks_of_params(params: PyTree) -> list[Marks]:
 
 
 def marks_of_grads(grads: PyTree, params: PyTree) -> list[Marks]:
-    """Gradients may have leading dimensions of their own, such as one of examples."""
+    """Gradients may have leading dimensions of their own, such as one for examples."""
     return [
         _trailing(grad.shape, param.shape)
         for grad, param in zip(
@@ -45,7 +48,7 @@ def marks_of_extra_args(extra_args: PyTree, params: PyTree) -> list[Marks]:
 def marks_of_state(
     tx: optax.GradientTransformation, params: PyTree, state: PyTree
 ) -> list[Marks]:
-    """If `tx.init` fails on larger parameters, all dimensions count as theirs."""
+    """The marks of the state; all are set if `tx.init` fails on larger parameters."""
     larger = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
             tuple(2 * size + 1 for size in leaf.shape), leaf.dtype
@@ -55,7 +58,7 @@ def marks_of_state(
     leaves = jax.tree.leaves(state)
     try:
         grown = jax.tree.leaves(jax.eval_shape(tx.init, larger))
-    # Someone else's `init` may refuse these shapes in any way.
+    # The `init` of a third party may raise anything for shapes that it does not expect.
     except Exception:
         grown = []
     if len(grown) != len(leaves):

@@ -1,4 +1,4 @@
-"""Whose is a leaf of the optimizer's state."""
+"""Infers the stages that own each leaf of the optimizer state."""
 
 from collections.abc import Sequence
 
@@ -19,10 +19,18 @@ from ..trees import leaf_paths, TreeSplit
 def owners_by_init(
     tx: optax.GradientTransformation, shapes: PyTree, params: TreeSplit, state: PyTree
 ) -> list[StageSet] | None:
-    """The owners of the parameters from which alone `init` makes a leaf of the state.
+    """Infers owners by calling `init` on the parameters of each stage set alone.
 
-    All other parameters are left out as `optax.masked` leaves them out. None if the
-    transformation does not bear that, or names its state by position.
+    All other parameters are replaced by `optax.MaskedNode`, as `optax.masked` does. The
+    leaves of the state that are still created belong to the stages of this call:
+
+        init({'a': a, 'b': MaskedNode()})  ->  count, mu['a']     on stage 0
+        init({'a': MaskedNode(), 'b': b})  ->  count, mu['b']     on stage 1
+
+    `mu['a']` is owned by stage 0, `mu['b']` by stage 1, and `count` by both.
+
+    **Returns:** the owners; None if the transformation does not support masked
+    parameters, or if its leaves have other paths then.
     """
     leaves = jax.tree.leaves(shapes)
     made: dict[str, StageSet] = dict.fromkeys(leaf_paths(state), NOWHERE)
@@ -36,7 +44,7 @@ def owners_by_init(
             state_of_part = jax.eval_shape(
                 tx.init, jax.tree.unflatten(params.structure, part)
             )
-        # Someone else's `init` may fail in any way on a tree that it never expected.
+        # The `init` of a third party may raise anything for a tree it does not expect.
         except Exception:
             return None
         for path in leaf_paths(state_of_part):
@@ -52,13 +60,21 @@ def owners_by_use(
     after: Sequence[StageSet],
     num_stages: int,
 ) -> list[StageSet]:
-    """The stages whose parameters each leaf of the state meets in the update.
+    """Infers owners from the equations in which the update reads each leaf.
+
+    At first every leaf of the state is owned by all stages. Placing the update then
+    shows where the equations that read a leaf run, and where its new value is
+    computed: these stages are its owners, and the update is placed again until nothing
+    changes. With `g` and `w` on stage 0:
+
+        m2 = b * m + g      reads `m` on stage 0, where `g` is: stage 0 owns `m`
+        n2 = n + 1          reads `n` everywhere: all stages own `n`
 
     **Arguments:**
 
-    - `update`: a function whose last results are the new state.
-    - `before`, `after`: the places of its inputs before and after the state.
-    - `num_stages`: how many stages there are.
+    - `update`: a function; its last results are the new state.
+    - `before`, `after`: the stage sets of its inputs before and after the state.
+    - `num_stages`: the number of stages.
     """
     inputs = update.jaxpr.invars[len(before) : len(update.jaxpr.invars) - len(after)]
     owners = [frozenset(range(num_stages))] * len(inputs)
@@ -93,7 +109,7 @@ def _has_results(eqn: JaxprEqn) -> bool:
 def owners_by_word(
     stage_of: StageOf | None, state: PyTree, owners: Sequence[StageSet], num_stages: int
 ) -> list[StageSet]:
-    """The owners that a user names, and where that is None, those that are given."""
+    """The owners that the user names; where that is None, the inferred `owners`."""
     if stage_of is None:
         return list(owners)
     paths = jax.tree.leaves_with_path(state)

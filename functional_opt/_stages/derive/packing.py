@@ -1,4 +1,4 @@
-"""Values of several dtypes as one vector of words, and back, without losing a bit."""
+"""Packs values of several dtypes into one vector of 32-bit words, bit for bit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,9 @@ _WORD = 4  # bytes
 class Packing:
     """Packs arrays of these shapes and dtypes into one vector of 32-bit words.
 
-    Arrays of the same dtype are neighbours, so that a word holds whole elements.
+    Arrays of the same dtype are adjacent, so that only the last word of each dtype is
+    padded. Shapes `f32[]`, `bf16[3]`, `f32[2]` take three words of `float32`, then two
+    of `bfloat16`, of which the last is half padding.
     """
 
     shapes: tuple[jax.ShapeDtypeStruct, ...]
@@ -29,7 +31,7 @@ class Packing:
 
     @property
     def num_words(self) -> int:
-        """The length of the packed vector."""
+        """The number of words of the packed vector."""
         return sum(
             _num_words(sum(self.shapes[i].size for i in members), dtype)
             for dtype, members in self._groups.items()
@@ -37,26 +39,26 @@ class Packing:
 
     @property
     def nbytes(self) -> int:
-        """The size of the packed vector."""
+        """The size of the packed vector in bytes."""
         return _WORD * self.num_words
 
     def pack(
         self, values: Sequence[Array], num_words: int | None = None
     ) -> UInt32[Array, " words"]:
-        """The packed vector, filled up with zeros to `num_words`."""
+        """The packed vector, padded with zeros to `num_words`."""
         words = [
             _to_words(jnp.concatenate([jnp.ravel(values[i]) for i in members]))
             for members in self._groups.values()
         ]
-        filling = max(0, (num_words or 0) - self.num_words)
-        return jnp.concatenate([*words, jnp.zeros((filling,), jnp.uint32)])
+        padding = max(0, (num_words or 0) - self.num_words)
+        return jnp.concatenate([*words, jnp.zeros((padding,), jnp.uint32)])
 
     def unpack(self, words: UInt32[Array, " words"]) -> list[Array]:
         values: dict[int, Array] = {}
         for dtype, members in self._groups.items():
             count = sum(self.shapes[i].size for i in members)
-            taken = _num_words(count, dtype)
-            elements, words = _from_words(words[:taken], count, dtype), words[taken:]
+            length = _num_words(count, dtype)
+            elements, words = _from_words(words[:length], count, dtype), words[length:]
             for i in members:
                 shape = self.shapes[i]
                 values[i] = elements[: shape.size].reshape(shape.shape)
@@ -69,7 +71,7 @@ def _num_words(count: int, dtype: jnp.dtype) -> int:
 
 
 def _carrier(dtype: jnp.dtype) -> jnp.dtype:
-    """A dtype of whole bytes for the values of one that has fewer bits, or is bool."""
+    """A dtype of whole bytes that holds all values of a sub-byte dtype or of bool."""
     if dtype == jnp.bool_:
         return jnp.dtype(jnp.uint8)
     if jnp.issubdtype(dtype, jnp.integer) and jnp.iinfo(dtype).bits < 8:
@@ -81,16 +83,16 @@ def _carrier(dtype: jnp.dtype) -> jnp.dtype:
 
 
 def _to_words(elements: Array) -> UInt32[Array, " words"]:
-    """A vector's bytes, filled up with zeros to whole words."""
+    """The bytes of a vector, padded with zeros to whole words."""
     elements = elements.astype(_carrier(elements.dtype))
     if jnp.issubdtype(elements.dtype, jnp.complexfloating):
         elements = jnp.stack([elements.real, elements.imag], axis=-1).ravel()
     itemsize = elements.dtype.itemsize
     if itemsize >= _WORD:
         return jax.lax.bitcast_convert_type(elements, jnp.uint32).ravel()
-    filled = jnp.pad(elements, (0, -elements.size % (_WORD // itemsize)))
+    padded = jnp.pad(elements, (0, -elements.size % (_WORD // itemsize)))
     return jax.lax.bitcast_convert_type(
-        filled.reshape(-1, _WORD // itemsize), jnp.uint32
+        padded.reshape(-1, _WORD // itemsize), jnp.uint32
     )
 
 

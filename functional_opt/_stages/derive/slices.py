@@ -1,4 +1,4 @@
-"""What one stage computes at a time, as a pure function."""
+"""The slice of a function that one stage computes at a time, as a pure function."""
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,33 +12,33 @@ from ..._slicing.slicing import Program
 from .packing import Packing
 
 
-# All leaves of a stage, in the order of the function's arguments.
+# All leaves of a stage, in the order of the arguments of the function.
 Leaves = Sequence[Any]
-# The vectors of one round, of the stages that send one in it: a list, or the rows of a
-# matrix. Inside a larger program, a list of values in place of each vector.
+# The vectors that the senders of one round sent: a list, or the rows of a matrix.
+# Inside a larger program, a list of unpacked values in place of each vector.
 Inbox = Any
 
 
 @dataclass(frozen=True, eq=False)
 class StageSlice:
-    """What one stage computes at a time: its message of a round, or its results.
+    """The slice of a function that computes a stage's message of a round or results.
 
     **Attributes:**
 
     - `stage`: the stage.
-    - `program`: computes the values, from inputs and messages.
-    - `reads`: the positions, among the leaves of the stage, of those that the slice is
-        called with; None for all of them.
-    - `inputs`: for each input of the program its position among these.
-    - `rounds`: the rounds whose inboxes the slice is called with.
-    - `vectors`: for each vector that it reads the inbox and the row in it.
-    - `packings`: how each of these is packed.
-    - `received`: for each message that the program reads the vector and the position
-        in it.
-    - `packing`, `num_words`: how the values are packed into a message; None for
+    - `program`: computes the values from inputs and messages.
+    - `reads`: the positions, among the leaves of the stage, of the leaves that the
+        slice is called with; None for all of them.
+    - `inputs`: for each input of the program, its position among these leaves.
+    - `rounds`: the rounds of the inboxes that the slice is called with.
+    - `vectors`: for each vector that the slice reads, its inbox and its row there.
+    - `packings`: the packing of each of these vectors.
+    - `received`: for each message that the program reads, its vector and its position
+        in the vector.
+    - `packing`, `num_words`: the packing of the values into a message; None for
         results.
-    - `likes`: for each result the position of the leaf that it is sharded like.
-    - `key`: equal for slices that compute the same.
+    - `likes`: for each result, the position of the leaf that determines its sharding.
+    - `key`: equal for slices that compute the same function.
     """
 
     stage: int
@@ -70,19 +70,19 @@ class StageSlice:
         return self.packing.pack(results, self.num_words)
 
     def compute(self, leaves: Leaves, inboxes: Sequence[Inbox]) -> Any:
-        """The same of all leaves of the stage, and of the inboxes of all rounds."""
+        """Calls the slice with all leaves of its stage and all inboxes."""
         given = leaves if self.reads is None else [leaves[i] for i in self.reads]
         return self(given, [inboxes[round] for round in self.rounds])
 
     def shardings(self, leaves: Leaves, default: Sharding) -> tuple[Sharding, ...]:
-        """For each result the sharding of the leaf of the stage that it is like."""
+        """For each result, the sharding of its leaf in `likes`, or `default`."""
         return tuple(
             default if like is None else getattr(leaves[like], "sharding", default)
             for like in self.likes
         )
 
     def misfits(self, leaves: Leaves) -> Iterator[tuple[int, str]]:
-        """Which leaves have another shape or dtype, and what is wrong with them."""
+        """The positions of leaves of another shape or dtype, and what is wrong."""
         avals = self.program.closed.in_avals
         for position, expected in zip(self.inputs, avals, strict=False):
             if leaves[position] is not None:
@@ -95,7 +95,7 @@ class StageSlice:
 
 
 def misfit_text(leaf: Any, expected: Any) -> str | None:
-    """What is wrong with the shape or dtype of a leaf, if anything is."""
+    """An error about the shape or dtype of a leaf; None if both are right."""
     found = jax.typeof(leaf)
     if (found.shape, found.dtype) == (expected.shape, expected.dtype):
         return None
@@ -108,8 +108,8 @@ def misfit_text(leaf: Any, expected: Any) -> str | None:
 def _or_zeros(leaf: Any, aval: Any) -> Any:
     """Zeros in place of a gradient that is None.
 
-    The compiler must not see that they are zeros: it would drop an addition of them,
-    and with it the sign that -0.0 loses there.
+    The barrier hides their value from the compiler. The pass `algsimp` of XLA would
+    otherwise drop `x + 0.0`, but `-0.0 + 0.0` is `0.0`: the sign would differ.
     """
     if leaf is not None:
         return leaf

@@ -1,8 +1,9 @@
-"""Sums of the gradients of parameters that several stages own.
+"""Sums of tied gradients: the gradients of parameters that several stages own.
 
-They are a round of their own before all others. Its transport is that of a message, for
-the pure functions of a stage, or shard by shard on the stages' devices
-(`run/sums.py`). Both add in the order of the owners.
+They are computed in a round of their own before all other rounds. The pure functions of
+a stage send the summands as messages; `StageLocal` sums them shard by shard on the
+devices of the owners (`run/sums.py`). Both add in the order of the owners, since
+floating-point addition is not associative.
 """
 
 import functools
@@ -22,14 +23,14 @@ from .slices import Leaves
 
 @dataclass(frozen=True, eq=False)
 class Ties:
-    """The tied gradients of each stage, and how their sums are made of messages.
+    """The tied gradients of each stage, and their sums as messages.
 
     **Attributes:**
 
-    - `owners`: for each tied parameter the stages that own it.
-    - `avals`: the type of each.
-    - `params`, `grads`: for each stage, for each tied parameter that it owns, where
-        it and its gradient are among the leaves of the stage.
+    - `owners`: for each tied parameter the stages that own it, in order.
+    - `avals`: the shape and dtype of the gradient of each.
+    - `params`, `grads`: for each stage, the positions of each tied parameter that it
+        owns, and of its gradient, among the leaves of the stage.
     """
 
     owners: tuple[tuple[int, ...], ...]
@@ -39,7 +40,7 @@ class Ties:
 
     @classmethod
     def of(cls, step: SplitFunction) -> "Ties | None":
-        """None if every parameter has one owner."""
+        """The tied gradients of a step; None if every parameter has one owner."""
         split = step.arguments["grads"]
         tied = [i for i, stages in enumerate(split.stage_sets) if len(stages) > 1]
         if not tied:
@@ -63,12 +64,12 @@ class Ties:
         return cls(owners, tuple(avals[k] for k in number.values()), params, grads)
 
     def bytes_sent(self, stage: int) -> int:
-        """The bytes of the stage's summands, which their other owners receive."""
+        """The bytes of the summands of a stage, which the other owners receive."""
         avals = (self.avals[k] for k in self.grads[stage])
         return sum(aval.size * aval.dtype.itemsize for aval in avals)
 
     def summands_text(self) -> list[str]:
-        """The type of every summand."""
+        """The shape and dtype of every summand."""
         return [
             aval.str_short()
             for aval, owners in zip(self.avals, self.owners, strict=True)
@@ -76,7 +77,7 @@ class Ties:
         ]
 
     def message(self, stage: int, leaves: Leaves) -> UInt32[Array, " words"]:
-        """The summands of a stage, packed."""
+        """The summands of a stage, packed into one vector."""
         num_words = max(self._packing(s).num_words for s in range(len(self.grads)))
         summands = [leaves[position] for position in self.grads[stage].values()]
         return self._packing(stage).pack(summands, num_words)
@@ -111,7 +112,7 @@ class Ties:
         return self.replaced(stage, leaves, zeros)
 
     def replaced(self, stage: int, leaves: Leaves, grads: dict[int, Any]) -> list[Any]:
-        """The leaves of a stage, with other gradients of some tied parameters."""
+        """The leaves of a stage, with some of its tied gradients replaced."""
         new = list(leaves)
         for k, grad in grads.items():
             new[self.grads[stage][k]] = grad
@@ -123,7 +124,7 @@ class Ties:
 
 
 def in_order(summands: Sequence[Any]) -> Any:
-    """The sum of what the owners have, in the order of the owners."""
+    """The sum of the summands, in the order of the owners."""
     return functools.reduce(jnp.add, summands)
 
 

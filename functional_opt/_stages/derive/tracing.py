@@ -1,4 +1,4 @@
-"""The whole-tree update as a jaxpr, and what is asked of a transformation."""
+"""Traces the whole-tree update to a jaxpr, and checks the transformation."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,11 +15,11 @@ from ..trees import difference_text, leaf_paths
 def shapes_of_params(
     tree: PyTree, partition: StagePartition, name: str = "params"
 ) -> PyTree:
-    """The shapes of the parameters alone, or of their gradients."""
+    """The shapes and dtypes of the parameters, or of their gradients."""
     form = partition.form_of(tree)
     form.flatten_whole(name, tree)
     return jax.tree.map(
-        # A NumPy array of float64 is one of float32 to JAX, unless told otherwise.
+        # Without `jax_enable_x64`, JAX turns a float64 array of NumPy into float32.
         lambda leaf: jax.ShapeDtypeStruct(
             leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)
         ),
@@ -46,7 +46,7 @@ def trace_update(
     closed = jax.make_jaxpr(update)(params, state, grads, dict(extra_args))
     num_params = len(jax.tree.leaves(params))
     _check_stable("parameter", params, closed.out_avals[num_params:])
-    _check_stable("state's", state, closed.out_avals[2 * num_params :])
+    _check_stable("state leaf", state, closed.out_avals[2 * num_params :])
     return closed
 
 
@@ -55,22 +55,22 @@ def _check_structure(name: str, expected: PyTree, found: PyTree) -> None:
     if jax.tree.structure(found) != structure:
         difference = difference_text(structure, leaf_paths(expected), found)
         raise ValueError(
-            f"`tx.update` returns {name} of another structure than it takes: "
+            f"`tx.update` returns {name} with a different structure than it received: "
             f"{difference}."
         )
 
 
 def _check_stable(kind: str, before: PyTree, after: Sequence[Any]) -> None:
-    """Refuses what would make every second step compile again."""
+    """Refuses a change of shape or dtype, which would recompile the next step."""
     for path, old, new in zip(
         leaf_paths(before), jax.tree.leaves(before), after, strict=False
     ):
         if _text(old) != _text(new):
             raise ValueError(
                 f"The {kind} `{path}` is {_text(old)} before an update and "
-                f"{_text(new)} after it. Shapes and dtypes must stay: give "
-                "hyperparameters as Python floats or in the parameters' dtype, or set "
-                "the state's dtype where the optimizer has a setting for it."
+                f"{_text(new)} after it, but an update must keep shapes and dtypes. "
+                "Pass hyperparameters as Python floats or in the dtype of the "
+                "parameters, or set the dtype of the state in the optimizer."
             )
 
 

@@ -1,4 +1,4 @@
-"""Builds the executor of a function: its programs, and what they exchange."""
+"""Builds the executor of a function: its compiled programs and their exchanges."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +17,16 @@ from .sums import DeviceCopies, DeviceSums
 
 @dataclass(frozen=True, eq=False)
 class ExecutorBuilder:
-    """Builds the executors of a function, one for each layout.
+    """Builds the executors of a function, one per layout.
 
     **Attributes:**
 
     - `function`: the function.
     - `stages`: the stages of this process.
-    - `donated`: for each tuple of names of results the arguments whose buffers are
-        donated.
+    - `donated`: for each tuple of result names, the arguments with buffers to donate.
     - `cache`: the compiled programs.
-    - `ties`: the tied gradients; None if there are none.
-    - `are_summed`: whether tied gradients are given as their sums.
+    - `ties`: the tied gradients; None if no parameter is tied.
+    - `are_summed`: whether tied gradients are passed as their sums.
     """
 
     function: SplitFunction
@@ -40,7 +39,7 @@ class ExecutorBuilder:
     def executors(
         self, meshes: Sequence[Sharding] | None, deletes: str | None = None
     ) -> Executors:
-        """The executors of all layouts that the stages will have."""
+        """The executors of the function, which are built as layouts occur."""
         return Executors(
             self.function,
             self.build,
@@ -74,11 +73,11 @@ class ExecutorBuilder:
         shardings: Sequence[Any],
         donated: Iterable[str] = (),
     ) -> list[Launch]:
-        """One program for each group of stages that compute any of the slices.
+        """One program per group of stages that compute any of the slices.
 
         **Arguments:**
 
-        - `shardings`: for each stage how its results are sharded; None if XLA decides.
+        - `shardings`: for each stage the shardings of its results; None if XLA decides.
         """
         launches, options = [], options_for(layout.stages)
         for group in groups_of(sorted(self.stages), layout.stages, self.function.held):

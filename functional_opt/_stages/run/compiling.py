@@ -1,4 +1,4 @@
-"""What `jax.jit` compiles of slices, once for all that compute the same."""
+"""Compiles slices with `jax.jit`, once for all slices that compute the same."""
 
 import functools
 import os
@@ -14,12 +14,13 @@ from ..derive.slices import Inbox, Leaves, StageSlice
 from .devices import device_order, group_by_devices
 
 
-# More leaves in one program take longer to compile, and gain nothing when they run.
+# Stages on the same devices share a program. Beyond this number of leaves, a program
+# takes longer to compile and is not faster.
 _MOST_LEAVES = 256
 
 
 class CompileCache:
-    """Compiled slices, by what they compute: stages of equal structure share them."""
+    """Compiled slices, by `StageSlice.key`: stages of equal structure share them."""
 
     def __init__(self) -> None:
         self._traced: dict[Hashable, jax.stages.Wrapped] = {}
@@ -33,11 +34,11 @@ class CompileCache:
         out_shardings: Hashable,
         options: dict[str, Any],
     ) -> jax.stages.Wrapped:
-        """One program for some stages: from their operands to the results of each.
+        """One program that computes the slices of several stages.
 
-        It takes, for each stage, the leaves before those whose buffers are donated,
-        these, the leaves after them, and inboxes. Other options are other programs, but
-        what a stage computes is traced only once for all of them.
+        Its arguments are, for each stage, the leaves before the donated ones, the
+        donated leaves, the leaves after them, and the inboxes. There is one program per
+        set of options, but each slice is traced only once for all of them.
         """
         keys = tuple((s.key, packed) for s in slices)
         key = keys, out_shardings, repr(options)
@@ -49,11 +50,12 @@ class CompileCache:
             if out_shardings is not None:
                 options = {**options, "out_shardings": out_shardings}
             together = _together(functions)
-            # The name that logs and profiles of JAX show.
+            # The name of the program in logs and profiles of JAX.
             together.__name__ = "stage_" + (
                 "messages" if slices[0].packing else "results"
             )
-            # A leaf that nothing reads still tells on which device the results are.
+            # `jit` places results on the devices of its arguments: with unused ones
+            # dropped, a program that reads no leaf would run on the default device.
             self._compiled[key] = jax.jit(
                 together, donate_argnums=1, keep_unused=True, **options
             )
@@ -83,13 +85,15 @@ def _together(functions: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
 def compile_together(
     programs: Iterable[tuple[jax.stages.Wrapped, Sequence[Any], Sharding]],
 ) -> None:
-    """Compiles several programs at once, so that running them finds them compiled.
+    """Compiles several programs in parallel, before they are called.
 
-    Only the compiler is run in threads: tracing depends on the context of the caller.
+    Only the compiler runs in threads: tracing depends on thread-local settings of the
+    caller, such as `jax.numpy_dtype_promotion`.
 
     **Arguments:**
 
-    - `programs`: each with its operands, and where it runs; it is compiled once there.
+    - `programs`: each program with its operands and its sharding. It is compiled once
+        per sharding.
     """
     different = {(program, where): operands for program, operands, where in programs}
     lowered = [program.lower(*given) for (program, _), given in different.items()]
@@ -103,13 +107,13 @@ def groups_of(
     shardings: Sequence[Sharding | None],
     held: Sequence[Sequence[int]],
 ) -> list[tuple[int, ...]]:
-    """The stages that are run by one program: they share their devices.
+    """Groups the stages that share their devices: one program runs each group.
 
     **Arguments:**
 
     - `stages`: the stages of this process.
-    - `shardings`: of all stages.
-    - `held`: for each stage what it holds.
+    - `shardings`: the shardings of all stages.
+    - `held`: for each stage the flat inputs that it holds.
     """
     together: dict[Hashable, list[int]] = {}
     for stage in stages:
@@ -121,7 +125,7 @@ def groups_of(
 
 
 def batches(stages: Iterable[int], sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Which stages one program is for: neighbours, if they are not too large."""
+    """Splits stages into runs of neighbours with at most `_MOST_LEAVES` leaves."""
     batch: list[int] = []
     for stage in stages:
         if sum(sizes[each] for each in [*batch, stage]) > _MOST_LEAVES and batch:
@@ -132,8 +136,8 @@ def batches(stages: Iterable[int], sizes: Sequence[int]) -> Iterator[tuple[int, 
 
 
 def options_for(shardings: Sequence[Sharding | None]) -> dict[str, Any]:
-    """The options of `jax.jit` for programs of stages on such devices."""
-    group_by_devices(shardings)  # which refuses stages that share some devices
+    """The options of `jax.jit` for programs of stages with these shardings."""
+    group_by_devices(shardings)  # Raises if stages share only some of their devices.
     platforms = {
         device.platform
         for sharding in shardings
@@ -145,9 +149,12 @@ def options_for(shardings: Sequence[Sharding | None]) -> dict[str, Any]:
 
 @functools.cache
 def _options_of_cpu() -> dict[str, Any]:
-    """The order of instructions that needs least memory, if this XLA has the option.
+    """The memory-optimized schedule, if this version of XLA has the option.
 
-    XLA for CPU makes less use of caches in its usual order.
+    By default XLA for CPU prefers a schedule for concurrency, which interleaves the
+    leaves and makes poor use of caches: see `CpuSchedulerType` in
+    https://github.com/openxla/xla/blob/main/xla/xla.proto. Versions without the option
+    raise an error for it.
     """
     scheduler = "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
     options: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The devices that stages are on, and putting values there."""
+"""The devices of the stages, and copies of values to them."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -19,12 +19,12 @@ from ..._slicing.stage_sets import stages_text
 
 
 def is_concrete(leaf: Any) -> bool:
-    """Whether a leaf is an array of JAX with a value, and not traced."""
+    """Whether a leaf is a `jax.Array` with a value, not a tracer."""
     return isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
 
 
 def on_mesh(mesh: Mesh | jax.Device) -> Sharding:
-    """A copy on every device of a mesh."""
+    """The sharding that replicates a value on every device of a mesh."""
     if isinstance(mesh, Mesh):
         return NamedSharding(mesh, PartitionSpec())
     return SingleDeviceSharding(mesh)
@@ -33,7 +33,7 @@ def on_mesh(mesh: Mesh | jax.Device) -> Sharding:
 def shardings_on(
     meshes: Sequence[Mesh | jax.Device], num_stages: int
 ) -> tuple[Sharding, ...]:
-    """The shardings of the stages, if `meshes` is what `stage_local` allows."""
+    """Checks the `meshes` of `stage_local` and returns the sharding of each stage."""
     if len(meshes) != num_stages:
         raise ValueError(
             f"`meshes` must have one mesh or device for each of the {num_stages} "
@@ -47,13 +47,13 @@ def shardings_on(
 def check_on_meshes(
     found: Sequence[Sharding | None], meshes: Sequence[Sharding | None]
 ) -> None:
-    """Refuses stages that are on other devices than `meshes` of `stage_local`."""
+    """Raises an error if a stage is on other devices than `meshes` of `stage_local`."""
     for stage, (given, wanted) in enumerate(zip(found, meshes, strict=True)):
         if given is None or wanted is None or given.device_set == wanted.device_set:
             continue
         raise ValueError(
-            f"`meshes` has stage {stage} on {devices_text(wanted.device_set)}, but "
-            f"what it is given is on {devices_text(given.device_set)}. Use "
+            f"`meshes` puts stage {stage} on {devices_text(wanted.device_set)}, but "
+            f"its leaves are on {devices_text(given.device_set)}. Move them with "
             "`jax.device_put`."
         )
 
@@ -62,7 +62,7 @@ def check_one_program(
     leaves_by_stage: Iterable[Sequence[Any] | None],
     meshes: Sequence[Sharding] | None,
 ) -> None:
-    """Refuses to be part of one larger program, if the stages' devices differ."""
+    """Refuses to be traced into one program if the devices of the stages differ."""
     concrete = [
         leaf.sharding
         for leaves in leaves_by_stage
@@ -71,20 +71,22 @@ def check_one_program(
     ]
     if len({frozenset(s.device_set) for s in meshes or concrete}) > 1:
         raise ValueError(
-            "Stages on devices of their own cannot be part of one larger program, such "
-            "as `jax.jit` of a function that calls `step`. Call it outside of `jit`, "
-            "which `step` does for each stage, and `whole.step` for trees that are not "
-            "split; or call the pure functions of `programs` in programs of your own, "
-            "or `over_axis` inside `jax.shard_map`."
+            "Stages on different devices cannot be part of one larger program, such as "
+            "`jax.jit` of a function that calls `step`. Call `step`, or `whole.step` "
+            "for whole trees, outside of `jit`: each stage is compiled anyway. Or call "
+            "the pure functions of `programs` in programs of your own, or `over_axis` "
+            "inside `jax.shard_map`."
         )
 
 
 def place(tree: PyTree, sharding: Sharding | None) -> PyTree:
-    """Puts values on all devices of a stage."""
+    """Replicates the leaves of a tree on all devices of a stage."""
     if sharding is None:
         return tree
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
+    # `jax.device_put` would exchange messages with other processes,
+    # which may not call it: each process puts its own copies.
     copies = [jax.device_put(tree, device) for device in sharding.addressable_devices]
 
     def whole(*leaves: Array) -> Array:
@@ -95,8 +97,9 @@ def place(tree: PyTree, sharding: Sharding | None) -> PyTree:
 
 
 def put(leaf: Array, sharding: Sharding) -> Array:
-    """A copy of a leaf in memory of its own; only the shards of this process."""
-    # `device_put` with `may_alias=False` aliases what is on one of several devices.
+    """A copy of a leaf in its own buffers, of which this process makes its shards."""
+    # From one device to a sharding that contains it, `jax.device_put` reuses the buffer
+    # even with `may_alias=False`; donating the copy would then delete the leaf.
     copy = jnp.copy(leaf)
     if sharding.is_fully_addressable:
         return jax.device_put(copy, sharding)
@@ -104,9 +107,9 @@ def put(leaf: Array, sharding: Sharding) -> Array:
 
 
 def group_by_devices(shardings: Sequence[Sharding | None]) -> list[list[int]]:
-    """The stages that share their devices.
+    """Groups the stages that share their devices.
 
-    **Raises:** `ValueError` if stages share some devices but not all.
+    **Raises:** `ValueError` if stages share some of their devices but not all.
     """
     groups: dict[frozenset[jax.Device], list[int]] = {}
     for stage, sharding in enumerate(shardings):
@@ -118,15 +121,15 @@ def group_by_devices(shardings: Sequence[Sharding | None]) -> list[list[int]]:
             if device in taken:
                 raise ValueError(
                     f"{stages_text(frozenset({taken[device], stage}))} share {device}, "
-                    "but not all of their devices. Give stages the same devices, or "
-                    "no device in common."
+                    "but not all of their devices. Two stages must have the same "
+                    "devices or no device in common."
                 )
             taken[device] = stage
     return list(groups.values())
 
 
 def device_order(sharding: Sharding) -> list[jax.Device]:
-    """The devices of a stage, in the order in which JAX numbers them."""
+    """The devices of a stage, in the order in which its sharding lists them."""
     mesh = getattr(sharding, "mesh", None)
     return list(mesh.devices.flat if isinstance(mesh, Mesh) else sharding.device_set)
 

@@ -1,4 +1,4 @@
-"""Why a step has failed, in words about what it was given."""
+"""Explains why a step failed, in terms of its arguments."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -19,17 +19,19 @@ def diagnose(
     donated: Collection[str],
     deleted: str | None = None,
 ) -> None:
-    """Looks for the cause of an error in the leaves that a function was given.
+    """Looks for the cause of an error in the leaves that were passed to a function.
+
+    The checks are too slow for every step, so they run only after an error of JAX.
 
     **Arguments:**
 
     - `error`: the error.
     - `function`: the function.
-    - `leaves`: those of each stage.
-    - `results`: those of the stages whose programs ran before it, and have had the
-        buffers that were lent to them.
-    - `donated`: the names of arguments whose buffers are donated.
-    - `deleted`: the name of an argument whose buffers are deleted after a step.
+    - `leaves`: the leaves of each stage.
+    - `results`: the results of the stages that ran before the error. The donated
+        buffers of these stages are deleted already, and are not the cause.
+    - `donated`: the names of arguments with donated buffers.
+    - `deleted`: the name of an argument with buffers that are deleted after a step.
 
     **Raises:** the error that names the cause, if one is found.
     """
@@ -57,18 +59,18 @@ def _check_kinds(function: SplitFunction, stage: int, leaves: Leaves) -> None:
         if isinstance(leaf, jax.ShapeDtypeStruct):
             raise TypeError(
                 f"{function.label(stage, position)} is a shape and dtype without a "
-                "value. Give arrays, or use `jax.eval_shape` to get the shapes and "
-                "dtypes of the results."
+                "value. Pass arrays, or call the function under `jax.eval_shape` to "
+                "get the shapes and dtypes of the results."
             )
 
 
 def check_devices(
     function: SplitFunction, stage: int, leaves: Leaves, *, everything: bool
 ) -> None:
-    """Refuses leaves of one stage on different devices, by their names.
+    """Raises an error that names two leaves of one stage on different devices.
 
-    JAX moves what was put on no device by the user, if it goes with what was: that
-    counts only as part of `everything`.
+    JAX moves uncommitted arrays to the devices of committed ones, so uncommitted leaves
+    count only if `everything` is true.
     """
     first: tuple[str, Collection[jax.Device]] | None = None
     for position, leaf in enumerate(leaves):
@@ -82,7 +84,7 @@ def check_devices(
             here = devices_text(devices) or "no device"
             there = devices_text(first[1]) or "no device"
             raise ValueError(
-                f"{label} is on {here}, but {first[0]} is on {there}. What belongs to "
+                f"{label} is on {here}, but {first[0]} is on {there}. All leaves of "
                 "one stage must be on the same devices: use `jax.device_put`."
             )
 
@@ -94,7 +96,10 @@ def _check_shared(
     donated: Collection[str],
     option: str,
 ) -> None:
-    """Refuses a donated buffer that is given twice."""
+    """Raises an error if a donated buffer is passed twice.
+
+    See https://github.com/jax-ml/jax/issues/9635 for what JAX makes of it.
+    """
     lent = set(function.positions(stage, *donated))
     seen: dict[tuple[jax.Device, int], int] = {}
     for position, leaf in enumerate(leaves):
@@ -103,9 +108,9 @@ def _check_shared(
             if other != position and lent & {position, other}:
                 raise ValueError(
                     f"{function.label(stage, position)} is the same buffer as "
-                    f"{function.label(stage, other)}, but {option} lets the step "
-                    f"reuse the buffers of {_names_text(donated)}. Give a copy, by "
-                    "`jnp.copy`, or leave out `donate`."
+                    f"{function.label(stage, other)}, but {option} donates the buffers "
+                    f"of {_names_text(donated)}. Pass a copy made with `jnp.copy`, or "
+                    "omit `donate`."
                 )
 
 
@@ -115,9 +120,9 @@ def _check_deleted(
     for position, leaf in enumerate(leaves):
         if is_concrete(leaf) and leaf.is_deleted():
             why = (
-                f"With {_donate_text(donated)} a step reuses the buffers of "
-                f"{_names_text(donated)}: give it those that the last step returned, "
-                "or leave out `donate`."
+                f"With {_donate_text(donated)} a step donates the buffers of "
+                f"{_names_text(donated)}: pass the trees that the last step returned, "
+                "or omit `donate`."
                 if donated
                 else "Its buffer was donated to another function."
             )
@@ -132,7 +137,7 @@ def _buffers(leaf: Any) -> Iterator[tuple[jax.Device, int]]:
     for shard in leaf.addressable_shards:
         try:
             yield shard.device, shard.data.unsafe_buffer_pointer()
-        # Not every backend has pointers to tell.
+        # Some backends do not support `unsafe_buffer_pointer`.
         except (RuntimeError, NotImplementedError):
             return
 

@@ -1,4 +1,4 @@
-"""How messages travel between devices, of one process or of many."""
+"""Exchanges messages between the devices of stages, in one process or in several."""
 
 import contextlib
 import math
@@ -26,22 +26,24 @@ Vector = UInt32[Array, " words"]
 
 
 class DeviceRows:
-    """The devices of some stages as rows of one mesh.
+    """The devices of some stages, as the rows of one mesh.
 
-    Stages that share their devices are a group, and have one row or more: as many as
-    make all rows of one length. With stage 0 on devices 0 to 3, and stages 1 and 2 on
-    devices 4 and 5:
+    A mesh is rectangular, but stages may have different numbers of devices. All rows
+    are therefore as long as the greatest common divisor of these numbers, and a stage
+    may have several rows. Stages that share their devices form a group, and share rows.
+    With stage 0 on devices 0 to 3, and stages 1 and 2 both on devices 4 and 5:
 
-        row 0   0  1    group 0, of stage 0
+        row 0   0  1    group 0: stage 0
         row 1   2  3
-        row 2   4  5    group 1, of stages 1 and 2
+        row 2   4  5    group 1: stages 1 and 2
 
     **Attributes:**
 
-    - `groups`: the stages of each group.
-    - `starts`: the first row of each group.
-    - `meshes`: the rows of each group.
-    - `mesh`: all rows.
+    - `groups`: the stages of each group; here `[[0], [1, 2]]`.
+    - `starts`: the first row of each group; here `[0, 2]`.
+    - `meshes`: the rows of each group as a mesh, of shapes `(2, 2)` and `(1, 2)`.
+    - `mesh`: all rows as a mesh, of shape `(3, 2)`.
+    - `here`: the devices of this process, row by row.
     """
 
     def __init__(self, shardings: Sequence[Sharding | None]) -> None:
@@ -63,32 +65,38 @@ class DeviceRows:
     def assemble(
         self, shape: tuple[int, ...], sharding: Sharding, parts: Iterable[Array]
     ) -> Array:
-        """One array of the shards of several, which stay where they are."""
+        """One array of the shards of several arrays, without copying them."""
         shards = shards_of(*parts)
         if not shards.keys() >= self._here:
-            raise NotOnItsStage("What is exchanged is not on the devices of its stage.")
+            raise NotOnItsStage("A message is not on the devices of its stage.")
         ordered = list(map(shards.__getitem__, self.here))
         return jax.make_array_from_single_device_arrays(shape, sharding, ordered)
 
 
 class Exchange:
-    """A round of exchange: each of some stages sends a vector to all of some stages.
+    """One round of exchange: every sender sends a vector to all stages that take part.
 
-    A vector is on all devices of its stage, and so on all rows of its group. One
-    program on all devices gathers the vectors, which are side by side, into a table of
-    all senders. Stages that share their devices send one after the other, in slots:
-    with stages 0 and 2 on device 0, and stage 1 on device 1,
+    A vector is replicated on all devices of its stage, and so on every row of its
+    group. Without any copy, the vectors of all rows are therefore the shards of one
+    array, sharded over the rows. A single program replicates this array on all devices
+    (an all-gather), and selects one row per sender: the *table*.
 
-        slot 0   row 0: stage 0   row 1: stage 1
-        slot 1   row 0: stage 2   row 1: zeros
+    A row can hold one vector at a time. Stages of one group send theirs in *slots*, one
+    array per slot; a group with fewer senders fills its rows with zeros. With stages 0
+    and 2 on device 0, and stage 1 on device 1:
 
-    and the table of stages 0, 1, 2 has rows 0, 1, 2 of these four.
+                 row 0      row 1
+        slot 0   stage 0    stage 1
+        slot 1   stage 2    zeros
+
+    Concatenated, the slots have rows `[stage 0, stage 1, stage 2, zeros]`, of which the
+    table of senders 0, 1 and 2 has rows `[0, 1, 2]`.
 
     **Arguments:**
 
     - `senders`: the stages that send.
-    - `num_words`: the length of each vector.
-    - `shardings`: of all stages, None for those that take no part.
+    - `num_words`: the length of each vector, in 32-bit words.
+    - `shardings`: the shardings of all stages; None for stages that take no part.
     """
 
     def __init__(
@@ -110,11 +118,13 @@ class Exchange:
         last: Sequence[StageSlice | None],
         shardings: Sequence[Sharding | None],
     ) -> "Exchange":
-        """That of a round of a function, between those that send or read in it.
+        """The exchange of a round of a function. Its senders and readers take part.
 
         **Arguments:**
 
+        - `number`: the number of the round.
         - `last`: for each stage the slice that computes its results.
+        - `shardings`: the shardings of all stages.
         """
         round = function.rounds[number]
         slices = [*last, *(s for later in function.rounds for s in later.slices)]
@@ -145,7 +155,7 @@ class Exchange:
         self.gather = self._gather([found[sender] for sender in self.senders])
 
     def _gather(self, order: Sequence[int]) -> jax.stages.Wrapped:
-        """The program: from the slots to the table, on all devices."""
+        """The program that computes the table from the slots, on all devices."""
         everywhere = NamedSharding(self.rows.mesh, PartitionSpec())
 
         def gather(slots: Sequence[Array]) -> UInt32[Array, "senders words"]:
@@ -158,11 +168,13 @@ class Exchange:
         return jax.jit(gather, out_shardings=everywhere)
 
     def __call__(self, sent: Sequence[Any]) -> list[Any]:
-        """Gives every stage the vectors of the senders; None if it takes no part.
+        """Exchanges the vectors of the senders.
 
         **Arguments:**
 
         - `sent`: for each stage of this process its vector, on its own devices.
+
+        **Returns:** per stage, the vectors of all senders; None if it takes no part.
         """
         if not self.is_needed:
             return [[sent[sender] for sender in self.senders]] * len(sent)
@@ -183,7 +195,7 @@ class Exchange:
 
 
 def taken(shards: dict[jax.Device, Array], like: Sharding, shape: Any) -> Any:
-    """An array of those shards that are on its devices; None if none is."""
+    """An array of the shards on the devices of `like`; None if there are none."""
     if isinstance(like, SingleDeviceSharding):
         (device,) = like.device_set
         return shards.get(device)
@@ -202,18 +214,18 @@ def shards_of(*arrays: Array) -> dict[jax.Device, Array]:
 
 
 class NotOnItsStage(ValueError):
-    """What is to be exchanged is not on the devices of its stage."""
+    """A message is not on the devices of its stage."""
 
 
 @contextlib.contextmanager
 def failures_named(devices: Iterable[jax.Device]) -> Iterator[None]:
-    """Names the processes that take part in an exchange that fails."""
+    """Adds the processes of an exchange to its errors."""
     try:
         yield
-    # The kinds of error that XLA raises, for which JAX has more than one class.
+    # Depending on the backend, XLA raises a subclass of either.
     except (ValueError, RuntimeError) as error:
         indices = sorted({device.process_index for device in devices})
         raise RuntimeError(
             f"An exchange between processes {', '.join(map(str, indices))} failed. If "
-            "one of them has died, start all of them again from the last checkpoint."
+            "one of them has died, restart all of them from the last checkpoint."
         ) from error

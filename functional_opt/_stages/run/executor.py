@@ -1,4 +1,4 @@
-"""Runs the slices of all stages, each on its devices, and what they exchange."""
+"""Runs the slices of all stages, each on its devices, and their exchanges."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,22 +18,22 @@ from .diagnosis import diagnose
 from .exchange import Exchange
 
 
-# For each stage how a small value is sharded that all of its devices need: a copy on
-# each. None for a stage of another process, and where all is one larger program.
+# For each stage the sharding that replicates a value on all of its devices. None for a
+# stage of another process, and if all stages are traced into one larger program.
 StageShardings = tuple[Sharding | None, ...]
 LeavesByStage = Sequence[Leaves | None]
 
 
 class Layout(NamedTuple):
-    """Where a function runs, and which of its results it computes.
+    """The devices that a function runs on, and the results that it computes.
 
     **Attributes:**
 
-    - `names`: those of the results.
-    - `stages`: the stages' shardings.
-    - `results`: for each stage how each leaf of its results is sharded; None where that
-        follows from the operands.
-    - `is_traced`: whether all of it is part of a larger program.
+    - `names`: the names of the results.
+    - `stages`: the shardings of the stages.
+    - `results`: for each stage the shardings of its result leaves; None if XLA infers
+        them from the operands.
+    - `is_traced`: whether the function is traced into a larger program.
     """
 
     names: tuple[str, ...]
@@ -47,9 +47,9 @@ class Launch:
 
     **Arguments:**
 
-    - `slices`: what it computes.
-    - `donated`: for each slice the positions of the leaves whose buffers are donated.
-    - `program`: the program, as `CompileCache.jit` makes it.
+    - `slices`: the slices that it computes.
+    - `donated`: for each slice the positions of the leaves with donated buffers.
+    - `program`: the program, as returned by `CompileCache.jit`.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Launch:
         inboxes: Sequence[Sequence[Inbox]],
         results: list[Any],
     ) -> None:
-        """Puts into `results` what each of the stages computes."""
+        """Runs the program, and stores the results of each stage in `results`."""
         computed = self.program(*self.operands(leaves, inboxes))
         for stage_slice, result in zip(self.slices, computed, strict=True):
             results[stage_slice.stage] = result
@@ -91,8 +91,8 @@ class Executor:
 
     **Attributes:**
 
-    - `layout`: where its stages are, and what is computed.
-    - `sums`: sums tied gradients, before all else; None if there are none.
+    - `layout`: the devices of the stages, and the results to compute.
+    - `sums`: sums tied gradients before the first round; None if there are none.
     - `rounds`: for each round the programs that compute its messages, and the exchange.
     - `finish`: the programs that compute the results.
     """
@@ -108,7 +108,10 @@ class Executor:
         self._is_compiled = layout.is_traced
 
     def run(self, leaves: LeavesByStage, results: list[Any]) -> None:
-        """Puts into `results` those of each stage of this process."""
+        """Stores the results of each stage of this process in `results`.
+
+        If a program raises an error, `results` shows which stages ran before.
+        """
         if self.sums is not None:
             leaves = self.sums(leaves)
         inboxes: list[list[Inbox]] = [[] for _ in leaves]
@@ -138,17 +141,16 @@ class Executor:
 
 
 class Executors:
-    """The executors of a function, one for each layout that its stages have had.
+    """The executors of a function, one per layout that has occurred.
 
     **Arguments:**
 
     - `function`: the function.
     - `build`: builds the executor of a layout.
-    - `donated`: for each tuple of names of results the arguments whose buffers are
-        donated.
-    - `meshes`: the stages' shardings, if `stage_local` was given meshes.
-    - `deletes`: the name of an argument whose buffers are deleted after a step: there
-        is no result that could have them. None if there is none.
+    - `donated`: for each tuple of result names, the arguments with donated buffers.
+    - `meshes`: the shardings of the stages, if `meshes` of `stage_local` are set.
+    - `deletes`: the name of an argument to delete after a step, because no result can
+        reuse its buffers; None if there is none.
     """
 
     def __init__(
@@ -165,7 +167,7 @@ class Executors:
         self._built: dict[Layout, Executor] = {}
 
     def run(self, names: tuple[str, ...], leaves: LeavesByStage) -> list[Any]:
-        """The named results of each stage of this process, None if it has none."""
+        """The named results of each stage; None for stages of other processes."""
         results: list[Any] = [None] * len(leaves)
         try:
             layout = self.layout(names, leaves)
@@ -181,7 +183,7 @@ class Executors:
         return results
 
     def _delete(self, name: str, leaves: LeavesByStage) -> None:
-        """Frees buffers as soon as the programs that read them are done."""
+        """Frees the buffers of an argument once the programs that read them finish."""
         for stage, own in enumerate(leaves):
             if own is None:
                 continue
@@ -190,9 +192,10 @@ class Executors:
                     leaf.delete()
 
     def layout(self, names: tuple[str, ...], leaves: LeavesByStage) -> Layout:
-        """Where the leaves are, and the results will be."""
+        """The layout of these leaves and of the named results."""
         if is_traced(leaves):
-            # `jax.eval_shape` may ask for the shapes of a state.
+            # With meshes, `init` may still be traced by `jax.eval_shape` for the shapes
+            # of the state.
             check_one_program(leaves, None if names == INIT else self._meshes)
             nowhere = (None,) * len(leaves)
             return Layout(names, nowhere, nowhere, True)
@@ -204,7 +207,7 @@ class Executors:
     def shardings(
         self, names: tuple[str, ...], leaves: LeavesByStage
     ) -> dict[int, tuple[Sharding, ...]] | None:
-        """How the named results of each stage are sharded; None if they are traced."""
+        """The shardings of the named results of each stage; None if they are traced."""
         if is_traced(leaves):
             return None
         stages, default = self._shardings_of(leaves), jnp.zeros(()).sharding
@@ -225,7 +228,7 @@ class Executors:
 
 
 def is_traced(leaves_by_stage: LeavesByStage) -> bool:
-    """Whether any leaf is traced, by `jax.jit`, `jax.grad` or another."""
+    """Whether any leaf is traced, by `jax.jit`, `jax.grad` or another transform."""
     kinds: set[type] = set()
     for leaves in leaves_by_stage:
         kinds.update(map(type, leaves or ()))
@@ -236,10 +239,9 @@ def is_traced(leaves_by_stage: LeavesByStage) -> bool:
 
 
 def shardings_of(leaves_by_stage: LeavesByStage) -> StageShardings:
-    """Those of the stages' first leaves.
+    """The shardings of the first leaf of each stage.
 
-    What is in no device's memory goes to the default device, if other stages are on
-    devices.
+    A NumPy array goes to the default device if other stages are on devices.
     """
     firsts = [leaves[0] if leaves else None for leaves in leaves_by_stage]
     found = tuple(map(sharding_of, firsts))
@@ -255,7 +257,7 @@ def shardings_of(leaves_by_stage: LeavesByStage) -> StageShardings:
 
 
 def sharding_of(leaf: Any) -> Sharding | None:
-    """A copy on each device that a leaf is on; None if it is on none yet."""
+    """The sharding that replicates on all devices of a leaf; None if it is on none."""
     if isinstance(leaf, Tracer) or not isinstance(leaf, jax.Array):
         return None
     sharding = leaf.sharding
@@ -265,7 +267,7 @@ def sharding_of(leaf: Any) -> Sharding | None:
 def result_shardings(
     finish: StageSlice | None, stage: Sharding | None, leaves: Leaves | None
 ) -> tuple[Sharding, ...] | None:
-    """How a stage's results are sharded; None if its program has one device anyway."""
+    """The shardings of the results of a stage; None if it has a single device."""
     if finish is None or stage is None or leaves is None:
         return None
     one_device = not isinstance(stage, NamedSharding)

@@ -1,4 +1,4 @@
-"""Extra arguments on the devices of the stages that need them."""
+"""Puts extra arguments on the devices of the stages that require them."""
 
 from collections.abc import Mapping, Sequence, Set as AbstractSet
 from typing import Any
@@ -21,15 +21,15 @@ def placed_extra_args(
     params_by_stage: Sequence[PyTree],
     meshes: Sequence[Sharding | None] | None,
 ) -> list[PyTree]:
-    """Each stage's extra arguments, on its own devices.
+    """The extra arguments of each stage, on its own devices.
 
     **Arguments:**
 
-    - `split`: how they are split.
-    - `extra_args`: what `step` is given, or an `OnStage` of it.
+    - `split`: the stages that hold each leaf of the extra arguments.
+    - `extra_args`: the arguments of `step`; some may be an `OnStage`.
     - `here`: the stages of this process.
-    - `params_by_stage`: each stage's parameters.
-    - `meshes`: the stages' shardings, if `stage_local` was given meshes.
+    - `params_by_stage`: the parameters of each stage.
+    - `meshes`: the shardings of the stages, if `meshes` of `stage_local` are set.
     """
     pieces = split_extra_args(split, values_of(extra_args), here)
     placed: list[PyTree] = [None] * len(pieces)
@@ -42,8 +42,8 @@ def placed_extra_args(
         if committed or (sharding is not None and _is_elsewhere(piece, sharding)):
             placed[stage] = place(piece, sharding)
         elif sharding is not None:
-            # On the default device, as the parameters, and not committed to it, as
-            # the results would be, too: the next step would have to compile again.
+            # The parameters are uncommitted. Committed extra arguments would commit the
+            # new parameters too, for which the next step would compile again.
             placed[stage] = jax.device_put(piece)
         else:
             placed[stage] = piece
@@ -51,7 +51,7 @@ def placed_extra_args(
 
 
 def _is_elsewhere(piece: PyTree, sharding: Sharding) -> bool:
-    """Whether a leaf was put on other devices."""
+    """Whether a leaf is committed to other devices."""
     return any(
         leaf.committed and leaf.sharding.device_set != sharding.device_set
         for leaf in filter(is_concrete, jax.tree.leaves(piece))

@@ -1,4 +1,4 @@
-"""What a function computes, as a digest that is the same in every process."""
+"""Digests of functions that are equal in every process, to compare their plans."""
 
 import hashlib
 import re
@@ -12,24 +12,25 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 
 def digest(parts: Iterable[str | bytes]) -> np.ndarray:
-    """Eight words that differ if any part does."""
+    """The SHA-256 of all parts, as eight words."""
     found = hashlib.sha256()
     for part in parts:
         raw = part.encode() if isinstance(part, str) else part
+        # The length keeps parts apart: ["ab", "c"] and ["a", "bc"] differ.
         found.update(len(raw).to_bytes(8, "little"))
         found.update(raw)
     return np.frombuffer(found.digest(), np.uint32)
 
 
 def parts_of(closed: ClosedJaxpr) -> Iterator[str | bytes]:
-    """What to compare of a function: all that may change what it computes."""
+    """The parts of a function to compare: everything that may change its results."""
     for const in closed.consts:
         yield from _value_parts(const)
     yield from _jaxpr_parts(closed.jaxpr)
 
 
 def _jaxpr_parts(jaxpr: Jaxpr) -> Iterator[str | bytes]:
-    """The equations, in which a value is named by the place of its definition."""
+    """The equations, with each variable named by the position of its definition."""
     numbers: dict[Var, int] = {}
 
     def define(var: Var) -> str:

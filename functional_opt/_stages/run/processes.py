@@ -1,4 +1,4 @@
-"""Which stages are on the devices of this process, and whether all processes agree."""
+"""Finds the stages of this process, and compares the plans of all processes."""
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,9 +27,9 @@ def local_stages(shardings: Sequence[Sharding]) -> frozenset[int]:
     idle = [process for process, stages in owned.items() if not stages]
     if idle:
         raise ValueError(
-            f"No stage is on a device of process {', '.join(map(str, idle))}. Every "
-            f"process of {jax.process_count()} must have a stage: give it a device in "
-            "`meshes`, or start fewer processes."
+            f"No stage is on a device of process {', '.join(map(str, idle))}. Each of "
+            f"the {jax.process_count()} processes must have a stage: add one of its "
+            "devices to `meshes`, or start fewer processes."
         )
     return frozenset(owned[jax.process_index()])
 
@@ -37,20 +37,20 @@ def local_stages(shardings: Sequence[Sharding]) -> frozenset[int]:
 def check_pieces_here(
     name: str, pieces: Sequence[Any], here: frozenset[int], split: TreeSplit
 ) -> None:
-    """Refuses pieces of other processes' stages, and None for those of this one."""
+    """Requires the pieces of the stages of this process, and None for all others."""
     for stage, piece in enumerate(pieces):
-        # The piece of a stage that holds nothing of a tree of one array is None, too.
+        # If the tree is a single array, the piece of a stage without it is None, too.
         is_missing = piece is None and split.held[stage]
         if stage in here and is_missing:
             if len(here) == len(pieces):
                 first = split.paths[split.held[stage][0]]
                 raise ValueError(
-                    f"`{name}[{stage}]` is None, but stage {stage} has `{first}`."
+                    f"`{name}[{stage}]` is None, but stage {stage} holds `{first}`."
                 )
             raise ValueError(
                 f"`{name}[{stage}]` is None, but stage {stage} is on devices of "
                 f"process {jax.process_index()}, which has {stages_text(here)}. "
-                "`meshes` of `stage_local` says which process has which stage."
+                "`meshes` of `stage_local` assigns the stages to processes."
             )
         if stage not in here and piece is not None:
             raise ValueError(
@@ -65,15 +65,17 @@ def check_same_plan(
     options: Mapping[str, Any],
     timeout: float,
 ) -> None:
-    """Compares what all processes are about to do. All of them must call it.
+    """Compares the plans of all processes, each of which must call this function.
+
+    Processes with different plans would deadlock in their first exchange.
 
     **Arguments:**
 
-    - `step`, `shardings`, `options`: what is compared.
-    - `timeout`: how many seconds to wait for the other processes.
+    - `step`, `shardings`, `options`: the plan.
+    - `timeout`: the number of seconds to wait for the other processes.
 
-    **Raises:** `ValueError` in every process, naming the parts that differ, and where;
-    `RuntimeError` if another process does not call it in time.
+    **Raises:** `ValueError` in every process, with the parts that differ and the
+    processes where they do; `RuntimeError` if another process does not call it in time.
     """
     parts = {
         "the number of stages": [str(step.num_stages)],
@@ -96,8 +98,8 @@ def check_same_plan(
             )
     if differences:
         raise ValueError(
-            "The processes are about to run different plans. `stage_local` must be "
-            "given the same in every process, but these differ: "
+            "The processes are about to run different plans. `stage_local` requires "
+            "equal arguments in every process, but these differ: "
             f"{'; '.join(differences)}."
         )
 
@@ -113,7 +115,8 @@ def _gathered(digests: np.ndarray, timeout: float) -> np.ndarray:
         except Exception as error:
             failed.append(error)
 
-    # JAX waits for the other processes without end, and cannot be interrupted.
+    # `process_allgather` has no timeout and cannot be interrupted:
+    # https://github.com/jax-ml/jax/issues/38503.
     thread = threading.Thread(target=gather, daemon=True)
     thread.start()
     thread.join(timeout)
@@ -122,15 +125,15 @@ def _gathered(digests: np.ndarray, timeout: float) -> np.ndarray:
     cause = failed[0] if failed else None
     raise RuntimeError(
         f"`stage_local` in process {jax.process_index()} waited for the other "
-        f"{jax.process_count() - 1} processes, to compare what they are about to do, "
+        f"{jax.process_count() - 1} processes, to compare their plans, "
         + ("and failed" if failed else f"for {timeout:g} seconds")
-        + ". All processes must call it: see whether one of them has stopped before, "
-        "or give it more time with `process_timeout`."
+        + ". All processes must call it: check whether one of them has stopped, or "
+        "increase `process_timeout`."
     ) from cause
 
 
 def _argument_parts(step: SplitFunction, name: str) -> Iterator[str]:
-    """What to compare of a tree that is split."""
+    """The parts of an argument to compare: stages, paths, shapes and dtypes."""
     split = step.arguments[name]
     for stage, held in enumerate(split.held):
         for i, aval in zip(held, step.avals_of(name, stage), strict=True):

@@ -1,4 +1,4 @@
-"""Sums of tied gradients, shard by shard, on the devices of their owners."""
+"""Sums tied gradients shard by shard, on the devices of their owners."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,14 +15,15 @@ from .exchange import DeviceRows, failures_named, shards_of, taken
 from .views import view
 
 
-# For each of some stages, the same leaves of each.
+# The corresponding leaves of several stages, by stage.
 Summands = Mapping[int, Leaves]
 
 
 class DeviceSums:
-    """The sums of all tied gradients; one program for those of the same owners.
+    """Sums all tied gradients, with one program per set of owners.
 
-    They are programs of their own: fused into the update they would round differently.
+    The programs are separate from the update: within one kernel XLA may contract the
+    sum with a multiplication of the update, which rounds differently.
     """
 
     def __init__(self, ties: Ties, shardings: Sequence[Sharding | None]) -> None:
@@ -53,17 +54,17 @@ class DeviceSums:
 
 
 class DeviceCopies:
-    """Tied gradients that are summed already, a copy for each owner.
+    """Copies tied gradients that are summed already to each owner.
 
-    What is on the devices of all owners stays there. What one owner alone has is
-    broadcast to the others.
+    A sum on the devices of all owners stays there. A sum on one owner is broadcast to
+    the others.
     """
 
     def __init__(self, ties: Ties) -> None:
         self._ties = ties
 
     def __call__(self, leaves: Sequence[Leaves | None]) -> list[Leaves | None]:
-        """The leaves of all stages, with a copy for each owner that has none."""
+        """The leaves of all stages, with a copy for each owner without a sum."""
         copied: list[Leaves | None] = list(leaves)
         grads: dict[int, dict[int, Any]] = {}
         for k, owners in enumerate(self._ties.owners):
@@ -83,9 +84,9 @@ class DeviceCopies:
         if len(here) < len(ties.owners[k]) and any(x is None for x in own.values()):
             raise ValueError(
                 f"A summed gradient of stages {list(ties.owners[k])} is None on a "
-                "stage of this process, and another process has an owner, too. With "
-                "`tied_grads='summed'` every owner then requires the sum: give zeros "
-                "if there is none."
+                "stage of this process, and another process has an owner, too. In this "
+                "case `tied_grads='summed'` requires the sum on every owner: pass "
+                "zeros if there is no gradient."
             )
         if source is None:
             return {}
@@ -97,7 +98,7 @@ class DeviceCopies:
 
 
 def _copy(grad: Any, param: Any, params: Mapping[int, Any]) -> Any:
-    """A gradient on the devices of a parameter, if it is where an owner is."""
+    """A gradient on the devices of a parameter, if it is on those of some owner."""
     if not (is_concrete(grad) and is_concrete(param)):
         return grad
     found = view(grad, param.sharding)
@@ -117,25 +118,31 @@ def _sum_columns(summands: Sequence[Leaves]) -> list[Array]:
 
 
 def _add_together(summands: Summands) -> dict[int, list[Array]]:
-    """Adds what is on no stage's devices, but in one place."""
+    """Adds summands that are not on separate devices, by one program."""
     sums = _sum_columns([summands[stage] for stage in sorted(summands)])
     return {stage: sums for stage in summands}
 
 
 class ShardedSum:
-    """Adds leaves of some stages, in the order of the stages.
+    """Adds the corresponding leaves of several stages, in the order of the stages.
 
-    Each stage splits its leaves into as many shards as all stages have devices for. A
-    device receives only the shards of the others that are like its own: it never holds
-    a whole leaf, unless no axis can be split.
+    Each stage splits its leaves over the columns of `DeviceRows`. A device then
+    receives only the shards of the other stages that correspond to its own, and never
+    holds a whole leaf, unless no axis can be split. With stage 0 on devices 0 and 1,
+    stage 1 on devices 2 and 3, and a leaf of two shards:
 
-    The columns of the rows of devices are shards. Stages that share their devices share
-    rows, and stack their leaves on them.
+                 column 0        column 1
+        row 0    leaf 0, first   leaf 0, second      on devices 0 and 1
+        row 1    leaf 1, first   leaf 1, second      on devices 2 and 3
+        sum      first           second              exchanged within columns only
+
+    Stages that share their devices share rows, and stack their leaves along an axis in
+    front. All rows have stacks of equal depth, padded with zeros.
 
     **Arguments:**
 
-    - `shardings`: of the stages.
-    - `shapes`: of the leaves.
+    - `shardings`: the shardings of the stages.
+    - `shapes`: the shapes of the leaves.
     """
 
     def __init__(
@@ -168,7 +175,7 @@ class ShardedSum:
         ]
 
     def _stack(self, leaves_by_stage: Sequence[Leaves]) -> list[Array]:
-        """The leaves of a group's stages, one on the other."""
+        """The leaves of the stages of a group, stacked."""
         empty = self._depth - len(leaves_by_stage)
         return [
             jnp.stack([*leaves, *[jnp.zeros_like(leaves[0])] * empty])
@@ -176,7 +183,7 @@ class ShardedSum:
         ]
 
     def _adding(self, positions: Sequence[int]) -> jax.stages.Wrapped:
-        """The program: from the stacks of all rows to the sums, a copy on each row."""
+        """The program that adds the stacks of all rows, with the sums on each row."""
         rowwise = self._on(self.rows.mesh, None)
 
         def add(stacks: Sequence[Array]) -> list[Array]:
@@ -186,7 +193,7 @@ class ShardedSum:
         return jax.jit(add, out_shardings=self._on(self.rows.mesh))
 
     def __call__(self, summands: Summands) -> dict[int, list[Any]]:
-        """The sums for each stage of this process, sharded like its summands."""
+        """The sums on each stage of this process, sharded like its summands."""
         if not summands:
             return {}
         stacks = [
@@ -214,7 +221,7 @@ class ShardedSum:
         }
 
     def _like(self, stage: int, leaf: Any) -> Sharding:
-        """The sharding of a leaf, if it is where its stage is, and not on its way."""
+        """The sharding of a leaf, or of its stage if the leaf is on other devices."""
         sharding = self._shardings[stage]
         like = getattr(leaf, "sharding", sharding)
         return like if like.device_set == sharding.device_set else sharding
@@ -222,7 +229,7 @@ class ShardedSum:
     def _take(
         self, number: int, group: int, copies: dict[jax.Device, Array], like: Sharding
     ) -> Any:
-        """A group's copy of a sum."""
+        """The copy of a sum on the rows of a group."""
         shape, own = self._shapes[number], self._shares[group][number]
         if own.is_equivalent_to(like, len(shape)):
             return taken(copies, like, shape)
@@ -232,7 +239,7 @@ class ShardedSum:
 
 
 def _largest_axis(shape: tuple[int, ...], shards: int) -> tuple[str | None, ...]:
-    """The largest axis that can be split, as a sharding has it."""
+    """The partition spec that splits the largest axis divisible by `shards`."""
     fitting = [axis for axis, size in enumerate(shape) if size % shards == 0]
     split = max(fitting, key=lambda axis: shape[axis], default=None)
     return tuple("column" if axis == split else None for axis in range(len(shape)))

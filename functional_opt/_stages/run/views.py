@@ -1,7 +1,10 @@
-"""One array on the devices of several stages, and each stage's copy of it.
+"""Converts between one array on the devices of several stages and a copy per stage.
 
-Nothing is copied: a view is made of the shards on a stage's devices, and the array of
-the copies of all stages is made of theirs.
+Both directions only regroup shards, without copying them. With a parameter replicated
+on stage 0 (devices 0, 1) and stage 1 (devices 2, 3):
+
+    whole   P() on mesh [[0, 1], [2, 3]]
+    views   P() on mesh [0, 1]   and   P() on mesh [2, 3]
 """
 
 import functools
@@ -17,12 +20,12 @@ from .exchange import shards_of, taken
 
 
 def view(leaf: Any, home: Sharding) -> Any | None:
-    """What of an array is on a stage's devices; None if it is not on all of them.
+    """The part of an array on the devices of a stage; None if some do not hold any.
 
     **Arguments:**
 
-    - `leaf`: the array. What is on no device yet is everywhere.
-    - `home`: a sharding on the stage's devices, preferred for the view.
+    - `leaf`: the array. A leaf that is on no device yet is returned as it is.
+    - `home`: a sharding on the devices of the stage, preferred for the view.
     """
     if not is_concrete(leaf) or leaf.sharding.device_set == home.device_set:
         return leaf
@@ -36,7 +39,7 @@ def view(leaf: Any, home: Sharding) -> Any | None:
 def _restricted(
     sharding: Sharding, shape: tuple[int, ...], home: Sharding
 ) -> Sharding | None:
-    """The sharding of the part of an array on the devices of `home`, if it is whole."""
+    """The sharding of a whole copy of an array on the devices of `home`, if any."""
     candidates = [home]
     if isinstance(sharding, NamedSharding):
         meshes: list[Any] = [_part(sharding.mesh, home)]
@@ -49,7 +52,7 @@ def _restricted(
 
 
 def _part(mesh: Any, home: Sharding) -> Mesh | None:
-    """The box of a mesh that is made of the devices of `home`, if there is one."""
+    """The submesh with the devices of `home`, if they form a box of the mesh."""
     inside = [device in home.device_set for device in mesh.devices.flat]
     where = np.nonzero(np.array(inside).reshape(mesh.devices.shape))
     box = mesh.devices[np.ix_(*map(np.unique, where))]
@@ -66,7 +69,7 @@ def _axes(spec: PartitionSpec) -> set[str]:
 
 
 def _fits(one: Sharding, other: Sharding, shape: tuple[int, ...]) -> bool:
-    """Whether each device has the same part of an array in both, as far as in both."""
+    """Whether the devices in both shardings hold the same part of an array in both."""
     if len(getattr(one, "spec", ())) > len(shape):
         return False
     indices = [s.devices_indices_map(shape) for s in (one, other)]
@@ -85,9 +88,9 @@ def joined(copies: Sequence[Any], like: Any, label: str) -> Any:
 
     **Arguments:**
 
-    - `copies`: those of the stages.
-    - `like`: an array whose sharding it has, if it is on the same devices.
-    - `label`: what errors call it.
+    - `copies`: the copies of the stages.
+    - `like`: an array on the same devices; the result is sharded like it if possible.
+    - `label`: the name of the array in errors.
     """
     apart = {frozenset(copy.sharding.device_set): copy for copy in reversed(copies)}
     parts = list(apart.values())[::-1]
@@ -98,10 +101,10 @@ def joined(copies: Sequence[Any], like: Any, label: str) -> Any:
     shardings = tuple(part.sharding for part in parts)
     sharding = _united(shardings, given, shape)
     if sharding is None:
-        places = "; ".join(devices_text(s.device_set) for s in shardings)
+        devices = "; ".join(devices_text(s.device_set) for s in shardings)
         raise ValueError(
-            f"{label} is sharded in different ways on the stages that own it, on "
-            f"{places}, so that it cannot be one array. Shard it alike on each of them."
+            f"{label} cannot be one array, because the stages that own it shard it "
+            f"differently, on {devices}. Shard it equally on each stage."
         )
     shards = shards_of(*parts)
     return jax.make_array_from_single_device_arrays(
@@ -113,7 +116,7 @@ def joined(copies: Sequence[Any], like: Any, label: str) -> Any:
 def _united(
     shardings: tuple[Sharding, ...], given: Sharding | None, shape: tuple[int, ...]
 ) -> Sharding | None:
-    """The sharding of an array of copies with these shardings."""
+    """The sharding of one array made of copies with these shardings, if any."""
     devices = frozenset().union(*(s.device_set for s in shardings))
     candidates = [given, _stacked(shardings), _replicated(shardings)]
     for candidate in candidates:
@@ -124,7 +127,7 @@ def _united(
 
 
 def _stacked(shardings: Sequence[Sharding]) -> Sharding | None:
-    """Meshes of one form, one on the other."""
+    """Meshes of equal shape, stacked along a new axis."""
     named = [s for s in shardings if isinstance(s, NamedSharding)]
     if len(named) < len(shardings):
         return None
