@@ -64,7 +64,7 @@ def test_shapes_with_shardings():
     "leaf", [np.ones(2, np.float32), jax.ShapeDtypeStruct((2,), jnp.float32)]
 )
 def test_a_leaf_on_no_device(leaf):
-    with pytest.raises(ValueError, match=r"`\[1\]` is on no device.*`fo.partition`"):
+    with pytest.raises(ValueError, match=r"`\[1\]` is not on a device.*`fo.partition`"):
         fo.partition_by_devices([on(MESHES[0]), leaf])
 
 

@@ -572,7 +572,7 @@ def test_pieces_that_do_not_fit(tmp_path):
         checkpoints.save(0, params[0], states, stages.staged)
     with pytest.raises(ValueError, match="`state` must have one tree for each"):
         checkpoints.save(0, params, states[:1], stages.staged)
-    with pytest.raises(ValueError, match=r"`params\[0\]` is no piece of"):
+    with pytest.raises(ValueError, match=r"`params\[0\]` does not match stage 0 of"):
         checkpoints.save(0, params[::-1], states, stages.staged)
     with pytest.raises(ValueError, match=r"`params\[1\]` is None, but stage 1"):
         checkpoints.save(0, (params[0], None), states, stages.staged)

@@ -70,7 +70,7 @@ def test_a_momentum_away_from_its_parameter_is_refused():
 
 @pytest.mark.parametrize("stage", [1.5, "first", True])
 def test_a_word_that_names_no_stage(stage):
-    with pytest.raises(TypeError, match=r"`.*` must be given a stage.*gave"):
+    with pytest.raises(TypeError, match=r"`stage_of` must assign a stage"):
         fo.stage_local(
             with_memory(False),
             PARAMS,

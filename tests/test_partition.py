@@ -99,7 +99,7 @@ def test_numpy_integers_are_stages():
 
 @pytest.mark.parametrize("nothing", [None, set(), ()])
 def test_a_leaf_without_a_stage(nothing):
-    with pytest.raises(ValueError, match=r"`\['b'\]` has no stage.*Give the stage"):
+    with pytest.raises(ValueError, match=r"`\['b'\]` has no stage.*Assign the stage"):
         fo.partition(
             {"a": jnp.ones(2), "b": jnp.ones(2)},
             lambda path, _: 0 if path[0].key == "a" else nothing,
@@ -119,7 +119,7 @@ def test_a_stage_out_of_range(stage):
 
 @pytest.mark.parametrize("stage", [1.0, "first", True])
 def test_a_stage_that_is_no_int(stage):
-    with pytest.raises(TypeError, match=r"`\['a'\]` must be given a stage.*gave"):
+    with pytest.raises(TypeError, match=r"must assign a stage.*to `\['a'\]`"):
         fo.partition({"a": jnp.ones(2)}, lambda path, leaf: stage)
 
 
@@ -149,5 +149,5 @@ def test_merging_too_few_pieces(model, partition):
 def test_merging_pieces_of_two_kinds(model, partition):
     filtered = eqx.filter(model, eqx.is_inexact_array)
     mixed = (partition.split(model)[0], partition.split(filtered)[1])
-    with pytest.raises(ValueError, match="ride along"):
+    with pytest.raises(ValueError, match="leaves that are not parameters"):
         partition.merge(mixed)

@@ -422,7 +422,9 @@ def test_gradients_of_another_dtype(ready):
 def test_a_state_of_another_optimizer(ready, model, partition):
     staged, grads, _, pieces = ready
     states = fo.stage_local(optax.lion(1e-3), model, partition).init(pieces)
-    with pytest.raises(ValueError, match=r"`states\[0\]` is no piece of the state of"):
+    with pytest.raises(
+        ValueError, match=r"`states\[0\]` does not match stage 0 of the state of"
+    ):
         staged.step(grads, states, pieces)
     with pytest.raises(ValueError, match="`state` is not the state of this"):
         staged.split_state(optax.sgd(1.0, momentum=0.5).init(model.scale))
@@ -430,7 +432,7 @@ def test_a_state_of_another_optimizer(ready, model, partition):
 
 def test_states_in_another_order(ready):
     staged, grads, states, pieces = ready
-    with pytest.raises(ValueError, match=r"`states\[0\]` is no piece"):
+    with pytest.raises(ValueError, match=r"`states\[0\]` does not match"):
         staged.step(grads, states[::-1], pieces)
 
 

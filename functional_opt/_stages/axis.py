@@ -1,4 +1,4 @@
-"""The step of stages of one form, one for each slice of a named axis."""
+"""The step of uniform stages, each of which is a slice of a named axis."""
 
 import functools
 from collections.abc import Callable, Hashable, Sequence
@@ -18,10 +18,10 @@ from .trees import Pieces
 
 @dataclass(frozen=True, eq=False)
 class StageAxis:
-    """Stages of one form, as slices of a named axis. Made by `StageLocal.over_axis`.
+    """Uniform stages as slices of a named axis. Returned by `StageLocal.over_axis`.
 
-    `step` is for the inside of `jax.shard_map` with `check_vma=False`. Trees are those
-    of stage 0, with the leaves of whichever stage a slice is.
+    Call `step` inside `jax.shard_map` with `check_vma=False`. All trees have the
+    structure of stage 0; their leaves are those of the stage of the slice.
     """
 
     programs: tuple[StageProgram, ...]
@@ -32,17 +32,17 @@ class StageAxis:
         for stage, form in enumerate(forms):
             if form != forms[0]:
                 raise ValueError(
-                    f"Stage {stage} has leaves of other shapes or dtypes than stage 0. "
-                    "The slices of an axis must be of one form: use `StageLocal.step`."
+                    f"Stage {stage} has leaves of other shapes or dtypes than stage 0, "
+                    "but the slices of an axis must be uniform: use `StageLocal.step`."
                 )
         if self.programs[0].ties is not None:
             raise ValueError(
-                "A parameter of several stages has no place in a slice of an axis that "
-                "the others do not have: use `StageLocal.step`."
+                "A parameter is owned by several stages, but the slices of an axis "
+                "hold different leaves: use `StageLocal.step`."
             )
 
     def stack(self, pieces: Pieces) -> PyTree:
-        """The pieces of all stages as one tree, with an axis of stages in front."""
+        """Stacks the pieces of all stages into one tree, along a new leading axis."""
         leaves = zip(*map(jax.tree.leaves, pieces), strict=True)
         stacked = [np.stack([np.asarray(leaf) for leaf in each]) for each in leaves]
         return jax.tree.unflatten(jax.tree.structure(pieces[0]), stacked)
@@ -50,7 +50,7 @@ class StageAxis:
     def step(
         self, grads: PyTree, state: PyTree, params: PyTree
     ) -> tuple[PyTree, PyTree]:
-        """The slice's new parameters and state: what `StageLocal.step` gives them."""
+        """The new parameters and state of the slice, equal to `StageLocal.step`."""
         trees = grads, state, params
         gathered: list[Any] = []
         function = self.programs[0].function
@@ -82,7 +82,10 @@ class StageAxis:
         keys: Sequence[Hashable],
         trees: tuple[PyTree, PyTree, PyTree],
     ) -> Any:
-        """Runs the function of the stage that a slice is; `keys` says which differ."""
+        """Calls a function for the stage of the slice.
+
+        Stages with equal `keys` compute the same, and share a branch of the `switch`.
+        """
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         first = {numbers[key]: keys.index(key) for key in numbers}
 

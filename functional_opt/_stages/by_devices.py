@@ -1,4 +1,4 @@
-"""A partition that is read from where the parameters lie."""
+"""A partition that is inferred from the devices of the parameters."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,25 +22,23 @@ Devices = frozenset[jax.Device]
 def partition_by_devices(
     tree: PyTree, meshes: Sequence[Mesh | jax.Device] | None = None
 ) -> StagePartition:
-    """The partition that the shardings of the leaves of a tree describe.
+    """Infers the stage of each parameter from the devices that it is on.
 
-    A pipeline runtime holds one tree, each leaf on the devices of its stage. A
-    parameter on the devices of several stages is owned by all of them, such as a tied
-    embedding that is replicated over two meshes.
+    Many pipeline runtimes hold one tree, with each leaf on the devices of its stage. A
+    parameter on the devices of several stages, such as a tied embedding that is
+    replicated over two meshes, is owned by all of them.
 
     **Arguments:**
 
-    - `tree`: parameters or gradients as the runtime holds them, or
-        `jax.ShapeDtypeStruct`s that have shardings. Leaves that are not inexact arrays
-        may be anywhere.
+    - `tree`: the parameters or gradients, or `jax.ShapeDtypeStruct`s with shardings.
+        Leaves that are not inexact arrays may be on any device.
     - `meshes`: for each stage its device or its mesh. If omitted, the stages are the
-        smallest sets of devices that hold a parameter, in the order of their lowest
-        device.
+        smallest sets of devices that hold a parameter, ordered by their lowest device.
 
     **Returns:** a `StagePartition`, for `stage_local`.
 
-    **Raises:** `ValueError` naming the path of a parameter that has no sharding, or
-    that is not on all devices of each of its stages.
+    **Raises:** `ValueError` with the path of a parameter that has no sharding, or that
+    is not on all devices of each of its stages.
 
     !!! Example
 
@@ -55,9 +53,9 @@ def partition_by_devices(
         stages = [frozenset(on_mesh(mesh).device_set) for mesh in meshes]
         if sum(map(len, stages)) > len(frozenset().union(*stages)):
             raise ValueError(
-                "`meshes` of `partition_by_devices` share devices, so that where a "
-                "parameter lies does not tell its stage. Use `fo.partition`, which is "
-                "told the stage of each parameter."
+                "`meshes` of `partition_by_devices` share devices, so the stage of a "
+                "parameter cannot be inferred from its devices. Use `fo.partition` to "
+                "assign stages."
             )
 
     def stage_of(path: tuple[Any, ...], leaf: Any) -> StageSet:
@@ -66,9 +64,9 @@ def partition_by_devices(
         if frozenset().union(*(stages[s] for s in owners)) != devices:
             raise ValueError(
                 f"`{path_text(path)}` is on {devices_text(devices)}, which are not the "
-                "devices of one or more stages: these are "
+                "devices of one or more stages. The stages are on "
                 f"{'; '.join(map(devices_text, stages))}. Put it on all devices of its "
-                "stage, or give the stages as `meshes`."
+                "stage, or pass the devices of the stages as `meshes`."
             )
         return frozenset(owners)
 
@@ -76,7 +74,7 @@ def partition_by_devices(
 
 
 def _smallest(tree: PyTree) -> list[Devices]:
-    """The sets of devices in which there is no other."""
+    """The sets of devices of parameters that contain no other such set."""
     found: dict[Devices, None] = {}
 
     def note(path: tuple[Any, ...], leaf: Any) -> int:
@@ -92,7 +90,7 @@ def _devices(path: tuple[Any, ...], leaf: Any) -> Devices:
     sharding = getattr(leaf, "sharding", None)
     if sharding is None or isinstance(leaf, Tracer):
         raise ValueError(
-            f"`{path_text(path)}` is on no device: it is a {type(leaf).__name__} "
+            f"`{path_text(path)}` is not on a device: it is a {type(leaf).__name__} "
             "without a sharding. Put it on the devices of its stage with "
             "`jax.device_put`, or use `fo.partition`."
         )

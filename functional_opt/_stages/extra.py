@@ -1,4 +1,4 @@
-"""What `update` takes besides gradients, state and parameters."""
+"""The arguments of `update` besides gradients, state and parameters."""
 
 from collections.abc import Mapping, Set as AbstractSet
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from .trees import TreeSplit
 @typed
 @dataclass(frozen=True)
 class OnStage:
-    """Says that an extra argument is known to one stage only.
+    """Marks an extra argument that is on the devices of a single stage.
 
-    The loss, for example, is on the devices of the last stage. It travels to the
-    others if, and when, their updates need it.
+    The loss, for example, is computed on the last stage. It is sent to the other stages
+    only if their updates depend on it.
 
     **Arguments:**
 
     - `value`: the argument, or its shape and dtype.
-    - `stage`: the stage that has it, from 0.
+    - `stage`: the stage that holds it, counted from 0.
 
     !!! Example
 
@@ -45,7 +45,7 @@ class OnStage:
 def describe_extra_args(
     extra_args: Mapping[str, Any], num_stages: int
 ) -> tuple[dict[str, PyTree], TreeSplit]:
-    """The shapes of extra arguments, and which stages are given them."""
+    """The shapes and dtypes of extra arguments, and the stages that hold them."""
     shapes = {name: _shapes(name, _value(arg)) for name, arg in extra_args.items()}
     everywhere = frozenset(range(num_stages))
     stage_sets: dict[str, StageSet] = {}
@@ -56,14 +56,14 @@ def describe_extra_args(
         for name in sorted(shapes)
         for _ in jax.tree.leaves(shapes[name])
     ]
-    described = "the extra arguments that `stage_local` was given"
+    described = "the `extra_args` of `stage_local`"
     return shapes, TreeSplit.of(shapes, leaves, num_stages, described)
 
 
 def split_extra_args(
     split: TreeSplit, extra_args: Mapping[str, Any], here: AbstractSet[int]
 ) -> tuple[PyTree, ...]:
-    """Each stage's extra arguments; those of other processes need not be given."""
+    """The extra arguments of each stage; those of other processes may be missing."""
     stage_sets = jax.tree.unflatten(split.structure, split.stage_sets)
     elsewhere = {
         name: sets_of_arg
@@ -96,15 +96,15 @@ def _shapes(name: str, value: Any) -> PyTree:
     leaves = jax.tree.leaves(value)
     if any(map(callable, leaves)):
         raise CrossStageError(
-            f"The extra argument `{name}` is a function. The transformation would "
-            "call it with the whole parameters, which no stage has. Call it in the "
-            "pipeline, and give the transformation its value; or use a transformation "
-            "that needs no function."
+            f"The extra argument `{name}` is a function. The transformation would call "
+            "it with all parameters, but no stage holds them all. Call it in the "
+            "pipeline and pass its value to the transformation, or use a "
+            "transformation without a function argument."
         )
     for leaf in leaves:
         if not (hasattr(leaf, "dtype") or isinstance(leaf, int | float | complex)):
             raise TypeError(
-                f"The extra argument `{name}` must be an array, a number, a tree of "
-                f"these, or one `OnStage` of it, got {leaf!r}."
+                f"The extra argument `{name}` must be an array, a number, a pytree of "
+                f"these, or an `OnStage` of one of them, got {leaf!r}."
             )
     return jax.eval_shape(lambda x: x, value)

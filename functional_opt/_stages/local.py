@@ -39,48 +39,48 @@ def stage_local(
     """Splits an Optax transformation into one program per pipeline stage.
 
     Together, the programs compute the same result as a jitted `tx.update` followed by
-    `optax.apply_updates` on the whole tree. Stages exchange only what the
-    transformation mixes, such as the sum of squares of a global norm. `print` the
-    result to see what that is.
+    `optax.apply_updates` on the whole tree. Stages exchange only the values that the
+    transformation combines across stages, such as the sums of squares of a global norm.
+    `print` the result to see these values.
 
     **Arguments:**
 
     - `tx`: any Optax transformation.
-    - `params`: the tree that was partitioned. Shapes and dtypes suffice.
+    - `params`: the tree that was partitioned, or its shapes and dtypes.
     - `partition`: the stages that own each parameter.
     - `meshes`: for each stage its device, or the mesh that its parameters are sharded
-        on. If omitted, a stage is where the parameters passed to `step` are. Several
-        processes require it, the same in each of them: a process has the stages on its
-        devices.
+        on. If omitted, a stage runs on the devices of the parameters passed to `step`.
+        Required with several processes, and equal in all of them: each process runs the
+        stages on its devices.
     - `donate`: if true, `step` donates the buffers of `params_by_stage` and `states`,
-        and `update` those of `states`; do not use them afterwards. If "all", both
-        delete the gradients, too.
-    - `tied_grads`: what the gradients of a parameter are that several stages own. If
-        "partial", each owner has the gradient of its own use, and `step` sums them. If
-        "summed", they are summed already, as many pipeline runtimes return them: each
-        owner has the sum, or one array with it is on the devices of all owners; or one
-        owner has it, from which it is copied to the others, whose gradient is None.
-    - `grads`: gradients, or their shapes and dtypes, where these differ from those of
-        the parameters: for one gradient per example, or for another dtype.
+        and `update` those of `states`; do not use them afterwards. If "all", both also
+        delete the gradients.
+    - `tied_grads`: the form of the gradients of tied parameters. If "partial", each
+        owner passes the gradient of its own use, and `step` sums them. If "summed",
+        they are summed already, as by many pipeline runtimes. Then each owner passes
+        the sum, which may be one array on the devices of all owners, or one owner
+        passes it and the others pass None.
+    - `grads`: gradients, or their shapes and dtypes, if these differ from those of the
+        parameters: one gradient per example, or another dtype.
     - `extra_args`: examples, or shapes and dtypes, of the extra arguments of
         `tx.update`, such as the `value` of `optax.polyak_sgd`. They are replicated on
         every stage, except for those in an `OnStage`.
     - `state_stage_of`: like `stage_of` of `partition`, for the leaves of the state. If
         omitted, or where it returns None, the owner of a leaf is inferred from
         `tx.init` and `tx.update`.
-    - `travel_limit`: stages exchange only values without a dimension of a parameter:
-        norms, counters, factors, small histories. If given, they also exchange any
-        value of at most this many bytes, so that transformations that mix small
-        tensors of several stages are accepted.
+    - `travel_limit`: by default, stages exchange only values that have no dimension of
+        a parameter, such as norms, counters, scale factors and short histories. If
+        set, they also exchange any value of at most this many bytes, so that
+        transformations that mix small tensors of several stages are accepted.
     - `process_timeout`: with several processes, the number of seconds to wait for the
-        others to call `stage_local`, too.
+        others to call `stage_local`.
 
     **Returns:** a `StageLocal`.
 
     **Raises:** `CrossStageError` if the transformation mixes whole tensors of
-    different stages; `ValueError` if its state would change shape or dtype from step
-    to step; with several processes, `ValueError` if they differ in what they pass, and
-    `RuntimeError` if one of them does not call it in time.
+    different stages; `ValueError` if an update changes a shape or dtype of the state;
+    with several processes, `ValueError` if their arguments differ, and `RuntimeError`
+    if one of them does not call `stage_local` in time.
 
     !!! Example
 

@@ -1,4 +1,4 @@
-"""Which stage owns which parameter."""
+"""Assigns the parameters of a pytree to stages."""
 
 import functools
 from collections.abc import Callable, Collection, Sequence
@@ -23,16 +23,16 @@ StageOf = Callable[[tuple[Any, ...], Any], Any]
 
 @dataclass(frozen=True)
 class StagePartition:
-    """Which stages own each parameter of a tree. Made by `partition`.
+    """The stages that own each parameter of a tree. Returned by `partition`.
 
-    Parameters are the leaves that are inexact arrays (or their shapes). Every other
-    leaf rides along: it is part of every stage's piece, as it is.
+    Parameters are the leaves that are inexact arrays, or shapes and dtypes of these.
+    All other leaves are replicated on every stage, unchanged.
 
     **Attributes:**
 
-    - `num_stages`: how many stages there are.
-    - `model`: how the tree as it was given is split.
-    - `params`: how its parameters alone are split, with None for every other leaf.
+    - `num_stages`: the number of stages.
+    - `model`: the split of the tree that was partitioned.
+    - `params`: the split of its parameters, with None in place of all other leaves.
 
     !!! Example
 
@@ -54,13 +54,14 @@ class StagePartition:
 
     @typed
     def split_gradients(self, grads: PyTree) -> tuple[PyTree, ...]:
-        """Cuts whole gradients so that the sum over a parameter's owners is the whole.
+        """Splits whole gradients such that tied gradients sum to the whole gradient.
 
-        The lowest owner is given the gradient, the others -0.0, which adds nothing.
+        The lowest owner of a parameter gets the gradient, and the others get -0.0,
+        since adding -0.0 changes no bit.
 
         **Arguments:**
 
-        - `grads`: the gradients of the whole tree, as `split` takes it.
+        - `grads`: the gradients of the whole tree.
         """
         leaves = self.gradients("grads", grads)
         lowest = list(map(min, self.params.stage_sets))
@@ -76,40 +77,40 @@ class StagePartition:
 
     @typed
     def split(self, tree: PyTree) -> tuple[PyTree, ...]:
-        """Cuts a whole tree into one piece a stage.
+        """Splits a whole tree into one piece per stage.
 
         **Arguments:**
 
-        - `tree`: parameters, gradients, or anything else of the structure that was
-            partitioned, with or without the leaves that ride along.
+        - `tree`: parameters, gradients, or another tree with the structure that was
+            partitioned, with or without the leaves that are not parameters.
 
-        **Returns:** a tuple of pieces. A piece has the structure of `tree`, and None
-        where the stage does not own the leaf.
+        **Returns:** a tuple of pieces. A piece has the structure of `tree`, with None
+        in place of the parameters that its stage does not own.
 
-        **Raises:** `ValueError` naming the first path that differs.
+        **Raises:** `ValueError` with the first path that differs.
         """
         split = self.form_of(tree)
         return split.pieces(split.flatten_whole("tree", tree))
 
     @shown_short
     def merge(self, pieces: Pieces) -> PyTree:
-        """Puts the pieces that `split` made together again.
+        """Merges the pieces of all stages into the whole tree: the inverse of `split`.
 
-        A leaf that several stages own is taken from the lowest of them.
+        A leaf that several stages hold is taken from the lowest of them.
         """
         check_stages("pieces", pieces, self.num_stages)
         forms = [self._form_of_piece(s, piece) for s, piece in enumerate(pieces)]
         if any(form is not forms[0] for form in forms):
             raise ValueError(
-                "Some `pieces` hold the leaves that ride along and some do not. Give "
-                "all of them as `split` made them, or filter all of them."
+                "Some `pieces` hold the leaves that are not parameters and some do "
+                "not. Pass all pieces as `split` returned them, or filter all of them."
             )
         return forms[0].merge(
             [forms[0].flatten("pieces", s, piece) for s, piece in enumerate(pieces)]
         )
 
     def gradients(self, name: str, grads: PyTree) -> list[Any]:
-        """The gradients of the whole tree's parameters, None where one is None."""
+        """The gradients of all parameters, some of which may be None."""
         leaves = leaves_or_none(self.params.structure, grads)
         if leaves is None:
             leaves = leaves_or_none(self.model.structure, grads)
@@ -121,7 +122,7 @@ class StagePartition:
     def take_whole(
         self, name: str, tree: PyTree
     ) -> tuple[list[Any], Callable[[Sequence[Any]], PyTree]]:
-        """The parameters of a whole tree, and how to make a tree of new ones."""
+        """The parameters of a whole tree, and a function that replaces them in it."""
         leaves, structure = jax.tree.flatten(tree)
         if structure == self.params.structure:
             return leaves, self.params.tree
@@ -138,7 +139,7 @@ class StagePartition:
     def take(
         self, name: str, stage: int, piece: PyTree
     ) -> tuple[list[Any], Callable[[Sequence[Any]], PyTree]]:
-        """The parameters of a stage's piece, and how to make a piece of new ones."""
+        """The parameters of a piece, and a function that replaces them in it."""
         leaves, structure = jax.tree.flatten(piece)
         if structure == self.params.structures[stage]:
             return leaves, functools.partial(self.params.unflatten, stage)
@@ -149,7 +150,7 @@ class StagePartition:
         return [leaves[position] for position in positions], put
 
     def take_gradients(self, stage: int, piece: PyTree) -> list[Any]:
-        """The gradients of a stage's parameters, None where a gradient is None."""
+        """The gradients of the parameters of a stage, some of which may be None."""
         leaves, structure = jax.tree.flatten(piece)
         if structure == self.params.structures[stage]:
             return leaves
@@ -163,7 +164,7 @@ class StagePartition:
 
     @functools.cached_property
     def _positions(self) -> tuple[tuple[int, ...], ...]:
-        """For each stage, where among the leaves of its piece its parameters are."""
+        """For each stage the positions of its parameters in the leaves of its piece."""
         params = set(self.params.paths)
         return tuple(
             tuple(k for k, i in enumerate(held) if self.model.paths[i] in params)
@@ -171,7 +172,7 @@ class StagePartition:
         )
 
     def form_of(self, tree: PyTree) -> TreeSplit:
-        """How a tree is split: with the leaves that are not parameters or without."""
+        """The split that fits a tree: `params` if it holds only parameters."""
         return self._form(tree, self.params.structure)
 
     def _form_of_piece(self, stage: int, piece: PyTree) -> TreeSplit:
@@ -190,7 +191,7 @@ def _replaced(
     positions: Sequence[int],
     params: Sequence[Any],
 ) -> PyTree:
-    """A tree with new parameters, and all other leaves as they are."""
+    """A tree with new parameters and all other leaves unchanged."""
     replaced = list(leaves)
     for position, param in zip(positions, params, strict=True):
         replaced[position] = param
@@ -201,23 +202,22 @@ def _replaced(
 def partition(
     params: PyTree, stage_of: Any, *, num_stages: int | None = None
 ) -> StagePartition:
-    """Says which stages own each parameter of a tree.
+    """Assigns each parameter of a tree to the stage that owns it.
 
     **Arguments:**
 
-    - `params`: an Equinox model as it is, or any pytree of arrays or
-        `jax.ShapeDtypeStruct`s.
-    - `stage_of`: called with the key path (of `jax.tree_util`) and the leaf of each
-        parameter, gives the stage that owns it, counted from 0, or a collection of
-        stages if several own a copy of it. Or a pytree prefix of `params` of stages,
-        and of sets of stages.
-    - `num_stages`: how many stages there are, if not one more than the highest that
-        owns a parameter.
+    - `params`: an Equinox model, or any pytree of arrays or `jax.ShapeDtypeStruct`s.
+    - `stage_of`: a function of the key path (of `jax.tree_util`) and the leaf of each
+        parameter. It returns the stage that owns the parameter, counted from 0, or a
+        collection of stages if the parameter is tied, with a copy on each. Instead of a
+        function, a pytree prefix of `params` with stages or sets of stages as leaves.
+    - `num_stages`: the number of stages. If omitted, one more than the highest stage
+        that owns a parameter.
 
     **Returns:** a `StagePartition`, for `stage_local`.
 
-    **Raises:** `ValueError` naming the path of a parameter without a stage, or whose
-    stage is out of range.
+    **Raises:** `ValueError` with the path of a parameter that has no stage, or a stage
+    out of range.
 
     !!! Example
 
@@ -245,7 +245,7 @@ def partition(
 
 
 def only_params(tree: PyTree) -> PyTree:
-    """The tree with None for every leaf that is no parameter."""
+    """The tree with None in place of every leaf that is not a parameter."""
     return jax.tree.map(lambda leaf: leaf if is_param(leaf) else None, tree)
 
 
@@ -296,10 +296,10 @@ def _is_none(node: Any) -> bool:
 
 
 def check_stage_set(path: str, stages: StageSet, num_stages: int) -> None:
-    """Refuses stages that there are not."""
+    """Raises an error if a stage is out of range."""
     if not stages <= set(range(num_stages)):
         raise ValueError(
-            f"`{path}` is given to {stages_text(stages)}, but the stages are 0 to "
+            f"`{path}` is assigned to {stages_text(stages)}, but the stages are 0 to "
             f"{num_stages - 1}."
         )
 
@@ -308,13 +308,13 @@ def as_stage_set(path: str, given: Any) -> StageSet:
     stages = given if isinstance(given, Collection) else (given,)
     if given is None or not stages:
         raise ValueError(
-            f"`{path}` has no stage: `stage_of` gave {given!r}. Give the stage that "
-            "owns it, an int from 0, or a collection of stages."
+            f"`{path}` has no stage: `stage_of` assigns {given!r}. Assign the stage "
+            "that owns it, an int from 0, or a collection of stages."
         )
     for stage in stages:
         if isinstance(stage, bool) or not isinstance(stage, int | np.integer):
             raise TypeError(
-                f"`{path}` must be given a stage, an int from 0, or a collection of "
-                f"stages; `stage_of` gave {given!r}."
+                f"`stage_of` must assign a stage, an int from 0, or a collection of "
+                f"stages to `{path}`, got {given!r}."
             )
     return frozenset(map(int, stages))

@@ -1,4 +1,4 @@
-"""The update of one stage as pure functions."""
+"""The pure functions of one stage."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ from .trees import TreeSplit
 
 @dataclass(frozen=True, eq=False)
 class StageProgram:
-    """The update of one stage as pure functions. For authors of pipeline runtimes.
+    """The update of one stage as pure functions, for authors of pipeline runtimes.
 
-    `grads`, `state` and `params` are the stage's pieces of these trees. `gathered` has
-    for each round so far the vectors that the stages sent in it, by stage: on each of
-    them what `message` returned there. These are of one length: a matrix with a row for
-    each stage, as `jax.lax.all_gather` makes it, will do.
+    `grads`, `state` and `params` are the pieces of the stage. `gathered` holds the
+    results of `message` on all stages: for each round so far, one vector per stage. The
+    vectors of a round have equal lengths, so a matrix with one row per stage, as
+    returned by `jax.lax.all_gather`, is also accepted.
 
     **Attributes:**
 
     - `stage`: the number of the stage, from 0.
-    - `state`, `extra_args`: how these trees are split.
+    - `state`, `extra_args`: the splits of these trees.
 
     !!! Example
 
@@ -53,13 +53,13 @@ class StageProgram:
 
     @property
     def bytes_sent(self) -> int:
-        """The bytes that the stage sends in a step."""
+        """The bytes that the stage sends per step."""
         sums = 0 if self.ties is None else self.ties.bytes_sent(self.stage)
         return sums + self.function.bytes_sent(self.stage)
 
     @property
     def rounds(self) -> int:
-        """How many rounds of exchange come before `step` or `update`."""
+        """The number of rounds of exchange before `step` or `update`."""
         return (self.ties is not None) + len(self.function.rounds)
 
     @shown_short
@@ -72,7 +72,7 @@ class StageProgram:
         gathered: Gathered = (),
         **extra_args: Any,
     ) -> UInt32[Array, " words"]:
-        """What the stage sends to the others in a round, packed."""
+        """The packed vector that the stage sends to all other stages in a round."""
         leaves, _ = self.take(grads, state, params, extra_args)
         self.function.check(self.stage, leaves)
         if self.ties is not None:
@@ -95,7 +95,7 @@ class StageProgram:
         gathered: Gathered = (),
         **extra_args: Any,
     ) -> tuple[PyTree, PyTree]:
-        """The stage's new parameters and new state, after all rounds."""
+        """The new parameters and the new state of the stage, after all rounds."""
         leaves, put = self.take(grads, state, params, extra_args)
         new, new_state = self._finish(STEP, leaves, gathered)
         return put(new), self.state.unflatten(self.stage, new_state)
@@ -109,7 +109,7 @@ class StageProgram:
         gathered: Gathered = (),
         **extra_args: Any,
     ) -> tuple[PyTree, PyTree]:
-        """The stage's updates and new state, after all rounds, as Optax has them."""
+        """The updates and the new state of the stage, after all rounds."""
         leaves, _ = self.take(grads, state, params, extra_args)
         updates, new_state = self._finish(UPDATE, leaves, gathered)
         updates = self.partition.params.unflatten(self.stage, updates)
@@ -127,12 +127,12 @@ class StageProgram:
         return self.parts(results)
 
     def _summed(self, leaves: Leaves, gathered: Gathered) -> tuple[Leaves, Gathered]:
-        """The first round is for the sums of tied gradients."""
+        """Sums tied gradients, which are the messages of the first round."""
         assert self.ties is not None
         return self.ties.sums(self.stage, leaves, gathered[0]), gathered[1:]
 
     def parts(self, results: Leaves) -> tuple[Leaves, Leaves]:
-        """The leaves of the parameters, or of their updates, and of the state."""
+        """Splits results into leaves of parameters (or updates) and of the state."""
         count = len(self.partition.params.held[self.stage])
         return results[:count], results[count:]
 
@@ -143,7 +143,7 @@ class StageProgram:
         params: PyTree,
         extra_args: Mapping[str, PyTree],
     ) -> tuple[Leaves, Callable[[Leaves], PyTree]]:
-        """The pieces' leaves, and how to make a piece of new parameters."""
+        """The leaves of all pieces, and a function that replaces the parameters."""
         leaves, put = self.partition.take("params", self.stage, params)
         leaves += self.state.flatten("states", self.stage, state)
         leaves += self.partition.take_gradients(self.stage, grads)

@@ -1,4 +1,4 @@
-"""The table that shows what each stage holds and what it exchanges, and why."""
+"""The table of the leaves, bytes and exchanges of each stage."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ _HEADER = ("stage", "leaves", "params", "state", "sent per step")
 
 
 def as_text(step: SplitFunction, ties: Ties | None) -> str:
-    """A row per stage, and a line for each reason why something is exchanged.
+    """A row per stage, and a line per kind of value that is exchanged, with its reason.
 
     **Arguments:**
 

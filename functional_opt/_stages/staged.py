@@ -1,4 +1,4 @@
-"""What a stage-local optimizer must be able to do, whoever wrote it."""
+"""The protocol of stage-local optimizers."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,11 +12,11 @@ from .trees import Pieces, States
 class Staged(Protocol):
     """A stage-local optimizer: a `StageLocal`, or any other object with these methods.
 
-    An optimizer that brings stage-local programs of its own returns one from
+    An optimizer with its own stage-local programs returns such an object from
     `build_mpmd`. Trees are passed and returned as tuples with one piece per stage, as
-    `partition.split` makes them. For the same inputs the results must be those of the
-    optimizer's `build` on the whole tree, which
-    `fo.testing.assert_stage_local_equal(..., staged=...)` asserts.
+    `partition.split` returns them. The results must equal those of the `build` of the
+    optimizer on the whole tree; `fo.testing.assert_stage_local_equal(..., staged=...)`
+    checks this.
 
     **Attributes:**
 
@@ -65,5 +65,5 @@ class Staged(Protocol):
     def split_state(
         self, state: PyTree, params_by_stage: Pieces | None = None
     ) -> tuple[PyTree, ...]:
-        """Each stage's part of a state of the whole tree."""
+        """The part of each stage of a state of the whole tree."""
         ...

@@ -1,4 +1,4 @@
-"""An Optax transformation that is split into stages, as its users call it."""
+"""The public object of an Optax transformation that is split into stages."""
 
 import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -29,24 +29,24 @@ from .whole import WholeTransformation, WholeTrees
 
 Donate = bool | Literal["all"]
 TiedGrads = Literal["partial", "summed"]
-# Makes a piece of the leaves of the parameters in it.
+# Builds a piece from the leaves of its parameters.
 Put = Callable[[Leaves], PyTree]
 
 
 @dataclass(frozen=True, eq=False)
 class StageLocal:
-    """An Optax transformation, split into stages. Made by `stage_local`.
+    """An Optax transformation, split into stages. Returned by `stage_local`.
 
-    Trees are given and returned as tuples of one piece per stage, as `partition.split`
-    makes them.
+    Trees are passed and returned as tuples with one piece per stage, as
+    `partition.split` returns them.
 
     **Attributes:**
 
-    - `partition`: which stages own which parameter.
+    - `partition`: the stages that own each parameter.
     - `programs`: for each stage its `StageProgram`.
-    - `local_stages`: the stages that have a device in this process: all of them, if
-        there is only one.
-    - `tied_grads`: as `stage_local` was given it.
+    - `local_stages`: the stages with a device in this process; all stages if there is
+        only one process.
+    - `tied_grads`: the argument of `stage_local`.
 
     !!! Example
 
@@ -71,15 +71,15 @@ class StageLocal:
 
     @functools.cached_property
     def whole(self) -> WholeTransformation:
-        """The same update for whole trees whose leaves lie where their stages are.
+        """The same update for whole trees, with each leaf on the devices of its stage.
 
-        **Raises:** `ValueError` with several processes, which hold no whole trees.
+        **Raises:** `ValueError` with several processes: none of them holds whole trees.
         """
         if len(self.local_stages) < self.partition.num_stages:
             raise ValueError(
-                "`whole` is for one process that has all stages; here, "
-                f"process {jax.process_index()} has "
-                f"{stages_text(self.local_stages)}. Use `step` with each stage's trees."
+                "`whole` requires all stages in one process, but process "
+                f"{jax.process_index()} has {stages_text(self.local_stages)}. Use "
+                "`step` with one tree per stage."
             )
         return WholeTransformation.of(self._whole)
 
@@ -95,11 +95,11 @@ class StageLocal:
 
     @shown_short
     def init(self, params_by_stage: Pieces) -> tuple[PyTree, ...]:
-        """The state that `tx.init` makes, each stage's piece on its own devices.
+        """The state of `tx.init`, with the piece of each stage on its own devices.
 
         **Arguments:**
 
-        - `params_by_stage`: each stage's parameters.
+        - `params_by_stage`: the parameters of each stage.
         """
         leaves = self._params_of(params_by_stage)
         results = self._init.run(INIT, leaves)
@@ -128,21 +128,21 @@ class StageLocal:
 
         **Arguments:**
 
-        - `grads_by_stage`: the gradients of each stage's parameters. One that is None
-            counts as zeros; other leaves may be there or be None. Gradients of a
-            parameter that several stages own are summed over its owners, in their
-            order, unless `tied_grads` is "summed".
-        - `states`: as `init` or the last step returned them.
-        - `params_by_stage`: each stage's parameters.
-        - `extra_args`: the extra arguments that `stage_local` was told of. Those of a
-            stage of another process may be left out.
+        - `grads_by_stage`: the gradients of each stage. None in place of a gradient
+            counts as zeros; leaves that are not parameters are ignored. The gradients
+            of a tied parameter are summed over its owners, in the order of the stages,
+            unless `tied_grads` is "summed".
+        - `states`: the states that `init` or the last step returned.
+        - `params_by_stage`: the parameters of each stage.
+        - `extra_args`: the extra arguments that were declared to `stage_local`. Those
+            of a stage of another process may be omitted.
 
-        In many processes the pieces of other processes' stages are None, here and in
-        what is returned.
+        With several processes, the pieces of stages of other processes are None, in
+        arguments and results.
 
         **Returns:** the new parameters and the new states.
 
-        **Raises:** `ValueError` naming the stage and the first path that does not fit.
+        **Raises:** `ValueError` with the stage and the first path that does not fit.
         """
         leaves, puts = self._take(grads_by_stage, states, params_by_stage, extra_args)
         return self._pieces(self._update.run(STEP, leaves), puts)
@@ -157,9 +157,9 @@ class StageLocal:
     ) -> tuple[tuple[PyTree, ...], tuple[PyTree, ...]]:
         """The updates, not yet applied, and the new states: `tx.update`.
 
-        Takes and raises what `step` does. An update has None where there is no
-        parameter, as `equinox.apply_updates` expects. Only the buffers of `states` are
-        donated, if any.
+        The arguments and errors are those of `step`. An update has None in place of
+        leaves that are not parameters, as `equinox.apply_updates` expects. `donate`
+        donates only the buffers of `states`.
         """
         leaves, _ = self._take(grads_by_stage, states, params_by_stage, extra_args)
         unflatten = self.partition.params.unflatten
@@ -168,22 +168,22 @@ class StageLocal:
 
     @typed
     def over_axis(self, axis_name: Hashable) -> StageAxis:
-        """The step of uniform stages inside `jax.shard_map`, one for each slice.
+        """The step of uniform stages inside `jax.shard_map`, one stage per slice.
 
         **Arguments:**
 
-        - `axis_name`: of a mesh axis that has as many slices as there are stages.
+        - `axis_name`: the name of a mesh axis with one slice per stage.
 
-        **Raises:** `ValueError` if the stages' leaves differ in shape or dtype, or if a
-        parameter is tied.
+        **Raises:** `ValueError` if the leaves of the stages differ in shape or dtype,
+        or if a parameter is tied.
         """
         return StageAxis(self.programs, axis_name)
 
     @shown_short
     def merge_state(self, states: States) -> PyTree:
-        """The very state that `tx.update` would have made of the whole tree.
+        """Merges the states of all stages into the state of `tx` for the whole tree.
 
-        One process has all of it only if all stages are on its devices.
+        This requires all stages to be on devices of this process.
         """
         check_stages("states", states, self.partition.num_stages)
         return self._state.merge(
@@ -194,21 +194,22 @@ class StageLocal:
     def split_state(
         self, state: PyTree, params_by_stage: Pieces | None = None
     ) -> tuple[PyTree, ...]:
-        """Splits a whole state, so that one checkpoint fits any number of stages.
+        """Splits a whole state into one state per stage: the inverse of `merge_state`.
 
         **Arguments:**
 
-        - `state`: as `tx.init` and `tx.update` of the whole tree return it.
-        - `params_by_stage`: each stage's parameters. If given, the state goes where
-            `init` puts it: to its stage's devices, sharded like its parameter. If left
-            out, to the devices of `meshes`, if there are any, a copy on each.
+        - `state`: a state that `tx.init` or `tx.update` returned for the whole tree.
+        - `params_by_stage`: the parameters of each stage. If given, each leaf of the
+            state is sharded like its parameter, on the devices of its stage, as `init`
+            does. If omitted, it is replicated on `meshes`, or stays where it is if
+            `stage_local` was called without.
         """
         split, shardings = self._state, self._state_shardings(params_by_stage)
         leaves = split.flatten_whole("state", state)
         pieces = split.pieces(leaves)
         if shardings is None or is_traced([leaves]):
-            # What several stages hold must not be one buffer: it would be donated once
-            # for all of them.
+            # Each stage requires its own buffer of a leaf that several stages hold:
+            # the first stage to donate it would delete it for the others.
             return pieces[:1] + jax.tree.map(jnp.copy, pieces[1:])
         placed: list[PyTree] = [None] * len(pieces)
         for stage, wanted in shardings.items():
@@ -219,7 +220,7 @@ class StageLocal:
     def _state_shardings(
         self, params_by_stage: Pieces | None
     ) -> Mapping[int, Sequence[Sharding]] | None:
-        """How the leaves of each stage's state are sharded; None if on no devices."""
+        """The shardings of the state of each stage; None if they are unknown."""
         if params_by_stage is not None:
             return self._init.shardings(INIT, self._params_of(params_by_stage))
         if self._meshes is None:
@@ -234,13 +235,14 @@ class StageLocal:
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "StageLocal":
-        # Nothing in it changes, but for what it has compiled, which copies may share.
+        # It is immutable but for its compiled programs, which copies may share.
         return self
 
     def __reduce__(self) -> Any:
         raise TypeError(
-            "A `StageLocal` cannot be pickled: it holds traced functions. Pickle what "
-            "it is made of, such as a `Recipe`, and call `stage_local` again."
+            "A `StageLocal` cannot be pickled, because it holds compiled functions. "
+            "Pickle the arguments of `stage_local`, such as a `Recipe`, and call it "
+            "again."
         )
 
     def _check(self, name: str, pieces: Pieces, split: TreeSplit) -> None:
@@ -280,7 +282,7 @@ class StageLocal:
         results: Sequence[Leaves | None],
         puts: Mapping[int, Put],
     ) -> tuple[tuple[PyTree, ...], tuple[PyTree, ...]]:
-        """Trees of parameters, or of their updates, and of the state."""
+        """The pieces of the parameters or updates, and of the state, of each stage."""
         first: list[PyTree] = [None] * len(results)
         states: list[PyTree] = [None] * len(results)
         for stage in self.local_stages:

@@ -15,11 +15,11 @@ from .._paths import path_text
 from .._slicing.stage_sets import StageSet
 
 
-# One tree per stage, of parameters or gradients, and of states.
+# One tree per stage: of parameters or gradients, and of states.
 if TYPE_CHECKING:
     Pieces = Sequence[PyTree]
     States = Sequence[PyTree]
-else:  # `check_stages` refuses all else, in better words for a whole tree.
+else:  # `check_stages` has a better error than beartype for a whole tree.
     Pieces = Annotated[Any, Named("Pieces", "one tree per stage")]
     States = Annotated[Any, Named("States", "one state per stage")]
 
@@ -28,7 +28,8 @@ else:  # `check_stages` refuses all else, in better words for a whole tree.
 class TreeSplit:
     """The structure of a tree, and for each of its leaves the stages that hold it.
 
-    A stage's piece is the tree with None for the leaves that it does not hold.
+    The *piece* of a stage is the tree with None in place of the leaves that the stage
+    does not hold.
     """
 
     structure: jax.tree_util.PyTreeDef
@@ -71,7 +72,7 @@ class TreeSplit:
 
     @functools.cached_property
     def shared(self) -> tuple[tuple[int, tuple[tuple[int, int], ...]], ...]:
-        """The leaves that several stages hold: for each stage where among its own."""
+        """The leaves that several stages hold, with their position on each of these."""
         return tuple(
             (i, tuple((s, self.held[s].index(i)) for s in sorted(stages)))
             for i, stages in enumerate(self.stage_sets)
@@ -89,13 +90,14 @@ class TreeSplit:
         return jax.tree.unflatten(self.structure, held)
 
     def flatten(self, name: str, stage: int, piece: PyTree) -> list[Any]:
-        """The leaves of a stage's piece."""
+        """The leaves of the piece of a stage."""
         leaves, structure = jax.tree.flatten(piece)
         if structure != self.structures[stage]:
             paths = [self.paths[i] for i in self.held[stage]]
             difference = difference_text(self.structures[stage], paths, piece)
             raise ValueError(
-                f"`{name}[{stage}]` is no piece of {self.description}: {difference}."
+                f"`{name}[{stage}]` does not match stage {stage} of "
+                f"{self.description}: {difference}."
             )
         return leaves
 
@@ -124,7 +126,7 @@ class TreeSplit:
 def leaves_or_none(
     structure: jax.tree_util.PyTreeDef, tree: PyTree
 ) -> list[Any] | None:
-    """The leaves of a tree, which may be None; None if it does not fit otherwise."""
+    """The leaves of a tree, some of which may be None; None if it does not fit."""
     try:
         leaves = structure.flatten_up_to(tree)
     except (TypeError, ValueError):
@@ -140,7 +142,7 @@ def leaf_paths(tree: PyTree) -> tuple[str, ...]:
 def difference_text(
     expected: jax.tree_util.PyTreeDef, expected_paths: Sequence[str], found: PyTree
 ) -> str:
-    """Says at which path a tree first differs from the one expected."""
+    """Describes the first path at which a tree differs from the expected one."""
     pairs = itertools.zip_longest(expected_paths, leaf_paths(found))
     for wanted, got in pairs:
         if wanted != got:
@@ -156,10 +158,10 @@ def _leaf_text(path: str | None) -> str:
 
 
 def check_stages(name: str, pieces: Pieces, num_stages: int) -> None:
-    """Refuses anything but a tuple (or list) of one piece a stage."""
+    """Requires a tuple or list with one piece per stage."""
     if not isinstance(pieces, tuple | list) or hasattr(pieces, "_fields"):
         raise TypeError(
-            f"`{name}` must be a tuple of {num_stages} trees, one a stage, got a "
+            f"`{name}` must be a tuple of {num_stages} trees, one per stage, got a "
             f"{type(pieces).__name__}. Use `partition.split` on a whole tree."
         )
     if len(pieces) != num_stages:

@@ -1,4 +1,4 @@
-"""The transformation of whole trees whose leaves lie where their stages are."""
+"""The Optax transformation of whole trees, each leaf on the devices of its stage."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -24,18 +24,19 @@ from .trees import check_stages, Pieces, TreeSplit
 
 
 class WholeTransformation(optax.GradientTransformationExtraArgs):
-    """An Optax transformation of whole trees. It is `whole` of a `StageLocal`.
+    """An Optax transformation of whole trees: the `whole` of a `StageLocal`.
 
-    A pipeline runtime holds one tree, each leaf on the devices of its stage. `init` and
-    `update` are those of Optax, by name and position, for such trees: each stage's
-    program runs where its leaves are. Nothing is copied between devices but messages.
-    What several stages hold is one array on the devices of all of them: a tied
-    parameter, or a counter of the state. So the state is one pytree, of the very
-    structure that Optax has. The gradient of a tied parameter is its sum, on the
-    devices of all owners, or on those of one owner, from which it is broadcast.
+    Many pipeline runtimes hold one tree, with each leaf on the devices of its stage.
+    `init` and `update` have the signatures of Optax for such trees. The program of each
+    stage runs on the devices of its leaves, and only messages move between devices. A
+    leaf that several stages hold, such as a tied parameter or a counter of the state,
+    is one array on the devices of all of them, so the state has the structure of Optax.
+    The gradient of a tied parameter is the sum over its uses. It is on the devices of
+    all owners, or on those of one owner and then broadcast.
 
-    Call it outside of `jax.jit`, which refuses arrays on different devices. Where all
-    stages are on one device, it may be called inside, and is `tx` itself.
+    Call these functions outside of `jax.jit`, which refuses arrays on different
+    devices. If all stages are on one device, they also work inside `jit`, where they
+    call `tx` itself.
 
     !!! Example
 
@@ -64,25 +65,25 @@ class WholeTransformation(optax.GradientTransformationExtraArgs):
     ) -> tuple[PyTree, PyTree]:
         """The new parameters and state: `tx.update` and `optax.apply_updates`.
 
-        With `donate` of `stage_local` the buffers of `params` and `state` are donated.
+        `donate` of `stage_local` donates the buffers of `params` and `state`.
 
         **Arguments:**
 
-        - `grads`: as `updates` of `update`. One that is None counts as zeros.
-        - `state`: as `init` or the last step returned it.
-        - `params`: the parameters. New ones have the same shardings.
-        - `extra_args`: as in `StageLocal.step`.
+        - `grads`: the gradients. None in place of a gradient counts as zeros.
+        - `state`: the state that `init` or the last step returned.
+        - `params`: the parameters. The new parameters have the same shardings.
+        - `extra_args`: the extra arguments, as in `StageLocal.step`.
         """
         return self._trees.step(grads, state, params, **extra_args)
 
     def join(self, params_by_stage: Pieces, states: Pieces) -> tuple[PyTree, PyTree]:
-        """Whole trees of the pieces of `StageLocal`, without copying anything."""
+        """Joins the pieces of a `StageLocal` into whole trees, without copying."""
         return self._trees.join(params_by_stage, states)
 
     def split(
         self, params: PyTree, state: PyTree
     ) -> tuple[tuple[PyTree, ...], tuple[PyTree, ...]]:
-        """The pieces of whole trees, without copying anything: for `Checkpoints`."""
+        """Splits whole trees into pieces, for `Checkpoints`, without copying."""
         return self._trees.split(params, state)
 
 
@@ -91,14 +92,15 @@ Homes = tuple[Sharding | None, ...]
 
 @dataclass(frozen=True, eq=False)
 class WholeTrees:
-    """From whole trees to the leaves of each stage, and back.
+    """Runs the programs of the stages on whole trees.
 
     **Attributes:**
 
     - `tx`: the transformation.
+    - `partition`, `state_split`, `extra_split`: the splits of all trees.
     - `donates`: whether buffers of the state are donated.
-    - `run_init`, `run_update`: the stages' programs; tied gradients are summed already.
-    - others: as in `StageLocal`.
+    - `run_init`, `run_update`: the programs, which expect summed tied gradients.
+    - `meshes`: the shardings of the stages, if `meshes` of `stage_local` are set.
     """
 
     tx: optax.GradientTransformation
@@ -204,7 +206,7 @@ class WholeTrees:
         params: Leaves,
         extra_args: Mapping[str, Any],
     ) -> tuple[Leaves, PyTree]:
-        """On one device, inside of a larger program: the transformation itself."""
+        """Calls the transformation itself: inside a larger program, on one device."""
         tx, split = optax.with_extra_args_support(self.tx), self.partition.params
         pairs = zip(grads, params, strict=True)
         filled = [jnp.zeros_like(p) if g is None else g for g, p in pairs]
@@ -225,7 +227,7 @@ class WholeTrees:
         return [split.flatten("extra_args", s, piece) for s, piece in enumerate(placed)]
 
     def _homes(self, params: Leaves) -> Homes:
-        """Where each stage is: where a parameter is that it alone owns."""
+        """The sharding of each stage: that of a parameter which it alone owns."""
         if self.meshes is not None:
             return self.meshes
         found = [None if i is None else sharding_of(params[i]) for i in self._firsts]
@@ -234,23 +236,24 @@ class WholeTrees:
             return (*known.values(),) * len(found)
         if None in found and known:
             raise ValueError(
-                f"Stage {found.index(None)} has no parameter of its own that is on a "
-                "device, which would tell where it is. Give `meshes` to `stage_local`."
+                f"The devices of stage {found.index(None)} are unknown, because none "
+                "of the parameters that it alone owns is on a device. Pass `meshes` "
+                "to `stage_local`."
             )
         return tuple(found)
 
     @functools.cached_property
     def _firsts(self) -> list[int | None]:
-        places = self.partition.params.stage_sets
+        stage_sets = self.partition.params.stage_sets
         return [
-            next((i for i in held if len(places[i]) == 1), None)
+            next((i for i in held if len(stage_sets[i]) == 1), None)
             for held in self.partition.params.held
         ]
 
     def _split(
         self, split: TreeSplit, leaves: Leaves, homes: Homes, *, donated: bool = False
     ) -> list[list[Any]]:
-        """The leaves of each stage."""
+        """The leaves of each stage, as views of leaves that several stages hold."""
         pieces = [[leaves[i] for i in held] for held in split.held]
         for i, copies in split.shared:
             seen: set[frozenset[jax.Device]] = set()
@@ -262,7 +265,7 @@ class WholeTrees:
                 if own is None:
                     raise _not_on_all(split, i, leaves[i], stage, home)
                 devices = frozenset(home.device_set)
-                # Stages on the same devices have one buffer, to be donated only once.
+                # Stages on the same devices share a buffer, which only one may donate.
                 again = donated and devices in seen
                 pieces[stage][position] = jnp.copy(own) if again else own
                 seen.add(devices)
@@ -293,7 +296,6 @@ def _not_on_all(
     return ValueError(
         f"`{split.paths[i]}` is held by {stages_text(split.stage_sets[i])}, but it is "
         f"on {devices_text(leaf.sharding.device_set)}, and stage {stage} is on "
-        f"{devices_text(home.device_set)}. Put it on the devices of all of them, with "
-        "`jax.device_put` and a replicated sharding; `whole.init` and `whole.join` "
-        "return it there."
+        f"{devices_text(home.device_set)}. Replicate it on the devices of all of them "
+        "with `jax.device_put`, as `whole.init` and `whole.join` do."
     )
