@@ -18,20 +18,30 @@ from ._factories.module import from_optax as from_optax
 from ._groups import Group as Group, Groups as Groups
 from ._metrics import Metrics as Metrics
 from ._optimizers import (
+    ACProp as ACProp,
+    AdaBelief as AdaBelief,
     Adafactor as Adafactor,
     Adam as Adam,
+    AdaMax as AdaMax,
+    AdaMaxW as AdaMaxW,
     AdamW as AdamW,
+    Adan as Adan,
+    AMSGrad as AMSGrad,
     Kron as Kron,
     Lion as Lion,
     Mars as Mars,
     Muon as Muon,
+    NAdam as NAdam,
+    NAdamW as NAdamW,
     Quad as Quad,
+    RAdam as RAdam,
     RMSProp as RMSProp,
     ScheduleFree as ScheduleFree,
     Scion as Scion,
     SGD as SGD,
     Skew as Skew,
     SOAP as SOAP,
+    Yogi as Yogi,
 )
 from ._recipe import Recipe as Recipe
 from ._registry import Registry as Registry

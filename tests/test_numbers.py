@@ -1,6 +1,5 @@
 """Narrow and complex numbers, and gradients that are None, in every optimizer."""
 
-import inspect
 import itertools
 from typing import Any
 
@@ -10,20 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from catalogue import OPTIMIZERS
 from recipe_runs import frozen_groups, moments, PARAMS, recipe, run, SCHEDULE
-
-
-GIVEN: dict[Any, Any] = {
-    fo.ScheduleFree: fo.ScheduleFree(optimizer=fo.SGD(momentum=0.9)),
-    fo.Groups: frozen_groups(),
-}
-OPTIMIZERS = {
-    name: GIVEN.get(kind) or kind()
-    for name, kind in vars(fo).items()
-    if inspect.isclass(kind)
-    and issubclass(kind, fo.AbstractOptimizer)
-    and not inspect.isabstract(kind)
-}
 
 
 def cast(tree, dtype):

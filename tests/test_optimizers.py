@@ -22,6 +22,16 @@ FUNCTIONS = [
     (fo.RMSProp, optax.rmsprop),
     (fo.Adafactor, optax.adafactor),
     (fo.Muon, optax.contrib.muon),
+    (fo.NAdam, optax.nadam),
+    (fo.NAdamW, optax.nadamw),
+    (fo.Adan, optax.adan),
+    (fo.AdaMax, optax.adamax),
+    (fo.AdaMaxW, optax.adamaxw),
+    (fo.AMSGrad, optax.amsgrad),
+    (fo.AdaBelief, optax.adabelief),
+    (fo.ACProp, optax.contrib.acprop),
+    (fo.RAdam, optax.radam),
+    (fo.Yogi, optax.yogi),
 ]
 
 HYPERPARAMETERS = [

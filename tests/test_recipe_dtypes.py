@@ -1,16 +1,13 @@
 """The dtype that an optimizer keeps its moments in."""
 
-import inspect
-from typing import Any
-
 import equinox as eqx
 import functional_opt as fo
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from catalogue import OPTIMIZERS
 from recipe_runs import (
-    frozen_groups,
     moments,
     PARAMS,
     recipe,
@@ -83,26 +80,12 @@ def test_narrow_parameters_are_updated_in_the_dtype_of_the_state(optimizer):
     fo.testing.assert_equal(found.params, expected.params)
 
 
-def optimizers():
-    """One of each class that the library shows."""
-    given: dict[Any, Any] = {
-        fo.ScheduleFree: fo.ScheduleFree(optimizer=fo.SGD(momentum=0.9)),
-        fo.Groups: frozen_groups(),
-    }
-    kinds = [kind for kind in vars(fo).values() if isinstance(kind, type)]
-    return [
-        given.get(kind) or kind()
-        for kind in kinds
-        if issubclass(kind, fo.AbstractOptimizer) and not inspect.isabstract(kind)
-    ]
-
-
-@pytest.mark.parametrize("optimizer", optimizers(), ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("params_dtype", ["bfloat16", "float32"])
-def test_dtypes_stay_from_step_to_step(optimizer, dtype, params_dtype):
+def test_dtypes_stay_from_step_to_step(name, dtype, params_dtype):
     params = jax.tree.map(lambda x: x.astype(params_dtype), PARAMS)
-    transformation = recipe(optimizer=optimizer, state_dtype=dtype).build()
+    transformation = recipe(optimizer=OPTIMIZERS[name], state_dtype=dtype).build()
     state = jax.eval_shape(transformation.init, params)
     updates, after = jax.eval_shape(transformation.update, params, state, params)
     assert eqx.tree_equal(after, state)

@@ -1,6 +1,5 @@
 """Steps in units of the gradient's own root mean square."""
 
-import dataclasses
 from dataclasses import KW_ONLY
 from typing import final
 
@@ -12,6 +11,7 @@ from .._fields import as_dtype, number, part, setting
 from .._transformations.gradients import real_if
 from .._types import DecayRate, FloatDtype, LearningRate, NonNegative, typed
 from .._where import Mask
+from .decay import decayed_as
 
 
 @final
@@ -119,15 +119,7 @@ class AdamW(AbstractOptimizer):
         return real_if(has_dtype, adamw, "`AdamW.mu_dtype`")
 
 
-@decayed.register
-def _(
-    optimizer: Adam, weight_decay: WeightDecay, mask: Mask | None = None
-) -> AbstractOptimizer:
-    fields = {
-        field.name: getattr(optimizer, field.name)
-        for field in dataclasses.fields(optimizer)
-    }
-    return AdamW(**fields, weight_decay=weight_decay, mask=mask)
+decayed.register(Adam, decayed_as(AdamW))
 
 
 @final

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import optax
 from annotated_types import Interval
 
-from .._base import AbstractOptimizer, AbstractSchedule, WeightDecay
-from .._composition.decay import Decayed, decayed
-from .._composition.held import with_fields
+from .._base import AbstractOptimizer, AbstractSchedule
+from .._composition.decay import decayed
 from .._fields import as_dtype, number, part, setting
 from .._transformations.gradients import real_if
 from .._types import (
@@ -24,6 +23,7 @@ from .._types import (
     typed,
 )
 from .._where import Mask
+from .decay import decayed_beside
 
 
 @final
@@ -101,14 +101,7 @@ class Adafactor(AbstractOptimizer):
         return real_if(has_momentum, adafactor, "`Adafactor.momentum`")
 
 
-@decayed.register
-def _(
-    optimizer: Adafactor, weight_decay: WeightDecay, mask: Mask | None = None
-) -> AbstractOptimizer:
-    # Its own decay is not in units of the learning rate.
-    without = with_fields(optimizer, weight_decay_rate=None)
-    return Decayed(
-        optimizer=without,
-        weight_decay=weight_decay,
-        mask=mask or optimizer.weight_decay_mask,
-    )
+# Its own decay is not in units of the learning rate.
+decayed.register(
+    Adafactor, decayed_beside("weight_decay_rate", None, "weight_decay_mask")
+)

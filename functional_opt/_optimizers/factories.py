@@ -1,0 +1,44 @@
+"""Optax transformations made of the fields of an optimizer."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+from .._base import AbstractOptimizer
+from .._schedules.constant import Constant
+from .._types import LearningRate
+
+
+Factory = Callable[..., optax.GradientTransformation]
+
+
+def built(
+    factory: Factory,
+    optimizer: AbstractOptimizer,
+    schedule: LearningRate,
+    **changes: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """Calls an Optax function whose parameters are the fields of an optimizer.
+
+    **Arguments:**
+
+    - `factory`: the function, whose first parameter is the learning rate.
+    - `changes`: parameters whose values are not those of the fields.
+    """
+    names = [field.name for field in dataclasses.fields(optimizer)]
+    given = {name: getattr(optimizer, name) for name in names} | changes
+    return optax.with_extra_args_support(factory(schedule, **given))
+
+
+def at_rate(
+    make: Factory, schedule: LearningRate
+) -> optax.GradientTransformationExtraArgs:
+    """A transformation whose function takes a number as its learning rate."""
+    if isinstance(schedule, Constant):
+        schedule = schedule.value
+    if not callable(schedule):
+        return optax.with_extra_args_support(make(schedule))
+    # The rate of an update is known only there.
+    return optax.inject_hyperparams(make)(schedule)
