@@ -1,7 +1,9 @@
 """The abstract modules: what every optimizer and every schedule is."""
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
@@ -14,6 +16,7 @@ from jaxtyping import PyTree
 
 from ._config import AbstractConfig
 from ._durations import resolved
+from ._extra_args import check_staged, ExtraArg
 from ._previews import check_fits, corners, describe, plot, values
 from ._stages.local import stage_local
 from ._stages.partition import StagePartition
@@ -130,7 +133,8 @@ class AbstractOptimizer(AbstractConfig):
     """An optimizer without its learning rate: hyperparameters, validated and immutable.
 
     Subclass it, declare the hyperparameters as fields and implement `build`. Nothing
-    else is required, and no other method but `build_mpmd` may be overridden:
+    else is required, and no other methods but `extra_args` and `build_mpmd` may be
+    overridden:
 
     - A field named `weight_decay`, with `mask` or `weight_decay_mask` for the
         parameters that decay, is the optimizer's own decoupled weight decay per unit of
@@ -144,6 +148,8 @@ class AbstractOptimizer(AbstractConfig):
         `Frozen` and `Recipe.explain` raise an error.
     - `Recipe.state_dtype` sets the fields `mu_dtype`, `accumulator_dtype` and
         `dtype_momentum`.
+    - An optimizer that works in no `Recipe` and in no `Groups` says why in its class
+        variable `ALONE`.
 
     !!! Example
 
@@ -168,6 +174,16 @@ class AbstractOptimizer(AbstractConfig):
             "Pass the learning rate to `build`, or to `Recipe` as its `schedule`.",
         )
     )
+
+    ALONE: ClassVar[str | None] = None
+
+    def extra_args(self) -> Mapping[str, ExtraArg]:
+        """What `update` requires besides gradients, state and parameters, by name.
+
+        Override it in an optimizer that requires something, such as the loss. Extra
+        arguments of optimizers inside this one are known from these.
+        """
+        return {}
 
     @abc.abstractmethod
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
@@ -210,6 +226,7 @@ class AbstractOptimizer(AbstractConfig):
             `extra_args`, `state_stage_of`, `travel_limit`, `process_timeout`: as in
             `stage_local`.
         """
+        check_staged(all_in(self), extra_args)
         return stage_local(
             self.build(schedule),
             params,
@@ -223,3 +240,21 @@ class AbstractOptimizer(AbstractConfig):
             travel_limit=travel_limit,
             process_timeout=process_timeout,
         )
+
+
+@functools.singledispatch
+def held_by(optimizer: AbstractOptimizer) -> Iterator[AbstractOptimizer]:
+    """The optimizers directly inside one, in its parts or in its fields."""
+    fields = [getattr(optimizer, x.name) for x in dataclasses.fields(optimizer)]
+    yield from filter(is_optimizer, jax.tree.leaves(fields, is_leaf=is_optimizer))
+
+
+def all_in(optimizer: AbstractOptimizer) -> Iterator[AbstractOptimizer]:
+    """An optimizer, and all that it holds at any depth."""
+    yield optimizer
+    for inner in held_by(optimizer):
+        yield from all_in(inner)
+
+
+def is_optimizer(node: Any) -> bool:
+    return isinstance(node, AbstractOptimizer)

@@ -8,11 +8,12 @@ import jax
 import optax
 from jaxtyping import PyTree
 
-from ._base import AbstractOptimizer, AbstractSchedule, WeightDecay
+from ._base import AbstractOptimizer, AbstractSchedule, all_in, WeightDecay
 from ._composition.decay import WithDecay
 from ._composition.held import AbstractPartitionedOptimizer
 from ._composition.rates import is_one, WithRate
 from ._config import AbstractConfig
+from ._extra_args import check_combined, check_grouped
 from ._fields import number, part, setting
 from ._paths import path_text
 from ._schedules.constant import as_schedule
@@ -95,6 +96,17 @@ class Groups(AbstractPartitionedOptimizer):
     groups: tuple[Group, ...] = part()
     _: KW_ONLY
     rest: AbstractOptimizer | None = part(default=None)
+
+    def _check(self) -> None:
+        places = {
+            f"Groups.groups[{index}].optimizer": group.optimizer
+            for index, group in enumerate(self.groups)
+        }
+        if self.rest is not None:
+            places["Groups.rest"] = self.rest
+        for place, optimizer in places.items():
+            check_combined(all_in(optimizer), place)
+            check_grouped(all_in(optimizer), place)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:

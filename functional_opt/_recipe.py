@@ -8,18 +8,18 @@ from jax import Device
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from ._base import AbstractOptimizer, AbstractSchedule, WeightDecay
+from ._base import AbstractOptimizer, AbstractSchedule, all_in, WeightDecay
 from ._composition.assignments import assigned, table
 from ._composition.decay import decayed
 from ._composition.frozen import without_frozen
-from ._composition.held import all_in
 from ._composition.rates import schedules_in
 from ._composition.state_dtype import with_state_dtype
 from ._config import AbstractConfig
 from ._durations import known_steps, resolved, unresolved
+from ._extra_args import check_combined, check_staged, explain_extra_args
 from ._fields import as_dtype, number, part, setting
 from ._metrics import Metrics, metrics_of
-from ._optimizers import ScheduleFree
+from ._optimizers.schedule_free import AVERAGING
 from ._previews import check_fits
 from ._schedules.constant import as_schedule
 from ._spikes import SkipSpikes
@@ -119,11 +119,13 @@ class Recipe(AbstractConfig):
                 f"{self.decay_where} and None. Say how much is to decay there; the "
                 "optimizer's own weight decay goes by the optimizer's own mask."
             )
-        averages = any(isinstance(x, ScheduleFree) for x in all_in(self.optimizer))
+        check_combined(all_in(self.optimizer), "Recipe.optimizer")
+        averages = [x for x in all_in(self.optimizer) if isinstance(x, AVERAGING)]
         if self.ema_decay is not None and averages:
             raise ValueError(
-                f"`Recipe.ema_decay` = {self.ema_decay} and `ScheduleFree` both "
-                "average the parameters. Leave one out."
+                f"`Recipe.ema_decay` = {self.ema_decay} and "
+                f"`{type(averages[0]).__name__}` both average the parameters. Leave "
+                "one out."
             )
 
     @typed
@@ -205,6 +207,7 @@ class Recipe(AbstractConfig):
             Gradients in another dtype than the parameters, such as float32 gradients of
             bfloat16 parameters, require `grads`.
         """
+        check_staged(all_in(self.optimizer), extra_args)
         return stage_local(
             self.build(total_steps),
             params,
@@ -248,7 +251,8 @@ class Recipe(AbstractConfig):
         """A table of the optimizer, learning rate and weight decay of each parameter.
 
         The column "schedule" shows the factor on the recipe's learning rate, or the
-        learning rate itself where an optimizer sets its own.
+        learning rate itself where an optimizer sets its own. Below it are the extra
+        arguments that each update requires, such as the loss, if any.
 
         **Arguments:**
 
@@ -256,7 +260,8 @@ class Recipe(AbstractConfig):
         """
         params = only_params(params)
         self._check_where(params)
-        return table(params, assigned(self._decayed_optimizer(), params))
+        assignments = table(params, assigned(self._decayed_optimizer(), params))
+        return assignments + explain_extra_args(all_in(self.optimizer))
 
     def _chain(self) -> optax.GradientTransformationExtraArgs:
         optimizer = self._decayed_optimizer()

@@ -340,7 +340,7 @@ def test_template_says_what_fields_mean(run):
         "b1 = 0.9",
         "# exponential decay rate of the second moment $v$, in [0, 1).",
     ]
-    code, out, err = run("template", "adamx")
+    code, out, err = run("template", "adamwx")
     assert (code, out) == (1, "")
     assert err.startswith(
         "functional-opt: no module is named 'adamx'; did you mean 'adam'? known: recipe"

@@ -10,7 +10,7 @@ from jax.core import Tracer
 
 from .._annotations import fits
 from .choices import bases_of, Choice, choice_of, root_choice
-from .errors import ConfigError, Location, location_text, shown
+from .errors import ConfigError, known, Location, location_text, shown
 from .fields import arms_of, Field, fields_of, is_module, is_text, items_of, NONE
 
 
@@ -41,8 +41,8 @@ class Encoder:
         """Encodes a module where one of these classes is expected."""
         cls = type(module)
         if cls not in (*choice.options.values(), choice.default):
-            known = ", ".join(choice.options) or "none"
-            text = f"`{cls.__name__}` is not known here; known: {known}"
+            options = known(choice.options, cls.__name__.lower())
+            text = f"`{cls.__name__}` is not known here; {options}"
             return self._refuse(path, text)
         name = choice.name_of(cls)
         data = {} if name is None else {"name": name}

@@ -13,6 +13,7 @@ Location = tuple[str | int, ...]
 
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 SHOWN = 80
+MOST_WORDS = 16
 
 
 class Position(NamedTuple):
@@ -125,9 +126,19 @@ def shown(value: Any) -> str:
 
 
 def suggestion(word: Any, words: Iterable[str]) -> str:
-    """The closest valid word, and all valid words."""
+    """The closest valid word, and the valid words near it, or all if they are few."""
     words = list(words)
     text = word[:SHOWN].lower() if isinstance(word, str) else ""
     near = difflib.get_close_matches(text, words, n=1)
     meant = f"did you mean {near[0]!r}? " if near else ""
-    return f"{meant}known: {', '.join(words) or 'none'}"
+    return meant + known(words, text)
+
+
+def known(words: Iterable[str], text: str = "") -> str:
+    """The valid words; of many those that are nearest to a text."""
+    words = list(words)
+    if len(words) <= MOST_WORDS:
+        return f"known: {', '.join(words) or 'none'}"
+    near = difflib.get_close_matches(text, words, n=MOST_WORDS, cutoff=0)
+    shown = [word for word in words if word in near] if text else words[:MOST_WORDS]
+    return f"known: {', '.join(shown)} and {len(words) - len(shown)} more"

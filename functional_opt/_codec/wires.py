@@ -39,7 +39,7 @@ from .choices import (
     written_as,
 )
 from .encode import plain_default
-from .errors import shown
+from .errors import known, shown
 from .fields import arms_of, Field, fields_of, is_scalar_array, is_text, items_of
 from .problems import (
     About,
@@ -251,11 +251,11 @@ def _problem_of(
         return None if is_known else Problem(("name",), why_not(name, choice, kinds))
     if choice.default is not None:
         return None
-    known = f"known: {', '.join(choice.options) or 'none'}"
+    options = known(choice.options)
     for key in value:
         if HABITS.get(key) is CLASS:
-            return Problem((key,), f"{CLASS.text()}; {known}", About.KEY)
-    return Problem(("name",), f"the name of {choice.noun} is required; {known}")
+            return Problem((key,), f"{CLASS.text()}; {options}", About.KEY)
+    return Problem(("name",), f"the name of {choice.noun} is required; {options}")
 
 
 def _tag(table: dict[str, Any], choice: Choice) -> str:

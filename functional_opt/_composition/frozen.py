@@ -6,10 +6,10 @@ import jax
 import optax
 from jaxtyping import PyTree
 
-from .._base import AbstractOptimizer
+from .._base import AbstractOptimizer, all_in
 from .._types import LearningRate, typed
 from .._where import Mask
-from .held import AbstractPartitionedOptimizer, all_in, by_part, only_held
+from .held import AbstractPartitionedOptimizer, by_part, only_held
 
 
 @final

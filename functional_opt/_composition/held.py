@@ -2,7 +2,6 @@
 
 import abc
 import copy
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY
 from typing import Any, final, TypeVar
@@ -11,7 +10,7 @@ import jax
 import optax
 from jaxtyping import PyTree
 
-from .._base import AbstractOptimizer
+from .._base import AbstractOptimizer, held_by, is_optimizer
 from .._fields import part, setting
 from .._types import LearningRate, typed
 
@@ -112,19 +111,9 @@ class Partitioned(AbstractPartitionedOptimizer):
 O = TypeVar("O", bound=AbstractOptimizer)  # noqa: E741
 
 
-def held_by(optimizer: AbstractOptimizer) -> list[AbstractOptimizer]:
-    """The optimizers directly inside one, in its parts or in its fields."""
-    if isinstance(optimizer, AbstractPartitionedOptimizer):
-        return list(optimizer.parts().values())
-    fields = [getattr(optimizer, x.name) for x in dataclasses.fields(optimizer)]
-    return list(filter(_is_optimizer, jax.tree.leaves(fields, is_leaf=_is_optimizer)))
-
-
-def all_in(optimizer: AbstractOptimizer) -> Iterator[AbstractOptimizer]:
-    """An optimizer, and all that it holds at any depth."""
-    yield optimizer
-    for inner in held_by(optimizer):
-        yield from all_in(inner)
+@held_by.register
+def _(optimizer: AbstractPartitionedOptimizer) -> Iterator[AbstractOptimizer]:
+    yield from optimizer.parts().values()
 
 
 def only_held(optimizer: AbstractOptimizer, purpose: str) -> AbstractOptimizer | None:
@@ -133,7 +122,7 @@ def only_held(optimizer: AbstractOptimizer, purpose: str) -> AbstractOptimizer |
     **Raises:** `ValueError` if it holds several, since it does not declare which
     parameters each of them updates.
     """
-    held = held_by(optimizer)
+    held = list(held_by(optimizer))
     if len(held) > 1:
         names = ", ".join(f"`{type(inner).__name__}`" for inner in held)
         raise ValueError(
@@ -157,15 +146,15 @@ def replace_held(
 
     def replaced(value: Any) -> Any:
         return jax.tree.map(
-            lambda node: change(node) if _is_optimizer(node) else node,
+            lambda node: change(node) if is_optimizer(node) else node,
             value,
-            is_leaf=_is_optimizer,
+            is_leaf=is_optimizer,
         )
 
     holding = [
         (name, value)
         for name, value in vars(optimizer).items()
-        if any(map(_is_optimizer, jax.tree.leaves(value, is_leaf=_is_optimizer)))
+        if any(map(is_optimizer, jax.tree.leaves(value, is_leaf=is_optimizer)))
     ]
     return with_fields(optimizer, **{name: replaced(value) for name, value in holding})
 
@@ -211,10 +200,6 @@ def by_part(
         results = iter(jax.tree.leaves(function(name, held, own), is_leaf))
         leaves = [next(results) if leaf == name else leaf for leaf in leaves]
     return jax.tree.unflatten(structure, leaves)
-
-
-def _is_optimizer(node: Any) -> bool:
-    return isinstance(node, AbstractOptimizer)
 
 
 def _is(one: Any, other: Any) -> bool:

@@ -8,12 +8,12 @@ from typing import final
 import numpy as np
 import optax
 
-from .._base import AbstractOptimizer
+from .._base import AbstractOptimizer, held_by
 from .._fields import part, setting
 from .._transformations.dtypes import stored, widened
 from .._types import LearningRate, typed
 from .frozen import Frozen
-from .held import held_by, replace_held, with_fields
+from .held import replace_held, with_fields
 
 
 def with_state_dtype(
@@ -34,7 +34,7 @@ def _with_moments(optimizer: AbstractOptimizer, dtype: np.dtype) -> AbstractOpti
     own = names & {"mu_dtype", "accumulator_dtype", "dtype_momentum"}
     other = [name for name in own if getattr(optimizer, name) != dtype]
     optimizer = with_fields(optimizer, **dict.fromkeys(other, dtype))
-    if own or held_by(optimizer):
+    if own or list(held_by(optimizer)):
         return replace_held(optimizer, lambda inner: _with_moments(inner, dtype))
     return Stored(optimizer=optimizer, dtype=dtype)
 

@@ -2,6 +2,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import optax
 
 from .._base import AbstractOptimizer, WeightDecay
@@ -57,11 +58,16 @@ def decayed_beside(
         weight_decay: WeightDecay,
         mask: Mask | None = None,
     ) -> AbstractOptimizer:
-        own_mask = getattr(optimizer, mask_name) if mask_name else None
-        return Decayed(
-            optimizer=with_fields(optimizer, **{own: without}),
-            weight_decay=weight_decay,
-            mask=own_mask if mask is None else mask,
-        )
+        plain = with_fields(optimizer, **{own: without})
+        if mask is None and mask_name:
+            mask = _as_function(getattr(optimizer, mask_name))
+        return Decayed(optimizer=plain, weight_decay=weight_decay, mask=mask)
 
     return decayed
+
+
+def _as_function(mask: Mask | bool | None) -> Mask | None:
+    """A mask of Optax that may be one bool for all parameters."""
+    if isinstance(mask, bool):
+        return lambda params: jax.tree.map(lambda _: mask, params)
+    return mask

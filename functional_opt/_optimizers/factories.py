@@ -36,9 +36,19 @@ def at_rate(
     make: Factory, schedule: LearningRate
 ) -> optax.GradientTransformationExtraArgs:
     """A transformation whose function takes a number as its learning rate."""
-    if isinstance(schedule, Constant):
-        schedule = schedule.value
-    if not callable(schedule):
-        return optax.with_extra_args_support(make(schedule))
+    rate = plain_rate(schedule)
+    if not callable(rate):
+        return optax.with_extra_args_support(make(rate))
     # The rate of an update is known only there.
-    return optax.inject_hyperparams(make)(schedule)
+    return optax.inject_hyperparams(make)(rate)
+
+
+def first_rate(schedule: LearningRate) -> Any:
+    """The learning rate at the first update."""
+    rate = plain_rate(schedule)
+    return rate(0) if callable(rate) else rate
+
+
+def plain_rate(schedule: LearningRate) -> LearningRate:
+    """The number that a constant schedule is, or else the learning rate as it is."""
+    return schedule.value if isinstance(schedule, Constant) else schedule

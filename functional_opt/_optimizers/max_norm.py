@@ -5,9 +5,9 @@ from typing import final
 
 import optax
 
-from .._base import AbstractOptimizer
+from .._base import AbstractOptimizer, WeightDecay
 from .._composition.decay import decayed
-from .._fields import as_dtype, number, setting
+from .._fields import as_dtype, number, part, setting
 from .._transformations.gradients import real_if
 from .._types import DecayRate, FloatDtype, LearningRate, NonNegative, typed
 from .._where import Mask
@@ -70,7 +70,8 @@ class AdaMaxW(AbstractOptimizer):
     **Arguments:**
 
     - `b1`, `b2`, `eps`: as in [`AdaMax`][].
-    - `weight_decay`: decoupled weight decay per unit of learning rate; at least 0.
+    - `weight_decay`: decoupled weight decay per unit of learning rate, a number or a
+        schedule; at least 0.
     - `mask`: mask function from the parameters to a tree of bools, true for those that
         decay, such as a [`Where`][]. If omitted, all decay.
     """
@@ -79,7 +80,7 @@ class AdaMaxW(AbstractOptimizer):
     b1: DecayRate = number(default=0.9)
     b2: DecayRate = number(default=0.999)
     eps: NonNegative = number(default=1e-8)
-    weight_decay: NonNegative = number(default=1e-4)
+    weight_decay: WeightDecay = part(default=1e-4)
     mask: Mask | None = setting(default=None)
 
     @typed

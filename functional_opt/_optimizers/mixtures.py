@@ -5,7 +5,7 @@ from typing import final
 
 import optax
 
-from .._base import AbstractOptimizer, AbstractSchedule
+from .._base import AbstractOptimizer, AbstractSchedule, WeightDecay
 from .._fields import as_dtype, number, part, setting
 from .._transformations.gradients import real_if
 from .._types import DecayRate, FloatDtype, LearningRate, NonNegative, typed
@@ -39,13 +39,14 @@ class AdEMAMix(AbstractOptimizer):
 
     - `b1`: exponential decay rate of the fast average $m_1$, in [0, 1).
     - `b2`: exponential decay rate of the second moment $v$, in [0, 1).
-    - `b3`: $\\beta_3$, exponential decay rate of the slow average $m_2$: a number in [0,
-        1), or a schedule.
+    - `b3`: $\\beta_3$, exponential decay rate of the slow average $m_2$: a number in
+        [0, 1), or a schedule.
     - `alpha`: $\\alpha$, the weight of $m_2$: a number of at least 0, or a schedule.
     - `eps`: added to the square root, in units of the gradient; at least 0.
     - `eps_root`: $\\bar\\epsilon$, in units of the squared gradient; at least 0.
     - `mu_dtype`: dtype of the moments; if omitted, that of the parameters.
-    - `weight_decay`: decoupled weight decay per unit of learning rate; at least 0.
+    - `weight_decay`: decoupled weight decay per unit of learning rate, a number or a
+        schedule; at least 0.
     - `mask`: mask function from the parameters to a tree of bools, true for those that
         decay, such as a [`Where`][]. If omitted, all decay.
     """
@@ -58,7 +59,7 @@ class AdEMAMix(AbstractOptimizer):
     eps: NonNegative = number(default=1e-8)
     eps_root: NonNegative = number(default=0.0)
     mu_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
-    weight_decay: NonNegative = number(default=0.0)
+    weight_decay: WeightDecay = part(default=0.0)
     mask: Mask | None = setting(default=None)
 
     @typed
@@ -91,11 +92,12 @@ class SimplifiedAdEMAMix(AbstractOptimizer):
 
     - `b1`: decay rate of the sum $m$, in [0, 1).
     - `b2`: exponential decay rate of the second moment $v$, in [0, 1).
-    - `alpha`: $\\alpha$, the weight of the newest gradient: a number of at least 0, or a
-        schedule. The larger the batch, the smaller it should be.
+    - `alpha`: $\\alpha$, the weight of the newest gradient: a number of at least 0, or
+        a schedule. The larger the batch, the smaller it should be.
     - `eps`: $\\epsilon$, in units of the gradient; at least 0.
     - `eps_root`: $\\bar\\epsilon$, in units of the squared gradient; at least 0.
-    - `weight_decay`: decoupled weight decay per unit of learning rate; at least 0.
+    - `weight_decay`: decoupled weight decay per unit of learning rate, a number or a
+        schedule; at least 0.
     - `mask`: mask function from the parameters to a tree of bools, true for those that
         decay, such as a [`Where`][]. If omitted, all decay.
     """
@@ -106,7 +108,7 @@ class SimplifiedAdEMAMix(AbstractOptimizer):
     alpha: AbstractSchedule | NonNegative = part(default=0.0)
     eps: NonNegative = number(default=1e-8)
     eps_root: NonNegative = number(default=0.0)
-    weight_decay: NonNegative = number(default=0.0)
+    weight_decay: WeightDecay = part(default=0.0)
     mask: Mask | None = setting(default=None)
 
     @typed

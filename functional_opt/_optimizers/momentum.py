@@ -7,8 +7,16 @@ import optax
 
 from .._base import AbstractOptimizer
 from .._fields import as_dtype, number, setting
-from .._transformations.gradients import real_if
-from .._types import DecayRate, FloatDtype, LearningRate, typed
+from .._transformations.gradients import real_if, real_only
+from .._types import (
+    Count,
+    DecayRate,
+    FloatDtype,
+    LearningRate,
+    NonNegative,
+    typed,
+)
+from .factories import built
 
 
 @final
@@ -54,3 +62,40 @@ class SGD(AbstractOptimizer):
         )
         has_dtype = self.accumulator_dtype is not None
         return real_if(has_dtype, sgd, "`SGD.accumulator_dtype`")
+
+
+@final
+class NoisySGD(AbstractOptimizer):
+    """[SGD with gradient noise](https://arxiv.org/abs/1511.06807) (Neelakantan et al.
+    2015): `optax.noisy_sgd`.
+
+    Update $t$, from 1 on, adds normal noise of variance $\\eta / t^\\gamma$ to the
+    gradient (equation 1). The noise of a parameter depends on its place in the whole
+    tree, not on stages.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> import jax.numpy as jnp
+    >>> transformation = fo.NoisySGD(eta=0.0).build(0.1)
+    >>> params = jnp.array([1.0, -3.0])
+    >>> updates, _ = transformation.update(params, transformation.init(params))
+    >>> [round(float(x), 3) for x in updates]
+    [-0.1, 0.3]
+
+    ```
+
+    **Arguments:**
+
+    - `eta`: $\\eta$, in units of the squared gradient; at least 0.
+    - `gamma`: $\\gamma$, at least 0. The authors take 0.55.
+    - `key`: seed of the noise.
+    """
+
+    _: KW_ONLY
+    eta: NonNegative = number(default=0.01)
+    gamma: NonNegative = number(default=0.55)
+    key: Count = setting(default=0)
+
+    @typed
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
+        return real_only(built(optax.noisy_sgd, self, schedule), "`NoisySGD`")

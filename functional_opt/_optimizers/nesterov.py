@@ -5,9 +5,9 @@ from typing import final
 
 import optax
 
-from .._base import AbstractOptimizer
+from .._base import AbstractOptimizer, WeightDecay
 from .._composition.decay import decayed
-from .._fields import as_dtype, number, setting
+from .._fields import as_dtype, number, part, setting
 from .._transformations.gradients import real_if
 from .._types import DecayRate, FloatDtype, LearningRate, NonNegative, typed
 from .._where import Mask
@@ -73,7 +73,8 @@ class NAdamW(AbstractOptimizer):
     **Arguments:**
 
     - `b1`, `b2`, `eps`, `eps_root`, `mu_dtype`: as in [`Adam`][].
-    - `weight_decay`: decoupled weight decay per unit of learning rate; at least 0.
+    - `weight_decay`: decoupled weight decay per unit of learning rate, a number or a
+        schedule; at least 0.
     - `mask`: mask function from the parameters to a tree of bools, true for those that
         decay, such as a [`Where`][]. If omitted, all decay.
     - `nesterov`: whether to use Nesterov momentum; without it, this is AdamW.
@@ -85,7 +86,7 @@ class NAdamW(AbstractOptimizer):
     eps: NonNegative = number(default=1e-8)
     eps_root: NonNegative = number(default=0.0)
     mu_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
-    weight_decay: NonNegative = number(default=1e-4)
+    weight_decay: WeightDecay = part(default=1e-4)
     mask: Mask | None = setting(default=None)
     nesterov: bool = setting(default=True)
 
@@ -125,7 +126,8 @@ class Adan(AbstractOptimizer):
     - `b3`: exponential decay rate of $n$, in [0, 1).
     - `eps`: $\\epsilon$, in units of the gradient; at least 0.
     - `eps_root`: $\\bar\\epsilon$, in units of the squared gradient; at least 0.
-    - `weight_decay`: decoupled weight decay per unit of learning rate; at least 0.
+    - `weight_decay`: decoupled weight decay per unit of learning rate, a number or a
+        schedule; at least 0.
     - `mask`: mask function from the parameters to a tree of bools, true for those that
         decay, such as a [`Where`][]. If omitted, all decay.
     """
@@ -136,7 +138,7 @@ class Adan(AbstractOptimizer):
     b3: DecayRate = number(default=0.99)
     eps: NonNegative = number(default=1e-8)
     eps_root: NonNegative = number(default=1e-8)
-    weight_decay: NonNegative = number(default=0.0)
+    weight_decay: WeightDecay = part(default=0.0)
     mask: Mask | None = setting(default=None)
 
     @typed

@@ -1,13 +1,30 @@
+"""Averages of iterates in place of a decay of the learning rate."""
+
 from dataclasses import KW_ONLY
 from typing import Annotated, final
 
+import jax.numpy as jnp
 import optax
 from annotated_types import Interval
 
-from .._base import AbstractOptimizer
+from .._base import AbstractOptimizer, WeightDecay
+from .._composition.decay import decayed
 from .._composition.frozen import without_frozen
+from .._composition.held import with_fields
 from .._fields import as_dtype, number, part, setting
-from .._types import FloatDtype, LearningRate, NonNegative, Scalar, typed
+from .._types import (
+    DecayRate,
+    FloatDtype,
+    LearningRate,
+    NonNegative,
+    PositiveCount,
+    Scalar,
+    typed,
+)
+from .._where import Mask
+from .adaptive import RMSProp
+from .factories import built, plain_rate
+from .momentum import SGD
 
 
 @final
@@ -53,3 +70,137 @@ class ScheduleFree(AbstractOptimizer):
         )
         # An average of equal parameters differs from them by rounding.
         return without_frozen(self.optimizer, averaged)
+
+
+@final
+class ScheduleFreeSGD(AbstractOptimizer):
+    """[Schedule-free SGD](https://arxiv.org/abs/2405.15682) (Defazio et al. 2024).
+
+    `optax.contrib.schedule_free_sgd`: [`ScheduleFree`][] around SGD, with a warmup.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> recipe = fo.Recipe(optimizer=fo.ScheduleFreeSGD(warmup_steps=100), schedule=1.0)
+
+    ```
+
+    **Arguments:**
+
+    - `warmup_steps`: the number of updates, at least 1, in which the learning rate
+        grows from 0 to what it would be. If None, there is no warmup.
+    - `b1`, `weight_lr_power`, `state_dtype`: as in [`ScheduleFree`][].
+    - `weight_decay`: weight decay per unit of learning rate; at least 0. If None, there
+        is none.
+    """
+
+    _: KW_ONLY
+    warmup_steps: PositiveCount | None = setting(default=None)
+    b1: Annotated[Scalar, Interval(gt=0, lt=1)] = number(default=0.9)
+    weight_decay: NonNegative | None = number(default=None)
+    weight_lr_power: NonNegative = number(default=2.0)
+    state_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
+
+    @typed
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
+        rate = _warmed(schedule, self.warmup_steps)
+        sgd = optax.contrib.schedule_free_sgd
+        return built(sgd, self, rate, warmup_steps=None)
+
+
+@final
+class ScheduleFreeAdamW(AbstractOptimizer):
+    """[Schedule-free AdamW](https://arxiv.org/abs/2405.15682) (Defazio et al. 2024).
+
+    `optax.contrib.schedule_free_adamw`: [`ScheduleFree`][] around AdamW without a first
+    moment, with a warmup.
+
+    ```python
+    >>> import functional_opt as fo
+    >>> optimizer = fo.ScheduleFreeAdamW(warmup_steps=100, weight_decay=0.1)
+    >>> recipe = fo.Recipe(optimizer=optimizer, schedule=0.0025)
+
+    ```
+
+    **Arguments:**
+
+    - `warmup_steps`: the number of updates, at least 1, in which the learning rate
+        grows from 0 to what it would be. If None, there is no warmup.
+    - `b1`, `weight_lr_power`, `state_dtype`: as in [`ScheduleFree`][].
+    - `b2`: exponential decay rate of the second moment, in [0, 1).
+    - `eps`: added to the square root, in units of the gradient; at least 0.
+    - `weight_decay`: weight decay per unit of learning rate; at least 0.
+    """
+
+    _: KW_ONLY
+    warmup_steps: PositiveCount | None = setting(default=None)
+    b1: Annotated[Scalar, Interval(gt=0, lt=1)] = number(default=0.9)
+    b2: DecayRate = number(default=0.999)
+    eps: NonNegative = number(default=1e-8)
+    weight_decay: NonNegative = number(default=0.0)
+    weight_lr_power: NonNegative = number(default=2.0)
+    state_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
+
+    @typed
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
+        rate = _warmed(schedule, self.warmup_steps)
+        adamw = optax.contrib.schedule_free_adamw
+        return built(adamw, self, rate, warmup_steps=None)
+
+
+AVERAGING = (ScheduleFree, ScheduleFreeSGD, ScheduleFreeAdamW)
+
+
+@final
+class Warmed(AbstractOptimizer):
+    """An optimizer whose learning rate has a warmup.
+
+    **Arguments:**
+
+    - `optimizer`: the optimizer.
+    - `warmup_steps`: as in `ScheduleFreeSGD`.
+    """
+
+    _: KW_ONLY
+    optimizer: AbstractOptimizer = part()
+    warmup_steps: PositiveCount | None = setting(default=None)
+
+    @typed
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
+        return self.optimizer.build(_warmed(schedule, self.warmup_steps))
+
+
+@decayed.register(ScheduleFreeSGD)
+@decayed.register(ScheduleFreeAdamW)
+def _(
+    optimizer: ScheduleFreeSGD | ScheduleFreeAdamW,
+    weight_decay: WeightDecay,
+    mask: Mask | None = None,
+) -> AbstractOptimizer:
+    if mask is None:
+        return with_fields(optimizer, weight_decay=weight_decay)
+    averaged = ScheduleFree(
+        optimizer=decayed(_inside(optimizer), weight_decay, mask),
+        b1=optimizer.b1,
+        weight_lr_power=optimizer.weight_lr_power,
+        state_dtype=optimizer.state_dtype,
+    )
+    return Warmed(optimizer=averaged, warmup_steps=optimizer.warmup_steps)
+
+
+def _inside(optimizer: ScheduleFreeSGD | ScheduleFreeAdamW) -> AbstractOptimizer:
+    """What is averaged, without a weight decay."""
+    if isinstance(optimizer, ScheduleFreeSGD):
+        return SGD()
+    return RMSProp(
+        decay=optimizer.b2, eps=optimizer.eps, eps_in_sqrt=False, bias_correction=True
+    )
+
+
+def _warmed(schedule: LearningRate, warmup_steps: int | None) -> LearningRate:
+    """A learning rate after a linear warmup from 0; of a number, that of Optax."""
+    rate = plain_rate(schedule)
+    if warmup_steps is None:
+        return rate
+    if not callable(rate):
+        return optax.warmup_constant_schedule(0, rate, warmup_steps)
+    return lambda count: rate(count) * jnp.minimum(1, count / warmup_steps)

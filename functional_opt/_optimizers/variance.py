@@ -5,8 +5,8 @@ from typing import final
 
 import optax
 
-from .._base import AbstractOptimizer
-from .._fields import number, setting
+from .._base import AbstractOptimizer, WeightDecay
+from .._fields import number, part, setting
 from .._types import DecayRate, LearningRate, NonNegative, typed
 from .._where import Mask
 from .factories import built
@@ -76,7 +76,8 @@ class ACProp(AbstractOptimizer):
     **Arguments:**
 
     - `b1`, `b2`, `eps`, `eps_root`: as in [`AdaBelief`][].
-    - `weight_decay`: decoupled weight decay per unit of learning rate; at least 0.
+    - `weight_decay`: decoupled weight decay per unit of learning rate, a number or a
+        schedule; at least 0.
     - `mask`: mask function from the parameters to a tree of bools, true for those that
         decay, such as a [`Where`][]. If omitted, all decay.
     """
@@ -86,7 +87,7 @@ class ACProp(AbstractOptimizer):
     b2: DecayRate = number(default=0.999)
     eps: NonNegative = number(default=1e-16)
     eps_root: NonNegative = number(default=1e-16)
-    weight_decay: NonNegative = number(default=0.0)
+    weight_decay: WeightDecay = part(default=0.0)
     mask: Mask | None = setting(default=None)
 
     @typed
