@@ -39,12 +39,20 @@ class Run(NamedTuple):
     history: list[Any]
 
 
-def run(transformation, steps=6, bad=(), params: Any = PARAMS, grads_of=grads_of):
+def run(
+    transformation,
+    steps=6,
+    bad=(),
+    params: Any = PARAMS,
+    grads_of=grads_of,
+    extra_args: Any = None,
+):
     """A few compiled steps; the gradients of the `bad` ones are not finite."""
 
     @jax.jit
     def step(params, state, bad):
-        updates, state = transformation.update(grads_of(params, bad), state, params)
+        grads = grads_of(params, bad)
+        updates, state = transformation.update(grads, state, params, **extra_args or {})
         return optax.apply_updates(params, updates), state, updates
 
     state, updates, history = transformation.init(params), [], []

@@ -343,7 +343,7 @@ def test_template_says_what_fields_mean(run):
     code, out, err = run("template", "adamwx")
     assert (code, out) == (1, "")
     assert err.startswith(
-        "functional-opt: no module is named 'adamx'; did you mean 'adam'? known: recipe"
+        "functional-opt: no module is named 'adamwx'; did you mean 'adamw'? known: "
     )
 
 

@@ -1,5 +1,6 @@
 """Narrow and complex numbers, and gradients that are None, in every optimizer."""
 
+import functools
 import itertools
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from catalogue import OPTIMIZERS
+from catalogue import extra_args, OPTIMIZERS
 from recipe_runs import frozen_groups, moments, PARAMS, recipe, run, SCHEDULE
 
 
@@ -40,7 +41,8 @@ def test_dtypes_stay_in_all_options(name, dtype, grads_dtype):
             state_dtype=state_dtype,
         ).build()
         state = jax.eval_shape(transformation.init, params)
-        updates, after = jax.eval_shape(transformation.update, grads, state, params)
+        update = functools.partial(transformation.update, **extra_args(name))
+        updates, after = jax.eval_shape(update, grads, state, params)
         assert eqx.tree_equal(after, state)
         assert eqx.tree_equal(updates, jax.eval_shape(lambda: grads))
 
@@ -51,8 +53,9 @@ def test_narrow_parameters_train(name):
     training = decayed(
         OPTIMIZERS[name], skip_nonfinite=True, accumulate=2, state_dtype="float32"
     ).build()
-    found = run(training, steps=5, bad={1}, params=cast(PARAMS, "bfloat16"))
-    wide = run(training, steps=5, bad={1})
+    options = dict(steps=5, bad={1}, extra_args=extra_args(name))
+    found = run(training, params=cast(PARAMS, "bfloat16"), **options)
+    wide = run(training, **options)
     for one, other, start in zip(
         *map(jax.tree.leaves, (found.params, wide.params, PARAMS)), strict=True
     ):
@@ -136,7 +139,13 @@ def test_complex_parameters_turn_with_their_gradients(name):
     def trained(turn):
         turned = jax.tree.map(lambda x: x * turn, params)
         given = jax.tree.map(lambda x: x * turn, grads)
-        return run(transformation, params=turned, grads_of=lambda *_: given, steps=3)
+        return run(
+            transformation,
+            params=turned,
+            grads_of=lambda *_: given,
+            steps=3,
+            extra_args=extra_args(name),
+        )
 
     plain, turned = trained(1), trained(phase)
     for one, other in zip(

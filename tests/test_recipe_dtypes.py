@@ -1,12 +1,14 @@
 """The dtype that an optimizer keeps its moments in."""
 
+import functools
+
 import equinox as eqx
 import functional_opt as fo
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from catalogue import OPTIMIZERS
+from catalogue import extra_args, OPTIMIZERS
 from recipe_runs import (
     moments,
     PARAMS,
@@ -87,7 +89,8 @@ def test_dtypes_stay_from_step_to_step(name, dtype, params_dtype):
     params = jax.tree.map(lambda x: x.astype(params_dtype), PARAMS)
     transformation = recipe(optimizer=OPTIMIZERS[name], state_dtype=dtype).build()
     state = jax.eval_shape(transformation.init, params)
-    updates, after = jax.eval_shape(transformation.update, params, state, params)
+    update = functools.partial(transformation.update, **extra_args(name))
+    updates, after = jax.eval_shape(update, params, state, params)
     assert eqx.tree_equal(after, state)
     assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype(params_dtype)}
     if dtype == "float32":

@@ -78,8 +78,8 @@ def test_every_optimizer_is_drawn_and_comes_closer(cls):
     for path, (function, start, end, _) in zip(paths, gallery.FUNCTIONS, strict=True):
         assert path[0].tolist() == pytest.approx(start)
         assert len(path) == gallery.STEPS + 1
-        assert function(*path[-1]) < 0.3 * function(*start), (path[-1], end)
+        assert function(*path[-1]) < 0.4 * function(*start), (path[-1], end)
 
 
 def test_all_but_a_few_optimizers_are_drawn():
-    assert set(gallery.NOT_DRAWN) == {fo.Frozen, fo.Groups}
+    assert set(gallery.NOT_DRAWN) == {fo.DPSGD, fo.Frozen, fo.Groups}

@@ -20,10 +20,11 @@ from matplotlib.figure import Figure
 
 INK, PATH = "#888888", "#3f6fd8"
 STEPS = 60
-RATES = np.geomspace(1e-3, 1.0, 16)
+RATES = np.geomspace(1e-3, 1e3, 31)
 
 # Optimizers without a path of their own, and why.
 NOT_DRAWN = {
+    fo.DPSGD: "takes a gradient of each example",
     fo.Frozen: "makes no step",
     fo.Groups: "takes the steps of the optimizers in it",
 }
@@ -123,8 +124,15 @@ def paths(optimizer: Any) -> tuple[np.ndarray, np.ndarray]:
 
         def step(carry: Any, _: Any) -> Any:
             params, state = carry
-            grads = jax.grad(loss)(params, which)
-            updates, state = transformation.update(grads, state, params)
+            value, grads = jax.value_and_grad(loss)(params, which)
+            known = {
+                "value": value,
+                "grad": grads,
+                "value_fn": lambda params: loss(params, which),
+                "obj_fn": lambda params: loss(params, which),
+            }
+            extra_args = {name: known[name] for name in optimizer.extra_args()}
+            updates, state = transformation.update(grads, state, params, **extra_args)
             return (optax.apply_updates(params, updates), state), params["matrix"][:, 0]
 
         start = params, transformation.init(params)
@@ -200,7 +208,7 @@ PAGES = {
         "# Optimizers\n\nEvery optimizer with its default hyperparameters on the same "
         f"two functions: {STEPS} steps over $\\frac12(x^2 + 20y^2)$ and over "
         "$(1-x)^2 + 5(y-x^2)^2$, whose minima are marked by stars. Of "
-        f"{len(RATES)} learning rates between {RATES[0]:.0e} and {RATES[-1]:.0f}, "
+        f"{len(RATES)} learning rates between {RATES[0]:.0e} and {RATES[-1]:.0e}, "
         "each picture has the one whose last loss is the lowest.\n\nTwo numbers are "
         "not a neural network: a good path here does not predict a good loss there. "
         "The parameter is a matrix with two rows and one column.",

@@ -13,7 +13,7 @@ Location = tuple[str | int, ...]
 
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 SHOWN = 80
-MOST_WORDS = 16
+MOST_WORDS = 24
 
 
 class Position(NamedTuple):
