@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from catalogue import extra_args, OPTIMIZERS
+from catalogue import extra_args, OPTIMIZERS, recipe_of
 from recipe_runs import (
     moments,
     PARAMS,
@@ -87,7 +87,7 @@ def test_narrow_parameters_are_updated_in_the_dtype_of_the_state(optimizer):
 @pytest.mark.parametrize("params_dtype", ["bfloat16", "float32"])
 def test_dtypes_stay_from_step_to_step(name, dtype, params_dtype):
     params = jax.tree.map(lambda x: x.astype(params_dtype), PARAMS)
-    transformation = recipe(optimizer=OPTIMIZERS[name], state_dtype=dtype).build()
+    transformation = recipe_of(name, state_dtype=dtype).build()
     state = jax.eval_shape(transformation.init, params)
     update = functools.partial(transformation.update, **extra_args(name))
     updates, after = jax.eval_shape(update, params, state, params)

@@ -89,7 +89,7 @@ class AdaDelta(AbstractOptimizer):
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
-        return built(optax.adadelta, self, schedule)
+        return real_only(built(optax.adadelta, self, schedule), "`AdaDelta`")
 
 
 decayed.register(AdaDelta, decayed_beside("weight_decay", 0.0, "weight_decay_mask"))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import optax
+from jax.core import Tracer
 
 from .._base import AbstractOptimizer
 from .._schedules.constant import Constant
@@ -47,6 +48,16 @@ def first_rate(schedule: LearningRate) -> Any:
     """The learning rate at the first update."""
     rate = plain_rate(schedule)
     return rate(0) if callable(rate) else rate
+
+
+def check_starts(schedule: LearningRate, name: str, instead: str) -> None:
+    """Refuses a learning rate of 0 at the first update, where it divides by 0."""
+    rate = first_rate(schedule)
+    if not isinstance(rate, Tracer) and rate == 0:
+        raise ValueError(
+            f"`{name}` requires a learning rate greater than 0 at the first update, "
+            f"got {schedule}: its estimate would be 0 / 0. {instead}"
+        )
 
 
 def plain_rate(schedule: LearningRate) -> LearningRate:

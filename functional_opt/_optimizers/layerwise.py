@@ -8,6 +8,7 @@ import optax
 from .._base import AbstractOptimizer
 from .._composition.decay import decayed
 from .._fields import number, setting
+from .._transformations.gradients import as_params
 from .._types import DecayRate, LearningRate, NonNegative, typed
 from .._where import Mask
 from .decay import decayed_beside
@@ -180,7 +181,7 @@ class Novograd(AbstractOptimizer):
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
-        return built(optax.novograd, self, schedule)
+        return as_params(built(optax.novograd, self, schedule))
 
 
 decayed.register(Novograd, decayed_beside("weight_decay", 0.0))

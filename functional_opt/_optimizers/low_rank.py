@@ -8,7 +8,7 @@ from optax.contrib import GaLoreDimensionNumbers
 
 from .._base import AbstractOptimizer, WeightDecay
 from .._fields import number, part, setting
-from .._transformations.gradients import real_only
+from .._transformations.gradients import as_params, real_only
 from .._types import LearningRate, Positive, PositiveCount, typed
 from .._where import Mask
 from .factories import built
@@ -67,4 +67,4 @@ class GaLore(AbstractOptimizer):
         # GaLore turns the steps of what is inside around, and scales them by the rate.
         inner = None if base is None else base.build(-1.0)
         galore = built(optax.contrib.galore, self, schedule, base_optimizer=inner)
-        return real_only(galore, "`GaLore`")
+        return real_only(as_params(galore), "`GaLore`")

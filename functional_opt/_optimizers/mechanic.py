@@ -8,7 +8,7 @@ from .._composition.decay import decayed, own_decay, OwnDecay
 from .._composition.frozen import without_frozen
 from .._composition.held import replace_held
 from .._fields import number, part, setting
-from .._transformations.gradients import real_only
+from .._transformations.gradients import as_params, real_only
 from .._types import (
     LearningRate,
     NonNegative,
@@ -62,7 +62,7 @@ class Mechanize(AbstractOptimizer):
             s_init=self.s_init,
             num_betas=self.num_betas,
         )
-        real = real_only(mechanic, "`Mechanize`")
+        real = real_only(as_params(mechanic), "`Mechanize`")
         # The norms are those of what is trained.
         return without_frozen(self.base_optimizer, real)
 

@@ -7,7 +7,7 @@ import optax
 
 from .._base import AbstractOptimizer, AbstractSchedule, WeightDecay
 from .._fields import as_dtype, number, part, setting
-from .._transformations.gradients import real_if
+from .._transformations.gradients import real_if, real_only
 from .._types import DecayRate, FloatDtype, LearningRate, NonNegative, typed
 from .._where import Mask
 from .factories import built
@@ -113,4 +113,5 @@ class SimplifiedAdEMAMix(AbstractOptimizer):
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
-        return built(optax.contrib.simplified_ademamix, self, schedule)
+        ademamix = built(optax.contrib.simplified_ademamix, self, schedule)
+        return real_only(ademamix, "`SimplifiedAdEMAMix`")

@@ -9,7 +9,7 @@ from .._base import AbstractOptimizer
 from .._fields import as_number, number, part, setting
 from .._transformations.gradients import real_only
 from .._types import DecayRate, LearningRate, NonNegative, Positive, typed
-from .factories import built
+from .factories import built, check_starts
 
 
 def _as_pair(value: Any) -> Any:
@@ -47,8 +47,8 @@ class Prodigy(AbstractOptimizer):
     - `estim_lr_coef`: $c$; greater than 0.
     - `weight_decay`: decoupled weight decay per unit of the whole learning rate, the
         estimate included; at least 0.
-    - `safeguard_warmup`: whether a warmup of the given learning rate is left out of
-        $s$.
+    - `safeguard_warmup`: whether $s$ leaves out the given learning rate. A warmup from
+        0 requires it.
     """
 
     _: KW_ONLY
@@ -62,6 +62,9 @@ class Prodigy(AbstractOptimizer):
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
+        if not self.safeguard_warmup:
+            instead = "Set `Prodigy.safeguard_warmup`, or begin above 0."
+            check_starts(schedule, "Prodigy", instead)
         return real_only(built(optax.contrib.prodigy, self, schedule), "`Prodigy`")
 
 
@@ -72,7 +75,7 @@ class DAdaptAdamW(AbstractOptimizer):
 
     The learning rate is the given one, which is 1 or a schedule up to 1, times an
     estimate of the distance from the first parameters to the solution, which only
-    grows. It follows from sums over the whole model.
+    grows. It follows from sums over the whole model. A schedule must not begin at 0.
 
     ```python
     >>> import functional_opt as fo
@@ -102,5 +105,6 @@ class DAdaptAdamW(AbstractOptimizer):
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
+        check_starts(schedule, "DAdaptAdamW", "Begin above 0.")
         adamw = built(optax.contrib.dadapt_adamw, self, schedule)
         return real_only(adamw, "`DAdaptAdamW`")

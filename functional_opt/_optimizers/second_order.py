@@ -9,7 +9,7 @@ import optax
 from .._base import AbstractOptimizer, WeightDecay
 from .._extra_args import ExtraArg
 from .._fields import as_dtype, number, part, setting
-from .._transformations.gradients import real_only
+from .._transformations.gradients import as_params, real_only
 from .._types import (
     Count,
     DecayRate,
@@ -176,4 +176,4 @@ class Sophia(AbstractOptimizer):
         sophia = built(
             optax.contrib.sophia, self, schedule, hessian_diagonal_fn=estimate
         )
-        return real_only(sophia, "`Sophia`")
+        return real_only(as_params(sophia), "`Sophia`")

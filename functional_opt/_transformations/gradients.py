@@ -27,6 +27,23 @@ def none_as_zero(
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
+def as_params(
+    inner: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Casts gradients to the dtypes of their parameters.
+
+    Optax has transformations whose conditionals require that these are the same.
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        if params is not None:
+            updates = optax.tree.cast_like(updates, params)
+        return inner.update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
 def real_only(
     inner: optax.GradientTransformation, name: str
 ) -> optax.GradientTransformationExtraArgs:
