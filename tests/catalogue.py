@@ -16,7 +16,7 @@ KINDS: dict[str, Any] = {
     and issubclass(kind, fo.AbstractOptimizer)
     and not inspect.isabstract(kind)
 }
-SQUARES = optax.stateless_with_tree_map(lambda grad, _: jnp.real(grad * grad.conj()))
+SQUARES = optax.stateless_with_tree_map(lambda grad, _: jnp.square(jnp.abs(grad)))
 # Where a class has fields without defaults, or where its defaults show little.
 GIVEN: dict[str, fo.AbstractOptimizer] = {
     "DAdaptAdamW": fo.DAdaptAdamW(estim_lr0=0.1),

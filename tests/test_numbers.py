@@ -57,7 +57,7 @@ def test_narrow_parameters_train(name):
     training = recipe_of(
         name, skip_nonfinite=True, accumulate=2, state_dtype="float32", **DECAYED
     ).build()
-    options = dict(steps=5, bad={1}, extra_args=extra_args(name))
+    options: Any = dict(steps=5, bad={1}, extra_args=extra_args(name))
     found = run(training, params=cast(PARAMS, "bfloat16"), **options)
     wide = run(training, **options)
     for one, other, start in zip(
