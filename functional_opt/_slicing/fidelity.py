@@ -5,7 +5,7 @@ the whole function. Two of its optimizations change bits:
 
 - `x / s`, for an array `x` and a scalar `s` with no other reader, becomes
   `x * (1 / s)`, which rounds twice: pass `algsimp`, `HandleDivide` in
-  https://github.com/openxla/xla/blob/main/xla/service/algebraic_simplifier.cc.
+  https://github.com/openxla/xla/blob/main/xla/hlo/transforms/simplifiers/algebraic_simplifier.cc.
 - An expensive operation is fused into its only reader, unless the reader is larger:
   pass `fusion`, `IsExpensive` and `ShouldFuse` in
   https://github.com/openxla/xla/blob/main/xla/service/instruction_fusion.cc. Within one
