@@ -1,13 +1,13 @@
 """Decides which values travel, and in which round.
 
-The plan uses the fewest rounds possible, and among such plans sends few bytes. Placing
-determines the number of rounds. Walking back from the results finds the *demand*: the
-values that stages require after the last round and cannot compute from what they own.
-The values to send are a minimum cut between the inputs of the stages and the demand,
-where the cost of a value is its size in bytes: everything beyond the cut is computed
-from it on every stage. A value that is sent must be computed by its sender one round
-earlier; the values that the sender requires for this from other stages are the demand
-of that earlier round, and so on.
+The plan uses the fewest rounds possible, and with these as few bytes as possible.
+Placing determines the number of rounds. Walking back from the results finds the
+*demand*: the values that stages require after the last round and cannot compute from
+what they own. The values to send are a minimum cut between the inputs of the stages and
+the demand, where the cost of a value is its size in bytes: everything beyond the cut is
+computed from it on every stage. A value that is sent must be computed by its sender one
+round earlier; the values that the sender requires for this from other stages are the
+demand of that earlier round, and so on.
 
 Example, with `x` on stage 0, `y` on stage 1 and `z` on stage 2:
 
