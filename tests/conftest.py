@@ -3,13 +3,18 @@
 import os
 
 import hypothesis
+import jax
 
 
 DEVICES = "--xla_force_host_platform_device_count"
 
-# JAX reads this once, when it is first used: nothing above may import it.
+# JAX reads this once, when it makes its first array.
 if DEVICES not in (flags := os.environ.get("XLA_FLAGS", "")):
     os.environ["XLA_FLAGS"] = f"{flags} {DEVICES}=8".strip()
+
+# A vector that meets a matrix by mistake is an error. Code of others that broadcasts
+# so is named where it is used, with `jax.numpy_rank_promotion("allow")`.
+jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # The same examples every time: whether a commit passes is up to the commit. Chance
 # has its place in the thorough profile.

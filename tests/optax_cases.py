@@ -4,6 +4,7 @@
 `category` says what every other name is.
 """
 
+import contextlib
 import functools
 import inspect
 import typing
@@ -132,14 +133,19 @@ class Case:
         ]
         return jax.tree.unflatten(structure, normal)
 
+    def ranks(self) -> contextlib.AbstractContextManager[None]:
+        """Allows arrays of different ranks in one operation, if its authors do."""
+        return jax.numpy_rank_promotion("allow" if self.broadcasts else "raise")
+
     def cut(self) -> fo.StageLocal:
-        return fo.stage_local(
-            self.build(),
-            self.params,
-            self.partition,
-            grads=self.example_grads(),
-            extra_args=self.extra_args,
-        )
+        with self.ranks():
+            return fo.stage_local(
+                self.build(),
+                self.params,
+                self.partition,
+                grads=self.example_grads(),
+                extra_args=self.extra_args,
+            )
 
 
 def bytes_sent(staged: fo.StageLocal) -> int:

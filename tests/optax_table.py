@@ -182,7 +182,7 @@ def _splits(case: Case) -> list[fo.StageLocal]:
 def prove(case: Case, page: Page) -> None:
     """Asserts that a case does what its row says, and that its row says so."""
     assert case.equal != "impossible"
-    with jax.numpy_rank_promotion("allow" if case.broadcasts else "raise"):
+    with case.ranks():
         staged = fo.testing.assert_stage_local_equal(
             case.build(),
             case.params,

@@ -69,7 +69,7 @@ def trained(tx, steps=2):
             params = optax.apply_updates(params, updates)
         return params, state
 
-    with jax.numpy_rank_promotion("allow"):
+    with jax.numpy_rank_promotion("allow"):  # both of Kron scale rows by a vector
         return run(PARAMS)
 
 
@@ -119,7 +119,7 @@ def test_recipes_and_stages(name):
     params = {"a": jax.ShapeDtypeStruct((4, 3), "float32")} | {
         key: jax.ShapeDtypeStruct(x.shape, x.dtype) for key, x in PARAMS.items()
     }
-    with jax.numpy_rank_promotion("allow"):
+    with jax.numpy_rank_promotion("allow"):  # both of Kron scale rows by a vector
         staged = fo.testing.assert_stage_local_equal(
             recipe.build(),
             params,

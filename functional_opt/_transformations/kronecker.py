@@ -22,8 +22,8 @@ def keys_like(key: Array, tree: PyTree) -> PyTree:
 def multiply(factor: Array, x: Array, axis: int) -> Array:
     if factor.ndim == 2:
         return jnp.moveaxis(jnp.tensordot(factor, x, ((1,), (axis,))), 0, axis)
-    after = x.ndim - 1 - axis
-    return factor.reshape(factor.shape + (1,) * after) * x if x.ndim else factor * x
+    others = tuple(other for other in range(x.ndim) if other != axis)
+    return jnp.expand_dims(factor, others) * x
 
 
 def precondition(factors: Factors, x: Array) -> Array:
