@@ -1,4 +1,4 @@
-"""How long something takes: in updates, or as a part of the run."""
+"""Durations: a number of updates, or a fraction of the run."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from ._types import Count, PositiveCount, typed
 
 @final
 class Steps(AbstractConfig):
-    """So many updates. A plain int says the same.
+    """A duration in optimizer updates, equivalent to a plain `int`.
 
     ```python
     >>> import functional_opt as fo
@@ -25,7 +25,7 @@ class Steps(AbstractConfig):
 
     **Arguments:**
 
-    - `value`: how many, at least 0.
+    - `value`: the number of updates, at least 0.
     """
 
     value: Count = setting()
@@ -36,10 +36,10 @@ class Steps(AbstractConfig):
 
 @final
 class Fraction(AbstractConfig):
-    """A part of the whole run: in updates, once the length of the run is known.
+    """A duration as a fraction of the run.
 
-    `Recipe.build(total_steps=...)` and the schedules' own `resolve` make ints of it.
-    They round down, so that parts which add up to 1 never take more than the run.
+    `Recipe.build(total_steps=...)` and `resolve` of a schedule convert it to updates.
+    They round down, so fractions that add up to 1 never exceed the run.
 
     ```python
     >>> import functional_opt as fo
@@ -55,16 +55,16 @@ class Fraction(AbstractConfig):
 
     **Arguments:**
 
-    - `value`: the part, in [0, 1].
+    - `value`: the fraction, in [0, 1].
     """
 
     value: Annotated[float, Interval(ge=0, le=1)] = setting(convert=as_number)
 
     @typed
     def of(self, total_steps: Count) -> int:
-        """This part of so many updates, rounded down."""
-        # What is added is far below one update, and above what the product lost:
-        # 0.29 * 100 is 28.999999999999996.
+        """This fraction of `total_steps`, rounded down."""
+        # The addend is far below one update, but above the rounding error of the
+        # product: 0.29 * 100 is 28.999999999999996.
         return math.floor(self.value * total_steps + 1e-6)
 
 
@@ -73,19 +73,19 @@ PositiveDuration = PositiveCount | Steps | Fraction
 
 
 def known_steps(config: AbstractConfig, name: str) -> int:
-    """The value of a field that must be known in updates by now."""
+    """The value of a duration field in updates, which must be known."""
     value = getattr(config, name)
     if isinstance(value, int):
         return value
     raise ValueError(
-        f"`{type(config).__name__}.{name}` is {value!r}, a part of a run whose length "
-        "is not known. Say it with `Recipe.build(total_steps=...)`, or "
-        "`resolve(total_steps)` of the schedule."
+        f"`{type(config).__name__}.{name}` is {value!r}, which depends on the length "
+        "of the run. Pass it to `Recipe.build(total_steps=...)`, or call "
+        "`resolve(total_steps)` on the schedule."
     )
 
 
 def unresolved(value: Any) -> Iterator[tuple[AbstractConfig, str]]:
-    """The fields in a module whose lengths only a run can tell."""
+    """The duration fields of a module that depend on the length of the run."""
     if isinstance(value, tuple):
         for item in value:
             yield from unresolved(item)
@@ -99,7 +99,7 @@ def unresolved(value: Any) -> Iterator[tuple[AbstractConfig, str]]:
 
 
 def is_resolved(value: Any) -> bool:
-    """Whether all lengths in a module are known in updates."""
+    """Whether all durations in a module are known in updates."""
     return next(unresolved(value), None) is None
 
 
@@ -107,7 +107,7 @@ T = TypeVar("T")
 
 
 def resolved(value: T, total_steps: int) -> T:
-    """The same module with every length in updates, in a run of so many."""
+    """The same module with every duration in updates, for a run of `total_steps`."""
     if isinstance(value, Fraction):
         return value.of(total_steps)  # pyright: ignore[reportReturnType]
     if isinstance(value, tuple):
@@ -139,5 +139,6 @@ def _resolve_fields(config: C, total_steps: int) -> C:
         if not parts:
             raise
         raise ValueError(
-            f"{error} This is of {', '.join(parts)} in a run of {total_steps} updates."
+            f"{error} The values are those of {', '.join(parts)} in a run of "
+            f"{total_steps} updates."
         ) from None

@@ -1,4 +1,4 @@
-"""What a schedule will do, before a run: its phases, corners, values and picture."""
+"""Previews of a schedule: its phases, corners and values as text and as a plot."""
 
 import os
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class Schedule(Protocol):
 
 
 def spans(schedule: Schedule) -> list[tuple[str, int, int | None]]:
-    """Name, first and last count of each phase that takes any time."""
+    """Name, first and last count of each phase of nonzero duration."""
     phases = [(name, steps) for name, steps in schedule.phases() if steps != 0]
     ends = [*accumulate(steps or 0 for _, steps in phases)]
     return [
@@ -28,7 +28,7 @@ def spans(schedule: Schedule) -> list[tuple[str, int, int | None]]:
 
 
 def length(schedule: Schedule) -> int | None:
-    """How many updates the phases take together, unless the last has no end."""
+    """The total duration of the phases in updates; None if the last has no end."""
     found = spans(schedule)
     return found[-1][2] if found else 0
 
@@ -39,7 +39,7 @@ def corners(schedule: Schedule) -> tuple[int, ...]:
 
 
 def spans_text(schedule: Schedule) -> str:
-    """The phases with their places: `warmup 0-500, decay 500-10000`."""
+    """The phases with their counts: `warmup 0-500, decay 500-10000`."""
     return ", ".join(
         f"{name} {start}-{'' if end is None else end}"
         for name, start, end in spans(schedule)
@@ -51,8 +51,8 @@ def check_fits(schedule: Schedule, total_steps: int) -> None:
     if end is not None and end > total_steps:
         raise ValueError(
             f"`{type(schedule).__name__}` takes {end} updates, but the run has "
-            f"{total_steps}: {spans_text(schedule)}. Shorten a phase, or say its "
-            "length as a `Fraction` of the run."
+            f"{total_steps}: {spans_text(schedule)}. Shorten a phase, or set its "
+            "duration to a `Fraction` of the run."
         )
 
 
@@ -78,7 +78,7 @@ def describe(schedule: Schedule) -> str:
 
 
 def _without_noise(found: np.ndarray) -> np.ndarray:
-    """Zero is what rounding leaves of it, beside the largest value."""
+    """Sets values to zero that are rounding errors compared with the largest value."""
     noise = np.finfo(found.dtype).eps * np.max(np.abs(found))
     return np.where(np.abs(found) <= noise, 0.0, found)
 
@@ -91,7 +91,7 @@ def plot(schedule: Schedule, target: Any, total_steps: int | None) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError(
-            "To plot a schedule takes Matplotlib: "
+            "Plotting a schedule requires Matplotlib: "
             "`python -m pip install 'functional_opt[plot]'`."
         ) from None
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
@@ -103,7 +103,7 @@ def _range(schedule: Schedule, total_steps: int | None) -> int:
     end = length(schedule)
     if total_steps is None and not end:
         raise ValueError(
-            f"`{type(schedule).__name__}` has no end: say how far to plot it, with "
+            f"`{type(schedule).__name__}` has no end: set the range of the plot with "
             "`plot(..., total_steps=...)`."
         )
     return total_steps or max(end + end // 20, 1)  # pyright: ignore[reportOptionalOperand]

@@ -104,7 +104,7 @@ def test_what_the_run_leaves():
     ids=lambda x: type(x).__name__,
 )
 def test_a_run_of_unknown_length(schedule, field):
-    message = re.escape(f"{field}, a part of a run whose length is not known.")
+    message = re.escape(f"{field}, which depends on the length of the run.")
     for use in (lambda: schedule(3), schedule.phases, schedule.describe):
         with pytest.raises(ValueError, match=message):
             use()
@@ -140,13 +140,13 @@ def test_a_run_of_unknown_length(schedule, field):
         (
             cosine(warmup_steps=fo.Fraction(0.5), decay_steps=fo.Fraction(0.5)),
             "`Cosine.decay_steps` must be greater than `Cosine.warmup_steps`, got 50 "
-            "and 50. It counts the warmup too. This is of `Cosine.warmup_steps` = "
-            "Fraction(value=0.5), `Cosine.decay_steps` = Fraction(value=0.5) in a run "
-            "of 100 updates.",
+            "and 50. It includes the warmup. The values are those of "
+            "`Cosine.warmup_steps` = Fraction(value=0.5), `Cosine.decay_steps` = "
+            "Fraction(value=0.5) in a run of 100 updates.",
         ),
         (
             cosine(decay_steps=fo.Fraction(0.001)),
-            "`Cosine.decay_steps` must be at least 1, got 0. This is of "
+            "`Cosine.decay_steps` must be at least 1, got 0. The values are those of "
             "`Cosine.decay_steps` = Fraction(value=0.001) in a run of 100 updates.",
         ),
     ],
@@ -162,8 +162,8 @@ def test_phases_fit_into_the_run(schedule, message):
     [
         (
             lambda: fo.Sequence((fo.Constant(0.5), cosine(decay_steps=3))),
-            "`Sequence.schedules[0]` must have an end, got Constant(value=0.5). Give "
-            "it a length: `Phase(Constant(...), steps=...)`.",
+            "`Sequence.schedules[0]` must have an end, got Constant(value=0.5). Set "
+            "its duration: `Phase(Constant(...), steps=...)`.",
         ),
         (
             lambda: fo.Sequence(()),
@@ -175,8 +175,8 @@ def test_phases_fit_into_the_run(schedule, message):
         ),
         (
             lambda: fo.Phase(cosine(warmup_steps=2, decay_steps=9), steps=5),
-            "`Phase.steps` = 5 cuts off `Cosine`, which takes 9 updates: warmup 0-2, "
-            "decay 2-9.",
+            "`Phase.steps` = 5 is shorter than `Cosine`, which takes 9 updates: warmup "
+            "0-2, decay 2-9.",
         ),
         (
             lambda: fo.PiecewiseConstant(

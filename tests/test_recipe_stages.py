@@ -71,7 +71,7 @@ def test_length_of_the_run():
         decay_steps=fo.Fraction(1.0),
     )
     ours = recipe(schedule=fractions)
-    message = "`Cosine.warmup_steps` is Fraction(value=0.25), a part of a run whose "
+    message = "`Cosine.warmup_steps` is Fraction(value=0.25), which depends on the "
     for build in (
         ours.build,
         lambda: ours.build_mpmd(PARAMS, fo.partition(PARAMS, STAGES)),

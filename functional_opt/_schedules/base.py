@@ -9,17 +9,17 @@ from .._types import Scalars, typed
 
 
 class AbstractOptaxSchedule(AbstractSchedule):
-    """A schedule that a function of Optax makes of its fields."""
+    """A schedule that is built by a function of Optax."""
 
     @abc.abstractmethod
     def build(self) -> optax.Schedule:
-        """What Optax makes of the fields: a function of a single count at least."""
+        """The schedule of Optax for these fields, for single counts at least."""
 
     @typed
     def __call__(self, count: jax.typing.ArrayLike) -> Scalars:
         value = self.build()(count)
-        # For one count a constant stays itself, as in Optax: a float takes the dtype
-        # of what it multiplies, an array of it would be rounded before.
+        # A constant stays a Python float, as in Optax: it takes the dtype of the array
+        # that it multiplies, while an array would be rounded to float32 first.
         if jnp.shape(value) == jnp.shape(count):
             return value  # pyright: ignore[reportReturnType]
         return jnp.broadcast_to(value, jnp.shape(count))

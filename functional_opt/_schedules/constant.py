@@ -1,4 +1,4 @@
-"""The same value for ever, from the start or after a warmup."""
+"""Constant schedules, with and without a warmup."""
 
 from dataclasses import KW_ONLY
 from typing import Any, final
@@ -26,7 +26,7 @@ class Constant(AbstractOptaxSchedule):
 
     **Arguments:**
 
-    - `value`: any finite number, in the unit of the hyperparameter.
+    - `value`: the value at every update; finite.
     """
 
     value: Scalar = number()
@@ -40,7 +40,7 @@ class Constant(AbstractOptaxSchedule):
 
 @final
 class WarmupConstant(AbstractOptaxSchedule):
-    """A linear warmup, then the same value: `optax.warmup_constant_schedule`.
+    """A linear warmup to a constant value: `optax.warmup_constant_schedule`.
 
     ```python
     >>> import functional_opt as fo
@@ -52,11 +52,11 @@ class WarmupConstant(AbstractOptaxSchedule):
 
     **Arguments:**
 
-    - `init_value`: the value at the first update. Any finite number, in the unit of
-        the hyperparameter, as `peak_value`.
-    - `peak_value`: the value from the end of the warmup on.
-    - `warmup_steps`: duration of the warmup: updates, or a `Fraction`. With 0 there is
-        no warmup, as in the other schedules; Optax would keep `init_value`.
+    - `init_value`: the value at the first update; finite.
+    - `peak_value`: the value from the end of the warmup on; finite.
+    - `warmup_steps`: duration of the warmup, in updates or as a `Fraction`. If 0, the
+        value is `peak_value` from the start, as in the other schedules; in Optax it
+        would stay `init_value`.
     """
 
     _: KW_ONLY
@@ -77,7 +77,7 @@ class WarmupConstant(AbstractOptaxSchedule):
 
 
 def as_schedule(value: Any) -> Any:
-    """Makes a number a `Constant`, so that both keep the same optimizer state."""
+    """Converts a number to a `Constant`, so that both have the same optimizer state."""
     value = as_number(value)
     is_number = isinstance(value, float) or eqx.is_inexact_array(value)
     if not is_number or jnp.ndim(value) != 0:
@@ -85,4 +85,4 @@ def as_schedule(value: Any) -> Any:
     try:
         return Constant(value)
     except ValueError:
-        return value  # For `check_fields` to refuse: it knows the field.
+        return value  # `check_fields` raises a better error, with the field's name.

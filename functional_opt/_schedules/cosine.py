@@ -1,4 +1,4 @@
-"""Down along half a cosine, once or again and again."""
+"""Cosine decay schedules, with and without restarts."""
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY
@@ -16,7 +16,7 @@ from .base import AbstractOptaxSchedule
 
 @final
 class Cosine(AbstractOptaxSchedule):
-    """Half a cosine down, after a linear warmup: `warmup_cosine_decay_schedule`.
+    """Cosine decay after a linear warmup: `optax.warmup_cosine_decay_schedule`.
 
     With $W$ = `warmup_steps`, $T$ = `decay_steps`, $I$ = `init_value`, $P$ =
     `peak_value`, $E$ = `end_value` and $p$ = `exponent`, the value after $t$ updates is
@@ -35,14 +35,15 @@ class Cosine(AbstractOptaxSchedule):
 
     **Arguments:**
 
-    - `init_value`: the value at the first update, where there is a warmup. Any finite
-        number, in the unit of the hyperparameter, as `peak_value` and `end_value`.
-    - `peak_value`: the value at the end of the warmup. Where it is 0, all that follows
-        is 0, as in Optax.
-    - `warmup_steps`: how long the warmup takes: updates, or a `Fraction`.
-    - `decay_steps`: how long warmup and decay take together; more than `warmup_steps`.
-    - `end_value`: the value from the end of the decay on.
-    - `exponent`: at least 0; above 1 the decay comes earlier, below 1 later.
+    - `init_value`: the value at the first update, if there is a warmup; finite.
+    - `peak_value`: the value at the end of the warmup; finite. If it is 0, all later
+        values are 0, as in Optax.
+    - `warmup_steps`: duration of the warmup, in updates or as a `Fraction`.
+    - `decay_steps`: total duration of warmup and decay, in updates or as a `Fraction`;
+        greater than `warmup_steps`.
+    - `end_value`: the value from the end of the decay on; finite.
+    - `exponent`: exponent of the cosine factor, at least 0. Above 1 the value decays
+        earlier, below 1 later.
     """
 
     _: KW_ONLY
@@ -60,7 +61,7 @@ class Cosine(AbstractOptaxSchedule):
         if both <= warmup:
             raise ValueError(
                 f"`Cosine.decay_steps` must be greater than `Cosine.warmup_steps`, got "
-                f"{both} and {warmup}. It counts the warmup too."
+                f"{both} and {warmup}. It includes the warmup."
             )
 
     def _known(self) -> tuple[int, int]:
@@ -72,7 +73,8 @@ class Cosine(AbstractOptaxSchedule):
 
     def build(self) -> optax.Schedule:
         warmup, both = self._known()
-        # Optax's `warmup_cosine_decay_schedule`, but for the ratio.
+        # `optax.warmup_cosine_decay_schedule` would compare the peak, which may be
+        # traced, with 0 in Python: `ratio` does this without a branch.
         return optax.join_schedules(
             [
                 optax.linear_schedule(self.init_value, self.peak_value, warmup),
@@ -88,19 +90,20 @@ class Cosine(AbstractOptaxSchedule):
 
 
 def ratio(end: Scalar, peak: Scalar) -> Scalar:
-    """`end / peak`, or 0 where `peak` is 0."""
+    """`end / peak`, or 0 if `peak` is 0."""
     if isinstance(peak, float):
         return end / peak if peak else 0.0
-    # Where a derivative is taken, the quotient must be finite on both sides.
+    # The derivative of `where` is NaN if that of the branch not taken is: both
+    # quotients must be finite. See https://github.com/jax-ml/jax/issues/1052.
     is_zero = peak == 0
     return jnp.where(is_zero, 0.0, end / jnp.where(is_zero, 1.0, peak))
 
 
 @final
 class CosineDecay(AbstractOptaxSchedule):
-    """Half a cosine down: `optax.cosine_decay_schedule`.
+    """Cosine decay: `optax.cosine_decay_schedule`.
 
-    The same as `Cosine` without a warmup, with its end as a part of its start.
+    Equal to `Cosine` without a warmup, with the end value relative to the start value.
 
     ```python
     >>> import functional_opt as fo
@@ -112,11 +115,11 @@ class CosineDecay(AbstractOptaxSchedule):
 
     **Arguments:**
 
-    - `init_value`: the value at the first update. Any finite number, in the unit of the
-        hyperparameter.
-    - `decay_steps`: how long the decay takes: updates, at least 1, or a `Fraction`.
-    - `alpha`: the last value over the first.
-    - `exponent`: at least 0; above 1 the decay comes earlier, below 1 later.
+    - `init_value`: the value at the first update; finite.
+    - `decay_steps`: duration of the decay, in updates, at least 1, or as a `Fraction`.
+    - `alpha`: ratio of the last to the first value; finite.
+    - `exponent`: exponent of the cosine factor, at least 0. Above 1 the value decays
+        earlier, below 1 later.
     """
 
     _: KW_ONLY
@@ -138,7 +141,7 @@ class CosineDecay(AbstractOptaxSchedule):
 
 
 def _as_cycles(value: Any) -> Any:
-    """Makes schedules of the dictionaries that Optax takes."""
+    """Converts the dictionaries that Optax accepts to schedules."""
     if not isinstance(value, list | tuple):
         return value
     return tuple(Cosine(**x) if isinstance(x, Mapping) else x for x in value)
@@ -146,7 +149,7 @@ def _as_cycles(value: Any) -> Any:
 
 @final
 class SGDR(AbstractOptaxSchedule):
-    """Cosines with warm restarts: `optax.sgdr_schedule`.
+    """Cosine decay with warm restarts: `optax.sgdr_schedule`.
 
     [SGDR](https://arxiv.org/abs/1608.03983) (Loshchilov and Hutter 2017).
 
@@ -162,7 +165,7 @@ class SGDR(AbstractOptaxSchedule):
     **Arguments:**
 
     - `cosine_kwargs`: the cycles, at least one: a tuple of `Cosine`, each counted from
-        the end of the one before it, or Optax's dictionaries of their arguments.
+        the end of the previous one, or the dictionaries that Optax accepts.
     """
 
     _: KW_ONLY

@@ -1,4 +1,4 @@
-"""The same factor in the same time."""
+"""Exponential decay schedules, with and without a warmup."""
 
 from dataclasses import KW_ONLY
 from typing import Annotated, final
@@ -12,13 +12,14 @@ from .._types import Scalar
 from .base import AbstractOptaxSchedule
 
 
-# Optax looks at it in Python: below 1 the end value is a floor, above a ceiling.
+# Not traced: Optax uses the end value as a lower bound if this is below 1, and else as
+# an upper bound.
 Factor = Annotated[float, Interval(gt=0)]
 
 
 @final
 class ExponentialDecay(AbstractOptaxSchedule):
-    """A factor in each `transition_steps`: `optax.exponential_decay`.
+    """Decays by a factor per `transition_steps`: `optax.exponential_decay`.
 
     With $B$ = `transition_begin`, $T$ = `transition_steps`, $I$ = `init_value` and $r$
     = `decay_rate`, the value after $t$ updates is $I$ up to $t = B$, and from there
@@ -36,15 +37,14 @@ class ExponentialDecay(AbstractOptaxSchedule):
 
     **Arguments:**
 
-    - `init_value`: the value at the first update. Any finite number, in the unit of the
-        hyperparameter, as `end_value`.
-    - `transition_steps`: how long one factor takes: updates, at least 1, or a
-        `Fraction`.
-    - `decay_rate`: the factor, greater than 0. A change of it recompiles.
-    - `transition_begin`: how long the value stays before all this.
-    - `staircase`: whether the whole factor comes at once, at the end of its time.
-    - `end_value`: where the decay stops: from below where the factor is above 1.
-        `None` is nowhere.
+    - `init_value`: the value at the first update; finite.
+    - `transition_steps`: number of updates per factor, at least 1, or a `Fraction`.
+    - `decay_rate`: the factor, greater than 0. Changing it recompiles.
+    - `transition_begin`: number of updates before the decay starts, or a `Fraction`.
+    - `staircase`: whether the factor is applied at once every `transition_steps`,
+        instead of continuously.
+    - `end_value`: lower bound on the value, or upper bound if `decay_rate` is greater
+        than 1. If None, there is no bound.
     """
 
     _: KW_ONLY
@@ -71,7 +71,7 @@ class ExponentialDecay(AbstractOptaxSchedule):
 
 @final
 class WarmupExponentialDecay(AbstractOptaxSchedule):
-    """A linear warmup before the factors: `warmup_exponential_decay_schedule`.
+    """A linear warmup before the decay: `warmup_exponential_decay_schedule`.
 
     ```python
     >>> import functional_opt as fo
@@ -89,10 +89,9 @@ class WarmupExponentialDecay(AbstractOptaxSchedule):
 
     **Arguments:**
 
-    - `init_value`: the value at the first update. Any finite number, in the unit of the
-        hyperparameter, as `peak_value` and `end_value`.
-    - `peak_value`: the value at the end of the warmup.
-    - `warmup_steps`: how long the warmup takes: updates, or a `Fraction`.
+    - `init_value`: the value at the first update; finite.
+    - `peak_value`: the value at the end of the warmup; finite.
+    - `warmup_steps`: duration of the warmup, in updates or as a `Fraction`.
     - `transition_steps`, `decay_rate`, `transition_begin`, `staircase`, `end_value`: as
         in `ExponentialDecay`, counted from the end of the warmup.
     """

@@ -13,7 +13,7 @@ from .base import AbstractOptaxSchedule
 
 @final
 class InverseSqrt(AbstractOptaxSchedule):
-    """Down with the root of the time, after a linear warmup.
+    """Inverse square root decay after a linear warmup.
 
     With $W$ = `warmup_steps`, $T$ = `timescale`, $I$ = `init_value` and $P$ =
     `peak_value`, the value after $t$ updates is $I + (P - I) t / W$ where $t < W$, and
@@ -30,12 +30,11 @@ class InverseSqrt(AbstractOptaxSchedule):
 
     **Arguments:**
 
-    - `init_value`: the value at the first update, where there is a warmup. Any finite
-        number, in the unit of the hyperparameter, as `peak_value`.
-    - `peak_value`: the value at the end of the warmup.
-    - `warmup_steps`: how long the warmup takes: updates, or a `Fraction`.
-    - `timescale`: how long after the warmup the value is down to $\\sqrt{1/2}$ of the
-        peak: updates, at least 1, or a `Fraction`.
+    - `init_value`: the value at the first update, if there is a warmup; finite.
+    - `peak_value`: the value at the end of the warmup; finite.
+    - `warmup_steps`: duration of the warmup, in updates or as a `Fraction`.
+    - `timescale`: number of updates after the warmup until the value has decayed to
+        $\\sqrt{1/2}$ of the peak, at least 1, or a `Fraction`.
     """
 
     _: KW_ONLY
@@ -52,7 +51,7 @@ class InverseSqrt(AbstractOptaxSchedule):
         timescale = known_steps(self, "timescale")
 
         def decay(count: jax.typing.ArrayLike) -> jax.Array:
-            # Before its start it is not used, but must have a value.
+            # `join_schedules` evaluates it before its start, too.
             time = timescale + jnp.maximum(count, 0)
             return self.peak_value * jnp.sqrt(timescale / time)
 

@@ -1,4 +1,4 @@
-"""Up and down once: [Smith and Topin 2018](https://arxiv.org/abs/1708.07120)."""
+"""One-cycle schedules: [Smith and Topin 2018](https://arxiv.org/abs/1708.07120)."""
 
 from dataclasses import KW_ONLY
 from typing import Annotated, final
@@ -14,14 +14,14 @@ from .._types import Scalar
 from .base import AbstractOptaxSchedule
 
 
-# Optax looks at them in Python.
+# Not traced: Optax computes phases and boundaries from them in Python.
 Part = Annotated[float, Interval(ge=0, le=1)]
 Factor = Annotated[float, Interval(gt=0)]
 
 
 @final
 class CosineOnecycle(AbstractOptaxSchedule):
-    """Up and down again along half cosines: `optax.cosine_onecycle_schedule`.
+    """A rise and a fall along half cosines: `optax.cosine_onecycle_schedule`.
 
     ```python
     >>> import functional_opt as fo
@@ -33,14 +33,12 @@ class CosineOnecycle(AbstractOptaxSchedule):
 
     **Arguments:**
 
-    - `transition_steps`: how long all of it takes: updates, at least 1, or a
-        `Fraction`.
-    - `peak_value`: the highest value. Any finite number, in the unit of the
-        hyperparameter.
-    - `pct_start`: the part of `transition_steps` that the rise takes, in [0, 1]. A
-        change of this and of the factors recompiles.
-    - `div_factor`: the peak over the first value; greater than 0.
-    - `final_div_factor`: the first value over the last; greater than 0.
+    - `transition_steps`: total duration, in updates, at least 1, or as a `Fraction`.
+    - `peak_value`: the highest value; finite.
+    - `pct_start`: the fraction of `transition_steps` for the rise, in [0, 1]. Changing
+        this or one of the factors recompiles.
+    - `div_factor`: ratio of the peak to the first value; greater than 0.
+    - `final_div_factor`: ratio of the first to the last value; greater than 0.
     """
 
     _: KW_ONLY
@@ -59,7 +57,7 @@ class CosineOnecycle(AbstractOptaxSchedule):
         return (("rise", rise), ("fall", steps - rise))
 
     def build(self) -> optax.Schedule:
-        # Optax's takes one count.
+        # The function of Optax accepts scalar counts only.
         return jnp.vectorize(
             optax.cosine_onecycle_schedule(
                 known_steps(self, "transition_steps"),
@@ -73,7 +71,7 @@ class CosineOnecycle(AbstractOptaxSchedule):
 
 @final
 class LinearOnecycle(AbstractOptaxSchedule):
-    """Up, down and out in straight lines: `optax.linear_onecycle_schedule`.
+    """A linear rise, fall and final decay: `optax.linear_onecycle_schedule`.
 
     ```python
     >>> import functional_opt as fo
@@ -85,16 +83,14 @@ class LinearOnecycle(AbstractOptaxSchedule):
 
     **Arguments:**
 
-    - `transition_steps`: how long all of it takes: updates, at least 1, or a
-        `Fraction`.
-    - `peak_value`: the highest value. Any finite number, in the unit of the
-        hyperparameter.
-    - `pct_start`: the part of `transition_steps` after which the peak is reached, in
-        [0, 1]. A change of this, of `pct_final` and of the factors recompiles.
-    - `pct_final`: the part after which the first value is reached again; more than
-        `pct_start`.
-    - `div_factor`: the peak over the first value; greater than 0.
-    - `final_div_factor`: the first value over the last; greater than 0.
+    - `transition_steps`: total duration, in updates, at least 1, or as a `Fraction`.
+    - `peak_value`: the highest value; finite.
+    - `pct_start`: the fraction of `transition_steps` after which the peak is reached,
+        in [0, 1]. Changing this, `pct_final` or one of the factors recompiles.
+    - `pct_final`: the fraction after which the first value is reached again; greater
+        than `pct_start`.
+    - `div_factor`: ratio of the peak to the first value; greater than 0.
+    - `final_div_factor`: ratio of the first to the last value; greater than 0.
     """
 
     _: KW_ONLY
@@ -120,7 +116,7 @@ class LinearOnecycle(AbstractOptaxSchedule):
         return (("rise", rise), ("fall", fall - rise), ("finish", steps - fall))
 
     def build(self) -> optax.Schedule:
-        # Optax's takes one count.
+        # The function of Optax accepts scalar counts only.
         return jnp.vectorize(
             optax.linear_onecycle_schedule(
                 known_steps(self, "transition_steps"),
@@ -134,7 +130,11 @@ class LinearOnecycle(AbstractOptaxSchedule):
 
 
 def _check_phases(schedule: CosineOnecycle | LinearOnecycle) -> None:
-    """Optax loses a value where two phases end at one update."""
+    """Refuses empty phases, which Optax cannot represent.
+
+    Optax keeps the phases in a dictionary from update to value: of two phases that end
+    at the same update, one would be lost.
+    """
     if not is_resolved(schedule):
         return
     _, *others = schedule.phases()
@@ -142,6 +142,6 @@ def _check_phases(schedule: CosineOnecycle | LinearOnecycle) -> None:
         kind = type(schedule).__name__
         raise ValueError(
             f"`{kind}.transition_steps` = {schedule.transition_steps} leaves no update "
-            f"for the {empty[0]}: {spans_text(schedule)}. Take more updates, or other "
-            "parts of them."
+            f"for the {empty[0]}: {spans_text(schedule)}. Increase it, or change the "
+            "fractions."
         )

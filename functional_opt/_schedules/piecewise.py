@@ -1,4 +1,4 @@
-"""A factor at each of some boundaries, at once or towards it."""
+"""Piecewise schedules: a factor at each boundary, applied at once or interpolated."""
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY
@@ -18,7 +18,7 @@ from .base import AbstractOptaxSchedule
 
 @final
 class Boundary(AbstractConfig):
-    """When a piecewise schedule changes, and by what factor.
+    """A boundary of a piecewise schedule, and the factor that applies there.
 
     ```python
     >>> import functional_opt as fo
@@ -29,12 +29,13 @@ class Boundary(AbstractConfig):
 
     **Arguments:**
 
-    - `step`: how many updates are completed by then: at least 1, or a `Fraction`.
-    - `scale`: what the value is multiplied with; at least 0. A change of it recompiles.
+    - `step`: the number of completed updates at the boundary, at least 1, or a
+        `Fraction`.
+    - `scale`: factor on the value, at least 0. Changing it recompiles.
     """
 
     step: PositiveDuration = duration()
-    # Optax looks at it in Python.
+    # Not traced: Optax compares it with numbers in Python.
     scale: Annotated[float, Interval(ge=0)] = setting(convert=as_number)
 
 
@@ -42,7 +43,7 @@ Boundaries = tuple[Boundary, ...]
 
 
 def _as_boundaries(value: Any) -> Any:
-    """Makes boundaries of the dictionary that Optax takes."""
+    """Converts the dictionary that Optax accepts to boundaries."""
     if isinstance(value, Mapping):
         return tuple(Boundary(step, scale) for step, scale in sorted(value.items()))
     return value
@@ -50,7 +51,7 @@ def _as_boundaries(value: Any) -> Any:
 
 @final
 class PiecewiseConstant(AbstractOptaxSchedule):
-    """A factor at each boundary: `optax.piecewise_constant_schedule`.
+    """A constant value between boundaries: `optax.piecewise_constant_schedule`.
 
     ```python
     >>> import functional_opt as fo
@@ -65,10 +66,9 @@ class PiecewiseConstant(AbstractOptaxSchedule):
 
     **Arguments:**
 
-    - `init_value`: the value before the first boundary. Any finite number, in the unit
-        of the hyperparameter.
-    - `boundaries_and_scales`: a tuple of `Boundary`, each later than the one before it,
-        or Optax's dictionary of them.
+    - `init_value`: the value before the first boundary; finite.
+    - `boundaries_and_scales`: a tuple of `Boundary` in increasing order, or the
+        dictionary that Optax accepts.
     """
 
     _: KW_ONLY
@@ -89,7 +89,7 @@ class PiecewiseConstant(AbstractOptaxSchedule):
 
 @final
 class PiecewiseInterpolate(AbstractOptaxSchedule):
-    """From boundary to boundary: `optax.piecewise_interpolate_schedule`.
+    """Interpolation between boundaries: `optax.piecewise_interpolate_schedule`.
 
     ```python
     >>> import functional_opt as fo
@@ -105,12 +105,11 @@ class PiecewiseInterpolate(AbstractOptaxSchedule):
 
     **Arguments:**
 
-    - `interpolate_type`: "linear", or "cosine": along half a cosine.
-    - `init_value`: the value at the first update. Any finite number, in the unit of the
-        hyperparameter.
-    - `boundaries_and_scales`: a tuple of `Boundary`, each later than the one before it,
-        or Optax's dictionary of them. A boundary's value, which is reached there, is
-        the one before it times its `scale`.
+    - `interpolate_type`: "linear", or "cosine" for half a cosine.
+    - `init_value`: the value at the first update; finite.
+    - `boundaries_and_scales`: a tuple of `Boundary` in increasing order, or the
+        dictionary that Optax accepts. The value at a boundary is the value at the
+        previous one times its `scale`.
     """
 
     _: KW_ONLY
@@ -126,7 +125,7 @@ class PiecewiseInterpolate(AbstractOptaxSchedule):
 
     def build(self) -> optax.Schedule:
         boundaries = _as_dictionary(self.boundaries_and_scales)
-        # Optax's takes one count.
+        # The function of Optax accepts scalar counts only.
         return jnp.vectorize(
             optax.piecewise_interpolate_schedule(
                 self.interpolate_type, self.init_value, boundaries
@@ -153,8 +152,8 @@ def _check_order(schedule: PiecewiseConstant | PiecewiseInterpolate) -> None:
     steps = [known_steps(x, "step") for x in boundaries]
     for index, (step, following) in enumerate(pairwise(steps)):
         if following <= step:
-            place = f"{type(schedule).__name__}.boundaries_and_scales"
+            field = f"{type(schedule).__name__}.boundaries_and_scales"
             raise ValueError(
-                f"`{place}[{index + 1}].step` must be greater than "
-                f"`{place}[{index}].step`, got {following} and {step}."
+                f"`{field}[{index + 1}].step` must be greater than "
+                f"`{field}[{index}].step`, got {following} and {step}."
             )

@@ -1,4 +1,4 @@
-"""From one value to another along a line or a power of it."""
+"""Linear and polynomial transitions between two values."""
 
 from dataclasses import KW_ONLY
 from typing import final
@@ -13,7 +13,7 @@ from .base import AbstractOptaxSchedule
 
 @final
 class Linear(AbstractOptaxSchedule):
-    """From one value to another in a straight line: `optax.linear_schedule`.
+    """A linear transition between two values: `optax.linear_schedule`.
 
     With $W$ = `warmup_steps`, $B$ = `transition_begin`, $T$ = `transition_steps`, $I$ =
     `init_value` and $E$ = `end_value`, the value after $t$ updates is $I t / W$ where
@@ -29,14 +29,15 @@ class Linear(AbstractOptaxSchedule):
 
     **Arguments:**
 
-    - `init_value`: the value that the transition starts from. Any finite number, in
-        the unit of the hyperparameter, as `end_value`.
-    - `end_value`: the value from the end of the transition on.
-    - `transition_steps`: how long the transition takes: updates, at least 1, or a
+    - `init_value`: the value before the transition; finite.
+    - `end_value`: the value from the end of the transition on; finite.
+    - `transition_steps`: duration of the transition, in updates, at least 1, or as a
         `Fraction`.
-    - `transition_begin`: how long after the warmup the transition starts.
-    - `warmup_steps`: how long the value rises from 0 to `init_value` before all this.
-        It is no field of Optax's; 0 is Optax's schedule.
+    - `transition_begin`: number of updates between warmup and transition, or a
+        `Fraction`.
+    - `warmup_steps`: duration of a linear warmup from 0 to `init_value`, in updates or
+        as a `Fraction`. Optax has no such argument; with 0 the schedule is that of
+        Optax.
     """
 
     _: KW_ONLY
@@ -68,7 +69,7 @@ class Linear(AbstractOptaxSchedule):
 
 @final
 class Polynomial(AbstractOptaxSchedule):
-    """From one value to another along a power: `optax.polynomial_schedule`.
+    """A polynomial transition between two values: `optax.polynomial_schedule`.
 
     With $B$ = `transition_begin`, $T$ = `transition_steps`, $I$ = `init_value`, $E$ =
     `end_value` and $p$ = `power`, the value after $t$ updates is
@@ -86,13 +87,13 @@ class Polynomial(AbstractOptaxSchedule):
 
     **Arguments:**
 
-    - `init_value`: the value that the transition starts from. Any finite number, in
-        the unit of the hyperparameter, as `end_value`.
-    - `end_value`: the value from the end of the transition on.
-    - `power`: at least 0; above 1 the value changes earlier, below 1 later.
-    - `transition_steps`: how long the transition takes: updates, at least 1, or a
+    - `init_value`: the value before the transition; finite.
+    - `end_value`: the value from the end of the transition on; finite.
+    - `power`: the exponent, at least 0. Above 1 the value changes earlier, below 1
+        later.
+    - `transition_steps`: duration of the transition, in updates, at least 1, or as a
         `Fraction`.
-    - `transition_begin`: how long after the start the transition starts.
+    - `transition_begin`: number of updates before the transition, or a `Fraction`.
     """
 
     _: KW_ONLY

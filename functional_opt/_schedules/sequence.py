@@ -1,4 +1,4 @@
-"""Schedules one after the other."""
+"""Schedules that follow one another."""
 
 from dataclasses import KW_ONLY
 from itertools import accumulate
@@ -16,7 +16,7 @@ from .base import AbstractOptaxSchedule
 
 @final
 class Phase(AbstractConfig):
-    """A schedule that is given a length, to stand in a `Sequence`.
+    """A schedule with a duration, as a part of a `Sequence`.
 
     ```python
     >>> import functional_opt as fo
@@ -27,9 +27,9 @@ class Phase(AbstractConfig):
 
     **Arguments:**
 
-    - `schedule`: what is given the length.
-    - `steps`: how long it takes: updates, at least 1, or a `Fraction`. No less than
-        what the schedule itself takes; beyond that its last value stays.
+    - `schedule`: the schedule.
+    - `steps`: duration of the phase, in updates, at least 1, or as a `Fraction`. It
+        must not be shorter than the schedule; if it is longer, the last value is kept.
     """
 
     schedule: AbstractSchedule = part()
@@ -42,18 +42,19 @@ class Phase(AbstractConfig):
         own, steps = length(self.schedule), known_steps(self, "steps")
         if own is not None and own > steps:
             raise ValueError(
-                f"`Phase.steps` = {steps} cuts off `{type(self.schedule).__name__}`, "
-                f"which takes {own} updates: {spans_text(self.schedule)}. Shorten it, "
-                "or lengthen the phase."
+                f"`Phase.steps` = {steps} is shorter than "
+                f"`{type(self.schedule).__name__}`, which takes {own} updates: "
+                f"{spans_text(self.schedule)}. Shorten the schedule, or increase "
+                "`steps`."
             )
 
 
 @final
 class Sequence(AbstractOptaxSchedule):
-    """Schedules one after the other: `optax.join_schedules`.
+    """Schedules that follow one another: `optax.join_schedules`.
 
-    Each takes as long as its own phases do, and counts from its own start. The last
-    may be without an end.
+    Each schedule has the duration of its phases, and counts updates from its own start.
+    The last one may have no end.
 
     ```python
     >>> import functional_opt as fo
@@ -69,8 +70,8 @@ class Sequence(AbstractOptaxSchedule):
 
     **Arguments:**
 
-    - `schedules`: a tuple of schedules, at least one. What has no length of its own,
-        such as `Constant`, is given one by a `Phase`, but for the last.
+    - `schedules`: a tuple of schedules, at least one. Except for the last, a schedule
+        without an end, such as `Constant`, must be wrapped in a `Phase`.
     """
 
     schedules: tuple[AbstractSchedule | Phase, ...] = part()
@@ -101,7 +102,7 @@ class Sequence(AbstractOptaxSchedule):
                 name = type(self.schedules[index]).__name__
                 raise ValueError(
                     f"`Sequence.schedules[{index}]` must have an end, got "
-                    f"{self.schedules[index]}. Give it a length: "
+                    f"{self.schedules[index]}. Set its duration: "
                     f"`Phase({name}(...), steps=...)`."
                 )
         return [*accumulate(steps or 0 for steps in lengths)]

@@ -1,4 +1,4 @@
-"""A stable run and the decay that ends it, or that branches off it."""
+"""Warmup-stable-decay schedules, and decays that branch off another schedule."""
 
 import dataclasses
 from dataclasses import KW_ONLY
@@ -22,13 +22,12 @@ DecayType = Literal["linear", "cosine", "sqrt"]
 
 @final
 class WarmupStableDecay(AbstractOptaxSchedule):
-    """Up in a line, constant, and down at the end.
+    """Linear warmup, constant phase and final decay.
 
-    [WSD](https://arxiv.org/abs/2404.06395) (Hu et al. 2024, section 4.2). The three
-    phases have lengths of their own: `decay_steps` is that of the decay alone. To
-    branch a decay off a run that is still stable, make the stable phase end where the
-    run stands, or put a `Cooldown` around the schedule: the state of the optimizer
-    stays what it is.
+    [WSD](https://arxiv.org/abs/2404.06395) (Hu et al. 2024, section 4.2). Each phase
+    has its own duration: `decay_steps` does not include the other phases. To start the
+    decay of a run that is in its constant phase, end this phase at the current update,
+    or wrap the schedule in a `Cooldown`. Neither changes the state of the optimizer.
 
     ```python
     >>> import functional_opt as fo
@@ -42,17 +41,16 @@ class WarmupStableDecay(AbstractOptaxSchedule):
 
     **Arguments:**
 
-    - `init_value`: the value at the first update, where there is a warmup. Any finite
-        number, in the unit of the hyperparameter, as `peak_value` and `end_value`.
-    - `peak_value`: the value of the stable phase.
-    - `warmup_steps`: how long the warmup takes: updates, or a `Fraction`.
-    - `stable_steps`: how long the stable phase takes. `None` is what warmup and decay
-        leave of the run, which `Recipe.build(total_steps=...)` or `resolve` tell.
-    - `decay_steps`: how long the decay takes: updates, at least 1, or a `Fraction`.
-    - `end_value`: the value from the end of the decay on.
-    - `decay_type`: "linear"; "cosine": half a cosine; or "sqrt": the part of the way
-        that is done is the root of the part of the time, as in [Hägele et al.
-        2024](https://arxiv.org/abs/2405.18392), equation 1.
+    - `init_value`: the value at the first update, if there is a warmup; finite.
+    - `peak_value`: the value of the constant phase; finite.
+    - `warmup_steps`: duration of the warmup, in updates or as a `Fraction`.
+    - `stable_steps`: duration of the constant phase. If None, the rest of the run,
+        given the length of the run by `Recipe.build(total_steps=...)` or `resolve`.
+    - `decay_steps`: duration of the decay, in updates, at least 1, or as a `Fraction`.
+    - `end_value`: the value from the end of the decay on; finite.
+    - `decay_type`: "linear"; "cosine" for half a cosine; or "sqrt" for
+        $1 - \\sqrt{t / T}$, equation 1 of
+        [Hägele et al. 2024](https://arxiv.org/abs/2405.18392).
     """
 
     _: KW_ONLY
@@ -72,7 +70,7 @@ class WarmupStableDecay(AbstractOptaxSchedule):
             raise ValueError(
                 f"`WarmupStableDecay.warmup_steps` = {warmup} and "
                 f"`WarmupStableDecay.decay_steps` = {decay} overlap in a run of "
-                f"{total_steps} updates. Shorten one."
+                f"{total_steps} updates. Shorten one of them."
             )
         stable = total_steps - warmup - decay
         return dataclasses.replace(self, stable_steps=stable)
@@ -98,12 +96,12 @@ class WarmupStableDecay(AbstractOptaxSchedule):
 
 @final
 class Cooldown(AbstractOptaxSchedule):
-    """Another schedule, and a decay that branches off it.
+    """A decay that branches off another schedule.
 
-    The value is that of `schedule` up to `start_at`, and goes from there to
-    `end_value`. Counts stay those of the whole run, and the state of the optimizer has
-    the same shape with `schedule` and with this: so a run can be taken up from any of
-    its checkpoints and be cooled down.
+    The value is that of `schedule` until `start_at`, and then decays to `end_value`.
+    Counts are those of the whole run, and the state of the optimizer has the same
+    structure as with `schedule`. Any checkpoint of a run can therefore be resumed with
+    a cooldown.
 
     ```python
     >>> import functional_opt as fo
@@ -116,13 +114,12 @@ class Cooldown(AbstractOptaxSchedule):
 
     **Arguments:**
 
-    - `schedule`: what is branched off.
-    - `start_at`: how many updates are completed when the decay begins: an int or a
-        `Fraction`. `None` makes the decay end with the run, whose length
-        `Recipe.build(total_steps=...)` or `resolve` tell.
-    - `decay_steps`: how long the decay takes: updates, at least 1, or a `Fraction`.
-    - `end_value`: the value from the end of the decay on. Any finite number, in the
-        unit of the hyperparameter.
+    - `schedule`: the schedule before the decay.
+    - `start_at`: the number of completed updates when the decay begins, as an int or a
+        `Fraction`. If None, the decay ends with the run, given its length by
+        `Recipe.build(total_steps=...)` or `resolve`.
+    - `decay_steps`: duration of the decay, in updates, at least 1, or as a `Fraction`.
+    - `end_value`: the value from the end of the decay on; finite.
     - `decay_type`: as in `WarmupStableDecay`.
     """
 
