@@ -1,4 +1,4 @@
-"""What an annotation allows: whether a value fits, and the words to say so."""
+"""Checks values against annotations, and describes annotations in words."""
 
 import dataclasses
 import math
@@ -18,14 +18,14 @@ from ._fields import as_integer, as_number
 
 @dataclasses.dataclass(frozen=True)
 class Named:
-    """How to show a type: in signatures as `name`, in sentences as `words`."""
+    """The name of a type in signatures, and its description in sentences."""
 
     name: str
     words: str
 
 
 def converted(value: Any, annotation: Any) -> Any:
-    """Makes integers of NumPy and JAX ints, and ints floats, where these are meant."""
+    """Converts integers of NumPy and JAX to int, and ints to float, as annotated."""
     if isinstance(value, int | float) and type(value) in (bool, float):
         return value
     kinds = alternatives(annotation)
@@ -35,16 +35,16 @@ def converted(value: Any, annotation: Any) -> Any:
 
 
 def fits(value: Any, annotation: Any) -> bool:
-    if isinstance(value, bool):  # To Python it is an int.
+    if isinstance(value, bool):  # A bool is an instance of int.
         return any(x in (bool, Any, object) for x in alternatives(annotation))
-    if isinstance(value, type):  # It can be called, but is not meant as a function.
+    if isinstance(value, type):  # A class is callable, but is not a valid function.
         kinds = alternatives(annotation)
         return any(x in (Any, object, type) or get_origin(x) is type for x in kinds)
     return any(_fits_kind(value, kind) for kind in alternatives(annotation))
 
 
 def _fits_kind(value: Any, kind: Any) -> bool:
-    """Looks at every item, where beartype would draw one from the global `random`."""
+    """Checks every item; beartype would check one, drawn with the global `random`."""
     origin, items = get_origin(kind), get_args(kind)
     if not items or not isinstance(origin, type) or not issubclass(origin, Collection):
         return is_bearable(value, kind)
@@ -58,11 +58,11 @@ def _fits_kind(value: Any, kind: Any) -> bool:
 
 
 def broken_limit(value: Any, annotation: Any) -> str | None:
-    """In words, what a value of the right type must be and is not."""
+    """The first limit that a value of the right type exceeds, in words."""
     if isinstance(value, Tracer):
         return None
-    # A float is compared, not the array itself: under `jax.jit` even the comparison
-    # of a concrete array is traced.
+    # The array is converted to float first: under `jax.jit` even the comparison of a
+    # concrete array is traced.
     is_array = eqx.is_array(value) and value.ndim == 0 and _is_real(value)
     known = float(value) if is_array else value
     is_number = any(x is float or _is_scalar(x) for x in alternatives(annotation))
@@ -77,7 +77,7 @@ def _is_real(value: Any) -> bool:
 
 
 def _limits(value: Any, annotation: Any) -> list[Any]:
-    """Finds the limits that an annotation sets to values of this type."""
+    """The limits of an annotation on values of this type."""
     if get_origin(annotation) is Annotated:
         metadata = annotation.__metadata__
         return [x for x in metadata if isinstance(x, Interval | Predicate)]
@@ -117,7 +117,7 @@ def is_union(annotation: Any) -> bool:
 
 
 def alternatives(annotation: Any) -> list[Any]:
-    """Takes unions and `Annotated` apart."""
+    """The members of a union, without `Annotated`."""
     if get_origin(annotation) is Annotated:
         return alternatives(get_args(annotation)[0])
     if is_union(annotation):
@@ -126,7 +126,7 @@ def alternatives(annotation: Any) -> list[Any]:
 
 
 def describe(annotation: Any) -> str:
-    """Says in words which values an annotation allows."""
+    """Describes in words the values that an annotation allows."""
     *others, last = dict.fromkeys(_words(annotation))
     return f"{', '.join(others)} or {last}" if others else last
 
@@ -158,11 +158,11 @@ def _name(annotation: Any) -> str:
 
 
 def _is_scalar(annotation: Any) -> bool:
-    """Whether this is jaxtyping's type of 0-d arrays."""
+    """Whether this is a jaxtyping annotation of a 0-d array."""
     return getattr(annotation, "dim_str", None) == ""
 
 
-_MOST_BITS = 512  # of an integer to be shown; Python refuses to print very large ones
+_MOST_BITS = 512  # of an integer in an error; Python refuses to print very large ones
 
 
 def shown(value: Any) -> str:

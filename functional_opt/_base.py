@@ -1,4 +1,4 @@
-"""The abstract modules: what every optimizer and every schedule is."""
+"""The abstract base classes of optimizers and schedules."""
 
 import abc
 import dataclasses
@@ -36,10 +36,10 @@ S = TypeVar("S", bound="AbstractSchedule")
 
 
 class AbstractSchedule(AbstractConfig):
-    """A hyperparameter as a function of the number of updates completed.
+    """A hyperparameter as a function of the number of completed updates.
 
-    An instance is itself an `optax.Schedule`: pass it wherever Optax takes one.
-    Subclass it, declare the hyperparameters as fields and implement `__call__`.
+    An instance is an `optax.Schedule`, and can be passed wherever Optax accepts one. To
+    write a schedule, subclass this, declare fields and implement `__call__`.
 
     !!! Example
 
@@ -60,67 +60,67 @@ class AbstractSchedule(AbstractConfig):
 
         **Arguments:**
 
-        - `count`: how many updates are completed: 0 at the first one. An int or an
-            integer array; an array of counts gives the array of values.
+        - `count`: the number of completed updates, 0 at the first update; an int or an
+            array of ints.
 
         **Returns:** a scalar, or an array of the shape of `count`.
         """
 
     def phases(self) -> tuple[tuple[str, int | None], ...]:
-        """The parts of the schedule in their order, by name, with their lengths.
+        """The names and durations of the phases of the schedule, in order.
 
-        A length is in updates; that of the last may be `None`: without an end. After
-        the last the value stays. A schedule whose author says nothing is one phase
+        Durations are in updates. The last one may be None, for a phase without an end.
+        After the last phase the value is constant. By default, a schedule is one phase
         without an end.
         """
         return ((type(self).__name__, None),)
 
     @typed
     def resolve(self: S, total_steps: PositiveCount) -> S:
-        """The same schedule with every length in updates, in a run of so many.
+        """The same schedule with every duration in updates.
 
         **Arguments:**
 
-        - `total_steps`: how many updates the run makes, at least 1.
+        - `total_steps`: the number of updates of the run, at least 1.
 
-        **Raises:** `ValueError` naming the phases if they take longer than the run.
+        **Raises:** `ValueError` with the phases if they exceed the run.
         """
         schedule = resolved(self, total_steps)
         check_fits(schedule, total_steps)
         return schedule
 
     def corners(self) -> tuple[int, ...]:
-        """Where the phases meet: numbers of updates completed, from 0 on."""
+        """The numbers of completed updates at which phases begin or end."""
         return corners(self)
 
     @typed
     def values(self, counts: Sequence[int] | jax.typing.ArrayLike) -> np.ndarray:
-        """The values after so many updates, to look at: compiled, as in a run.
+        """The values after these numbers of updates, computed under `jit`.
 
         **Arguments:**
 
-        - `counts`: numbers of updates completed, such as `range(1_000)`.
+        - `counts`: numbers of completed updates, such as `range(1_000)`.
 
         **Returns:** a NumPy array of the shape of `counts`.
         """
         return values(self, counts)
 
     def describe(self) -> str:
-        """A table of the corners: updates completed, the value, what begins there."""
+        """A table of the corners: completed updates, value, phase that begins."""
         return describe(self)
 
     @typed
     def plot(self, target: Any, total_steps: PositiveCount | None = None) -> None:
         """Draws the value over the updates, with a dot at each corner.
 
-        It needs Matplotlib, which comes with `functional_opt[plot]`.
+        This requires Matplotlib, which `functional_opt[plot]` installs.
 
         **Arguments:**
 
-        - `target`: the path of an image to write, whose suffix says the format, or
-            Matplotlib's `Axes` to draw into.
-        - `total_steps`: how far. Left out, a little beyond the last phase; a schedule
-            without an end needs it.
+        - `target`: the path of an image file, in the format of its suffix, or `Axes` of
+            Matplotlib.
+        - `total_steps`: the number of updates to draw. If omitted, a little more than
+            all phases; required for a schedule without an end.
         """
         plot(self, target, total_steps)
 
@@ -148,8 +148,8 @@ class AbstractOptimizer(AbstractConfig):
         `Frozen` and `Recipe.explain` raise an error.
     - `Recipe.state_dtype` sets the fields `mu_dtype`, `accumulator_dtype` and
         `dtype_momentum`.
-    - An optimizer that works in no `Recipe` and in no `Groups` says why in its class
-        variable `ALONE`.
+    - An optimizer that works neither in a `Recipe` nor in `Groups` gives the reason in
+        its class variable `ALONE`.
 
     !!! Example
 
@@ -178,10 +178,10 @@ class AbstractOptimizer(AbstractConfig):
     ALONE: ClassVar[str | None] = None
 
     def extra_args(self) -> Mapping[str, ExtraArg]:
-        """What `update` requires besides gradients, state and parameters, by name.
+        """The extra arguments of `update`, by name.
 
-        Override it in an optimizer that requires something, such as the loss. Extra
-        arguments of optimizers inside this one are known from these.
+        Override it in an optimizer that requires extra arguments, such as the loss.
+        Those of optimizers inside this one are collected from them.
         """
         return {}
 
@@ -192,7 +192,7 @@ class AbstractOptimizer(AbstractConfig):
         **Arguments:**
 
         - `schedule`: the learning rate: an `AbstractSchedule`, any other function of
-            the number of updates completed, or a number.
+            the number of completed updates, or a number.
         """
 
     @typed
@@ -213,10 +213,10 @@ class AbstractOptimizer(AbstractConfig):
     ) -> Staged:
         """`build(schedule)`, split into one program per stage. See `stage_local`.
 
-        Override it in an optimizer that brings stage-local programs of its own: it may
-        return any `Staged`, such as one that exchanges less. Prove it with
+        Override it in an optimizer with its own stage-local programs: it may return any
+        `Staged`, such as one that exchanges less. Test it with
         `fo.testing.assert_stage_local_equal(..., staged=...)`. A `Recipe` around the
-        optimizer does not call this method: it splits what `build` returns, together
+        optimizer does not call this method: it splits the result of `build` together
         with its clip, decay and accumulation.
 
         **Arguments:**

@@ -1,4 +1,4 @@
-"""The check of arguments that public functions and classes carry, and its errors."""
+"""Checks the arguments of public functions and classes, with one-sentence errors."""
 
 import difflib
 import functools
@@ -18,7 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def typed(function: F) -> F:
-    """Checks the arguments of a public function, or of a class, by its annotations."""
+    """Checks the arguments of a public function or class against its annotations."""
     if isinstance(function, type):
         function.__init__ = typed(function.__init__)
         return function  # pyright: ignore[reportReturnType]
@@ -26,7 +26,7 @@ def typed(function: F) -> F:
 
     @functools.cache
     def annotations() -> dict[str, Any]:
-        # Not before the first call: some names are defined below the function.
+        # Evaluated at the first call: some names are defined after the function.
         hints = get_type_hints(function, include_extras=True)
         names = [x.name for x in signature.parameters.values() if not _is_many(x)]
         checked = [name for name in names if name in hints and name not in _SELF]
@@ -42,7 +42,7 @@ def typed(function: F) -> F:
         for name, annotation in annotations().items():
             if name not in given:
                 continue
-            # What fits stays as it is: an array of counts on its device, for example.
+            # Values that fit are not converted: an array of counts stays on its device.
             if not fits(given[name], annotation):
                 given[name] = converted(given[name], annotation)
             if (error := wrong_value(given[name], annotation)) is not None:
@@ -54,7 +54,7 @@ def typed(function: F) -> F:
 
 
 def _title(function: Callable[..., Any], args: tuple[Any, ...]) -> str:
-    """What users call it: a method by the class of the object it is called on."""
+    """The name of a function in errors: a method after the class of its object."""
     if "." not in function.__qualname__.rpartition("<locals>.")[2] or not args:
         return function.__name__
     owner = args[0] if isinstance(args[0], type) else type(args[0])
@@ -69,7 +69,7 @@ def _place(name: str, function: Callable[..., Any], args: tuple[Any, ...]) -> st
 
 
 def wrong_value(value: Any, annotation: Any, hint: str = "") -> Exception | None:
-    """What is wrong with a value, to be put behind the name of its place."""
+    """The error for a value, to be prefixed with the name of its argument."""
     if not fits(value, annotation):
         hint = hint or remedy(value, annotation)
         text = f"must be {describe(annotation)}, got {shown(value)}. {hint}"
@@ -87,13 +87,14 @@ def wrong_call(
     elsewhere: Mapping[str, str] = MappingProxyType({}),
     word: str = "argument",
 ) -> TypeError:
-    """What is wrong with arguments that do not fit a signature.
+    """The error for arguments that do not match a signature.
 
     **Arguments:**
 
-    - `title`: what is called.
-    - `elsewhere`: for names that belong elsewhere, a sentence that says where.
-    - `word`: what an argument is called.
+    - `title`: the name of the function or class.
+    - `signature`, `args`, `kwargs`: the signature and the arguments.
+    - `elsewhere`: for names that belong to another function, a sentence about it.
+    - `word`: the word for an argument.
     """
     parameters = [x for x in signature.parameters.values() if not _is_many(x)]
     if parameters and parameters[0].name in _SELF:
@@ -115,8 +116,8 @@ def wrong_call(
     for name in by_position[: len(args)]:
         if name in kwargs:
             return TypeError(
-                f"`{title}` is given `{name}` by position and by keyword, "
-                f"got {shown(kwargs[name])}."
+                f"`{title}` got `{name}` both by position and by keyword, "
+                f"as {shown(kwargs[name])}."
             )
     missing = [
         f"`{x.name}`"

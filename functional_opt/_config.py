@@ -1,4 +1,4 @@
-"""What every module of the library is: frozen, checked at construction, a pytree."""
+"""The base class of all modules: a frozen pytree, validated at construction."""
 
 import dataclasses
 import inspect
@@ -13,9 +13,9 @@ from ._signatures import any_shown_as
 
 
 class Checked(type):
-    """A metaclass that refuses arguments which do not fit the fields, in our words."""
+    """A metaclass with better errors for arguments that do not match the fields."""
 
-    # To pyright a metaclass with a `__call__` accepts what that accepts.
+    # Pyright would take the signature of this `__call__` for that of every class.
     if not TYPE_CHECKING:
 
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -35,7 +35,7 @@ def _check_call(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Non
         ) from None
 
 
-# Written twice: pyright reads the decorator of the metaclass, mypy that of the class.
+# Twice, since pyright reads the decorator of the metaclass, and mypy that of the class.
 @dataclass_transform(
     eq_default=False,
     frozen_default=True,
@@ -48,11 +48,12 @@ class ConfigMeta(Checked, type(eqx.Module)):  # type: ignore[misc]
         super().__init__(name, bases, namespace)
         annotations = cls.__init__.__annotations__
         for field in dataclasses.fields(cls):
-            # Equinox puts Any here for what has a converter.
+            # Equinox annotates a field with a converter by the type of the converter's
+            # argument, which is `Any`.
             if annotations.get(field.name) is Any:
                 annotations[field.name] = any_shown_as(field.type)
 
-    # To pyright a subclass of Equinox's metaclass is a dataclass, and so not hashable.
+    # Pyright takes a subclass of the metaclass of Equinox for an unhashable dataclass.
     __hash__ = type.__hash__
 
 
@@ -62,10 +63,10 @@ class ConfigMeta(Checked, type(eqx.Module)):  # type: ignore[misc]
     field_specifiers=(eqx.field, number, setting, part, duration),
 )
 class AbstractConfig(eqx.Module, metaclass=ConfigMeta):
-    """A module whose fields are checked against their annotations when it is made.
+    """A module with fields that are checked against their annotations at construction.
 
-    A field annotated with `Annotated[..., Interval(ge=0, lt=1)]` is held to that
-    range. Traced values have a type but no value yet: their range is not checked.
+    The value of a field annotated with `Annotated[..., Interval(ge=0, lt=1)]` must be
+    in that range. The range of a traced value cannot be checked.
     """
 
     def __check_init__(self) -> None:
@@ -73,16 +74,16 @@ class AbstractConfig(eqx.Module, metaclass=ConfigMeta):
         self._check()
 
     def _check(self) -> None:
-        """Checks the fields together; each on its own is checked by then."""
+        """Checks combinations of fields, after each field has been checked."""
 
     def _in_run(self, total_steps: int) -> Any:
-        """The module in a run of so many updates: for what only a run can tell."""
+        """The module in a run of `total_steps` updates, on which fields may depend."""
         del total_steps
         return self
 
 
 def check_fields(config: Any) -> None:
-    """Holds every field of a dataclass to its annotation."""
+    """Raises an error if a field of a dataclass does not match its annotation."""
     annotations = field_types(type(config))
     for name, annotation in annotations.items():
         given = getattr(config, name)
@@ -101,7 +102,7 @@ def field_types(cls: type) -> dict[str, Any]:
 
 
 def _other_field(cls: type, value: Any, annotations: dict[str, Any]) -> str:
-    """The field that a module belongs to."""
+    """A hint at the field that accepts a module which was passed to another field."""
     if not isinstance(value, AbstractConfig):
         return ""
     names = (name for name, kind in annotations.items() if fits(value, kind))

@@ -1,4 +1,4 @@
-"""The fields of a module: leaves of its pytree, or parts of its structure."""
+"""Field specifiers: for leaves of a module's pytree and for its static structure."""
 
 import dataclasses
 import operator
@@ -11,19 +11,19 @@ import numpy as np
 from jax.core import Tracer
 
 
-# A converter takes `Any`, so that the import hook of jaxtyping, which checks the
-# arguments of `__init__`, leaves the fields to `check_fields` and its messages. Fields
-# name it `convert`, since pyright takes the argument of a `converter` for the type of
-# the field.
+# Converters accept `Any`, so that the import hook of jaxtyping, which checks the
+# arguments of `__init__`, leaves the fields to `check_fields` and its messages. The
+# parameter is called `convert`, because pyright infers the type of a field from the
+# argument of a parameter called `converter`.
 def as_number(value: Any) -> Any:
-    """Makes ints and NumPy's numbers floats, so that equal numbers are equal leaves."""
+    """Converts ints and NumPy numbers to floats: equal numbers become equal leaves."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, bool) or not isinstance(value, int | np.integer | np.floating):
         return value
     try:
         return float(value)
-    except OverflowError:  # It is refused with the name of its field.
+    except OverflowError:  # `check_fields` raises an error with the field's name.
         return value
 
 
@@ -38,11 +38,11 @@ def as_integer(value: Any) -> Any:
 
 
 def as_dtype(value: Any) -> Any:
-    """Makes names and scalar types dtypes, so that equal dtypes are equal fields."""
+    """Converts names and scalar types to dtypes: equal dtypes become equal fields."""
     try:
         return value if value is None else jnp.dtype(value)
     except TypeError:
-        return value  # For `check_fields` to refuse: it knows the field.
+        return value  # `check_fields` raises a better error, with the field's name.
 
 
 def number(*, default: Any = dataclasses.MISSING) -> Any:
@@ -55,7 +55,7 @@ def setting(
     default: Any = dataclasses.MISSING,
     convert: Callable[[Any], Any] = as_integer,
 ) -> Any:
-    """A part of the pytree's structure: a change of it recompiles."""
+    """A static field, part of the structure of the pytree: changing it recompiles."""
     return eqx.field(default=default, static=True, converter=convert)
 
 
@@ -64,12 +64,12 @@ def part(
     default: Any = dataclasses.MISSING,
     convert: Callable[[Any], Any] = as_number,
 ) -> Any:
-    """A module itself, a tuple of them, or a number in place of one."""
+    """A module, a tuple of modules, or a number in place of a module."""
     return eqx.field(default=default, converter=convert)
 
 
 def duration(*, default: Any = dataclasses.MISSING) -> Any:
-    """A duration in updates. `None` stands for what the rest of the run leaves."""
+    """A duration. `None` stands for the rest of the run."""
     return eqx.field(
         default=default,
         static=True,

@@ -2,5 +2,5 @@
 
 
 def name_of(kind: type) -> str:
-    """What a class is called there."""
+    """The name of a class in registries and files."""
     return kind.__name__.lower()

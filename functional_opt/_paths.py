@@ -1,4 +1,4 @@
-"""How a place in a pytree is written in errors, tables and patterns."""
+"""The text form of a path in a pytree, in errors, tables and patterns."""
 
 from typing import Any
 
@@ -6,5 +6,5 @@ import jax
 
 
 def path_text(path: tuple[Any, ...]) -> str:
-    """A key path as one would write it: `layers[3].mlp.weight`."""
+    """A key path as in Python code: `layers[3].mlp.weight`."""
     return jax.tree_util.keystr(path).removeprefix(".")

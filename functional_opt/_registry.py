@@ -16,10 +16,10 @@ T = TypeVar("T")
 @final
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Registry(Mapping[str, type]):
-    """Modules by name: a frozen mapping that the user composes.
+    """An immutable mapping from names to classes, composed by the user.
 
-    The name of a class is its own in lower case. Nothing is in a registry but what its
-    maker puts there, and `|` makes a new one of two.
+    The name of a class is its `__name__` in lower case. A registry contains only the
+    classes that it was created with; `|` merges two registries into a new one.
 
     ```python
     >>> import functional_opt as fo
@@ -33,8 +33,8 @@ class Registry(Mapping[str, type]):
 
     **Arguments:**
 
-    - `kinds`: the classes, each an optimizer, a schedule or another module of this
-        library's kind that can be made; see `Registry.of`.
+    - `kinds`: the classes: concrete optimizers, schedules and other modules of this
+        library; see `Registry.of`.
     """
 
     kinds: tuple[Any, ...] = ()
@@ -46,7 +46,7 @@ class Registry(Mapping[str, type]):
             if (name := name_of(kind)) in known:
                 raise ValueError(
                     f"`Registry` has the name {name!r} twice: "
-                    f"{_place(known[name])} and {_place(kind)}. Leave one out, or "
+                    f"{_place(known[name])} and {_place(kind)}. Remove one of them, or "
                     "rename it."
                 )
             known[name] = kind
@@ -57,8 +57,8 @@ class Registry(Mapping[str, type]):
 
         **Arguments:**
 
-        - `kinds`: subclasses of `AbstractOptimizer` or `AbstractSchedule`, none of them
-            abstract, no two of one name.
+        - `kinds`: concrete subclasses of `AbstractOptimizer` or `AbstractSchedule` with
+            different names.
         """
         return cls(kinds)
 
@@ -210,17 +210,18 @@ def _place(kind: type) -> str:
 def _check_kind(kind: Any) -> None:
     if isinstance(kind, AbstractConfig):
         raise TypeError(
-            f"`Registry` takes classes, got the instance {kind!r}. Pass "
+            f"`Registry` requires classes, got the instance {kind!r}. Pass "
             f"`{type(kind).__name__}`."
         )
     if not (isinstance(kind, type) and issubclass(kind, AbstractConfig)):
         raise TypeError(
-            "`Registry` takes subclasses of `AbstractOptimizer` or `AbstractSchedule`, "
-            f"got {_place(kind) if isinstance(kind, type) else repr(kind)}."
+            "`Registry` requires subclasses of `AbstractOptimizer` or "
+            "`AbstractSchedule`, got "
+            f"{_place(kind) if isinstance(kind, type) else repr(kind)}."
         )
     if inspect.isabstract(kind):
         missing = ", ".join(f"`{name}`" for name in sorted(kind.__abstractmethods__))
         raise TypeError(
-            f"`Registry` takes classes that can be made, got {_place(kind)}, which is "
-            f"abstract: it lacks {missing}."
+            f"`Registry` requires concrete classes, got {_place(kind)}, which does not "
+            f"implement {missing}."
         )

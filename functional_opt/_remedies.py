@@ -1,4 +1,4 @@
-"""What to write in place of a value that an annotation does not allow."""
+"""Suggestions for values that an annotation does not allow."""
 
 import dataclasses
 import inspect
@@ -9,7 +9,7 @@ from ._annotations import alternatives, broken_limit, converted, fits, shown
 
 
 def remedy(value: Any, annotation: Any) -> str:
-    """A sentence about what to write instead, or nothing where none is known."""
+    """A sentence with a valid alternative; empty if none is known."""
     kinds = [kind for kind in alternatives(annotation) if isinstance(kind, type)]
     if isinstance(value, type) and issubclass(value, tuple(kinds)):
         return f"Pass an instance: `{value.__name__}(...)`."
@@ -22,7 +22,7 @@ def remedy(value: Any, annotation: Any) -> str:
 
 
 def _makes(kind: Any, value: Any) -> bool:
-    """Whether one of the library's classes can be made of the value alone."""
+    """Whether a class of the library can be constructed from the value alone."""
     if not dataclasses.is_dataclass(kind) or inspect.isabstract(kind):
         return False
     fields = dataclasses.fields(kind)
@@ -39,7 +39,7 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
 
 
 def _meant_number(value: Any, annotation: Any) -> int | float | None:
-    """The number in a string, or the int that a float stands for."""
+    """The number in a string, or the int equal to a float."""
     if not isinstance(value, str | float):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Signatures that `help` and editors show with types as users write them."""
+"""Signatures with short types, for `help` and editors."""
 
 import inspect
 from collections.abc import Callable
@@ -13,14 +13,14 @@ from ._annotations import is_union, Named
 
 
 class _Shown(str):
-    """A type as a string, which signatures show without quotes."""
+    """The name of a type, shown without quotes in signatures."""
 
     __slots__ = ()
     __repr__ = str.__str__
 
 
 def any_shown_as(annotation: Any) -> Any:
-    """To type checkers `Any`, and to readers what is meant."""
+    """An alias of `Any` for type checkers, with the name of the type for readers."""
     return TypeAliasType(name_of_type(annotation), Any)  # pyright: ignore[reportGeneralTypeIssues]
 
 
@@ -38,7 +38,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def shown_short(function: F) -> F:
-    """Shows short types for a function that runs at every step and checks by itself."""
+    """Shows short types for a function without `typed`, which runs in every step."""
     vars(function)["__signature__"] = readable(inspect.signature(function))
     return function
 
@@ -49,7 +49,7 @@ def _shown(annotation: Any) -> Any:
     return _Shown(name_of_type(annotation))
 
 
-# Where the name that users know is not that of the object itself.
+# Types with a familiar name that differs from their `__name__`.
 _NAMES = (
     (None, "None"),
     (NoneType, "None"),

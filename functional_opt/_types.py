@@ -1,4 +1,4 @@
-"""The types that annotations share."""
+"""Types that are shared by annotations."""
 
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TYPE_CHECKING
@@ -20,7 +20,7 @@ def floating(dtype: np.dtype) -> bool:
 
 Scalar = float | Float[Array, ""]
 Scalars = float | Float[Array, "..."]
-# What `optax.Schedule` is; to mypy, whatever comes from Optax is `Any`.
+# Equal to `optax.Schedule`, but mypy takes all types of Optax for `Any`.
 Schedule = Annotated[
     Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike],
     Named("Schedule", "a function of the update count"),
@@ -37,10 +37,10 @@ Count = Annotated[int, Interval(ge=0)]
 PositiveCount = Annotated[int, Interval(ge=1)]
 
 if TYPE_CHECKING:
-    # What is given and what is kept are not the same.
+    # The argument may be any `DTypeLike`; the field is an `np.dtype`.
     FloatDtype = jax.typing.DTypeLike
     Transformation = optax.GradientTransformation
 else:
     FloatDtype = Annotated[np.dtype, Predicate(floating)]
-    # Whatever has `init` and `update` will do: `stage_local` looks at it itself.
+    # `stage_local` checks it itself, with a better error.
     Transformation = Annotated[Any, Named("GradientTransformation", "")]

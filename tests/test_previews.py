@@ -109,6 +109,6 @@ except ImportError as error:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert found.stdout == (
-        "To plot a schedule takes Matplotlib: `python -m pip install "
+        "Plotting a schedule requires Matplotlib: `python -m pip install "
         "'functional_opt[plot]'`.\n"
     )
