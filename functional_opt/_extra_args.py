@@ -7,7 +7,7 @@ from ._slicing.errors import CrossStageError
 
 
 class ExtraArg(NamedTuple):
-    """What an extra argument of an update is, for `AbstractOptimizer.extra_args`.
+    """The description of an extra argument, for `AbstractOptimizer.extra_args`.
 
     ```python
     >>> import functional_opt as fo
@@ -18,9 +18,9 @@ class ExtraArg(NamedTuple):
 
     **Attributes:**
 
-    - `meaning`: what it is, in words.
-    - `instead`: if it is a function of the whole parameters, what to do where nobody
-        has these: on stages and in `Groups`. None for arrays.
+    - `meaning`: its meaning, in words.
+    - `instead`: for a function of all parameters, an alternative for stages and
+        `Groups`, where no caller has all parameters. None for arrays.
     """
 
     meaning: str
@@ -28,7 +28,7 @@ class ExtraArg(NamedTuple):
 
 
 def required(optimizers: Iterable[Any]) -> Iterator[tuple[str, str, ExtraArg]]:
-    """The names of optimizers, and those and the meanings of what they require."""
+    """The names of optimizers, with the names and descriptions of their arguments."""
     for optimizer in optimizers:
         for name, extra in optimizer.extra_args().items():
             yield type(optimizer).__name__, name, extra
@@ -64,7 +64,7 @@ def check_staged(optimizers: Iterable[Any], given: Mapping[str, Any] | None) -> 
 
 
 def check_grouped(optimizers: Iterable[Any], place: str) -> None:
-    """Refuses optimizers in `Groups` that call functions of the whole parameters."""
+    """Refuses optimizers in `Groups` that call functions of all parameters."""
     for owner, name, extra in required(optimizers):
         if extra.instead is not None:
             raise ValueError(
@@ -75,7 +75,7 @@ def check_grouped(optimizers: Iterable[Any], place: str) -> None:
 
 
 def check_combined(optimizers: Iterable[Any], place: str) -> None:
-    """Refuses optimizers that nothing else can be combined with."""
+    """Refuses optimizers that cannot be combined with others."""
     for optimizer in optimizers:
         if optimizer.ALONE is not None:
             name = type(optimizer).__name__

@@ -36,8 +36,8 @@ class Group(AbstractConfig):
     - `where`: the parameters, among those that are in no group before this one.
     - `optimizer`: their optimizer.
     - `schedule`: their learning rate in place of the recipe's: a schedule, any other
-        function of the number of completed updates, or a number. Learning rates that
-        are set inside `optimizer` apply still.
+        function of the number of completed updates, or a number. It does not replace
+        learning rates that are set inside `optimizer`.
     - `schedule_scale`: factor on the learning rate and on all learning rates that are
         set inside `optimizer`; at least 0. It cannot be combined with `schedule`.
     - `weight_decay`: decoupled weight decay per unit of the group's learning rate, at
@@ -59,7 +59,7 @@ class Group(AbstractConfig):
             raise ValueError(
                 f"`Group.schedule_scale` = {self.schedule_scale} scales the recipe's "
                 f"learning rate, which `Group.schedule` = {self.schedule} replaces. "
-                "Leave one out."
+                "Omit one of them."
             )
 
 
@@ -67,9 +67,9 @@ class Group(AbstractConfig):
 class Groups(AbstractPartitionedOptimizer):
     """Several optimizers, for groups of parameters: `optax.partition`.
 
-    A parameter is in the first group that finds it. Groups are resolved on the whole
-    tree: a group without any parameter is an error, but it may have none on a stage of
-    a pipeline.
+    The first group that selects a parameter updates it. Groups are resolved on the
+    whole tree: a group without parameters raises an error, but a group may have no
+    parameters on a pipeline stage.
 
     ```python
     >>> import functional_opt as fo
@@ -88,9 +88,9 @@ class Groups(AbstractPartitionedOptimizer):
 
     **Arguments:**
 
-    - `groups`: a tuple of `Group`; the order matters.
-    - `rest`: the optimizer of the parameters that no group finds. If None, they are an
-        error.
+    - `groups`: a tuple of `Group`, in order of precedence.
+    - `rest`: the optimizer of the parameters that no group selects. If None, such
+        parameters raise an error.
     """
 
     groups: tuple[Group, ...] = part()
@@ -142,8 +142,8 @@ class Groups(AbstractPartitionedOptimizer):
             if str(index) not in taken:
                 raise ValueError(
                     f"`Groups.groups[{index}]` has no parameter: the groups before it "
-                    f"have all that `{group.where}` finds. Put it before them, or "
-                    "leave it out."
+                    f"have all parameters that `{group.where}` finds. Move it before "
+                    "them, or remove it."
                 )
 
 

@@ -1,4 +1,4 @@
-"""Which gradients are skipped as spikes."""
+"""Skipping of gradient spikes."""
 
 from dataclasses import KW_ONLY
 from typing import Annotated, final, Literal

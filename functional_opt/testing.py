@@ -1,4 +1,4 @@
-"""Checks for authors of optimizers: does it give the same, stage by stage?"""
+"""Assertions for authors: stage-local updates equal whole-tree updates."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -34,8 +34,8 @@ def assert_equal(found: PyTree, expected: PyTree, grade: Grade = "exact") -> Non
     **Arguments:**
 
     - `found`, `expected`: trees of the same structure.
-    - `grade`: how equal they must be. Dtypes, shapes, integers and bools must be the
-        same in all grades, and so must infinities and NaN.
+    - `grade`: the grade of equality. In all grades, dtypes, shapes, integers and bools
+        must be equal, and infinities and NaN must be in the same entries.
 
         - "exact" requires the same bytes: -0.0 does not equal 0.0.
         - "close" allows every entry to differ by 4 units in its own last place. The
@@ -45,7 +45,7 @@ def assert_equal(found: PyTree, expected: PyTree, grade: Grade = "exact") -> Non
             in float32 and wider, and by one unit in the last place of that entry in
             narrower dtypes.
 
-    **Raises:** `AssertionError` naming the first leaves that differ, and by how much.
+    **Raises:** `AssertionError` with the first leaves that differ, and by how much.
 
     !!! Example
 
@@ -200,33 +200,33 @@ def assert_stage_local_equal(
     seed: int = 0,
     staged: Any = None,
 ) -> Any:
-    """Asserts that a transformation gives the same stage by stage as on the whole tree.
+    """Asserts that stage-local updates equal those of Optax on the whole tree.
 
-    The reference is `tx.update` and `optax.apply_updates` on the whole tree under
-    `jax.jit`. Updates, parameters and state are compared after every step, and every
-    copy of what several stages hold.
+    The reference is a jitted `tx.update` followed by `optax.apply_updates` on the whole
+    tree. Updates, parameters and state are compared after every step, including every
+    copy of a leaf that several stages hold.
 
     **Arguments:**
 
     - `tx`: any Optax transformation.
-    - `params`: the tree that was partitioned. Normal random values stand in for
-        shapes.
-    - `partition`: which stages own which parameter.
-    - `steps`: how many steps.
-    - `grads`: a whole tree of gradients for each step, in place of `steps` normal
-        random ones. For a parameter that several stages own, the lowest is given the
-        gradient and the others nothing to add.
+    - `params`: the tree that was partitioned. Shapes are replaced by normal random
+        values.
+    - `partition`: the stages that own each parameter.
+    - `steps`: the number of steps.
+    - `grads`: a whole tree of gradients for each step, in place of `steps` trees of
+        normal random values. Tied gradients are passed to the lowest owner only.
     - `extra_args`: extra arguments of `tx.update`, the same at every step; see
         `stage_local`.
-    - `grade`: as in `assert_equal`. "close" and "bounded" start every step from the
-        reference's parameters and state, as a last bit may grow from step to step.
-    - `seed`: of the random values.
-    - `staged`: stage-local programs to compare with `tx`, such as what an optimizer's
-        own `build_mpmd` returns. If omitted, those of `stage_local`.
+    - `grade`: as in `assert_equal`. With "close" and "bounded", every step starts from
+        the parameters and state of the reference, since differences of the last bit may
+        grow from step to step.
+    - `seed`: the seed of the random values.
+    - `staged`: the stage-local optimizer to compare with `tx`, such as the result of a
+        custom `build_mpmd`. If omitted, the result of `stage_local`.
 
-    **Returns:** `staged`, or what `stage_local` made.
+    **Returns:** the stage-local optimizer.
 
-    **Raises:** `AssertionError` naming the first leaves that differ, and by how much.
+    **Raises:** `AssertionError` with the first leaves that differ, and by how much.
 
     !!! Example
 
@@ -303,7 +303,7 @@ def _reference(
 def _assert_pieces_equal(
     name: str, found: Sequence[PyTree], expected: Sequence[PyTree], grade: Grade
 ) -> None:
-    """Compares piece by piece, and so every copy of what several stages hold."""
+    """Compares piece by piece, and so every copy of a leaf that several stages hold."""
     for stage, pieces in enumerate(zip(found, expected, strict=True)):
         one, other = ({f"{name} of stage {stage}": piece} for piece in pieces)
         assert_equal(one, other, grade)

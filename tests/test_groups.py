@@ -191,8 +191,8 @@ def test_is_a_value():
                     fo.Group(NORM, optimizer=fo.SGD()),
                 )
             ),
-            "`Groups.groups[1]` has no parameter: the groups before it have all that "
-            "`Where(path='norm', min_ndim=0)` finds.",
+            "`Groups.groups[1]` has no parameter: the groups before it have all "
+            "parameters that `Where(path='norm', min_ndim=0)` finds.",
         ),
     ],
 )

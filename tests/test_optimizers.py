@@ -318,8 +318,8 @@ def test_optimizer_of_a_user():
         ),
         (
             lambda: fo.Scion(norm="Sign").build(0.1).init(PARAMS),
-            r"`Scion.norm` 'Sign' needs parameters of rank 2 or more, got one of shape "
-            r"\(2,\)\.",
+            r"`Scion.norm` 'Sign' requires parameters of rank 2 or more, got one of "
+            r"shape \(2,\)\.",
         ),
         (lambda: fo.Kron(precond_lr=1.5), r"`Kron.precond_lr` must be in \(0, 1\]"),
         (lambda: fo.Quad(max_skew_dense=0), r"`Quad.max_skew_dense` must be greater"),

@@ -1,15 +1,15 @@
-"""What a tree of optimizers means: each meaning is one function over the tree.
+"""Functions over a tree of optimizers.
 
-`held.py` is the tree itself: which optimizers one holds, and for which parameters.
-Everything else is a function of it, so that a wrapper of one optimizer needs no line of
-its own:
+`held.py` defines the tree: the optimizers that an optimizer holds, and the parameters
+of each. All other functions are defined over this tree, so that a wrapper of one
+optimizer requires no code for them:
 
 - `frozen.py`: which parameters never change;
 - `decay.py`: the same tree with another weight decay;
 - `rates.py`: the same tree with scaled learning rates;
 - `state_dtype.py`: the same tree with its state in another dtype;
-- `assignments.py`: what each parameter gets.
+- `assignments.py`: the optimizer, learning rate and decay of each parameter.
 
-An optimizer that is special in one of these registers a case of that function beside
-its class.
+An optimizer with different behaviour registers its own case of such a function
+(`functools.singledispatch`) next to its class.
 """

@@ -1,4 +1,4 @@
-"""What each parameter gets: its optimizer, learning rate and weight decay."""
+"""Assigns to each parameter its optimizer, learning rate and weight decay."""
 
 import functools
 from typing import Any, NamedTuple
@@ -16,14 +16,14 @@ from .rates import WithRate
 
 
 class Assigned(NamedTuple):
-    """What one parameter gets.
+    """The assignment of one parameter.
 
     **Attributes:**
 
-    - `optimizer`: a name.
-    - `schedule`: a learning rate that is not that of the whole, or None.
-    - `schedule_scale`: what the learning rate is multiplied by.
-    - `weight_decay`: per unit of learning rate.
+    - `optimizer`: the name of its optimizer.
+    - `schedule`: its learning rate; None for that of the whole optimizer.
+    - `schedule_scale`: factor on the learning rate.
+    - `weight_decay`: its weight decay per unit of learning rate.
     """
 
     optimizer: str
@@ -38,7 +38,7 @@ def is_assigned(node: Any) -> bool:
 
 @functools.singledispatch
 def assigned(optimizer: AbstractOptimizer, params: PyTree) -> PyTree:
-    """What an optimizer gives each parameter: a tree of `Assigned`."""
+    """The assignment of each parameter by an optimizer: a tree of `Assigned`."""
     name = type(optimizer).__name__
     inner = only_held(optimizer, "`Recipe.explain`")
     if inner is None:

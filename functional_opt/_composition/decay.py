@@ -55,7 +55,7 @@ def decayed(
         if inner is None:
             return Decayed(optimizer=optimizer, weight_decay=weight_decay, mask=mask)
         return replace_held(optimizer, lambda x: decayed(x, weight_decay, mask))
-    # What is inside must not decay as well.
+    # The optimizers inside must not decay as well.
     own = replace_held(optimizer, lambda x: decayed(x, 0.0))
     mask_name = next((x for x in ("mask", "weight_decay_mask") if x in types), None)
     if mask_name is not None:
@@ -87,7 +87,7 @@ def _(
 
 @final
 class WithDecay(AbstractOptimizer):
-    """An optimizer whose weight decay a recipe leaves as it is.
+    """An optimizer with a weight decay that a recipe does not replace.
 
     **Arguments:**
 
@@ -114,7 +114,7 @@ def _(
 
 @final
 class Decayed(AbstractOptimizer):
-    """An optimizer without weight decay, and a decoupled one beside it.
+    """An optimizer without weight decay of its own, and a decoupled weight decay.
 
     **Arguments:**
 
@@ -130,7 +130,7 @@ class Decayed(AbstractOptimizer):
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
-        # A negative zero is still a constant that Optax skips.
+        # Optax omits a constant weight decay of 0, and -0.0 equals 0.
         rate: Any = scaled(scaled(schedule, self.weight_decay), -1.0)
         decay = same_dtypes(optax.add_decayed_weights(rate, self.mask))
         return optax.chain(self.optimizer.build(schedule), decay)

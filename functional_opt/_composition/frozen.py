@@ -1,4 +1,4 @@
-"""Which parameters never change."""
+"""Frozen parameters, which never change."""
 
 from typing import final
 
@@ -14,11 +14,11 @@ from .held import AbstractPartitionedOptimizer, by_part, only_held
 
 @final
 class Frozen(AbstractOptimizer):
-    """No step, no decay and no state: `optax.set_to_zero`.
+    """Freezes parameters: no update, no weight decay and no state.
 
-    A `Recipe` leaves frozen parameters out of everything else it does too: their
-    gradients, which may be `None`, are not part of the norm that is clipped and never
-    cause a step to be skipped.
+    It is `optax.set_to_zero`. A `Recipe` also excludes frozen parameters from all
+    other transformations: their gradients, which may be `None`, do not count in the
+    global norm, and never cause a step to be skipped.
 
     ```python
     >>> import functional_opt as fo
@@ -56,7 +56,7 @@ def _are_frozen(optimizer: AbstractOptimizer, params: PyTree) -> PyTree:
 def without_frozen(
     optimizer: AbstractOptimizer, tx: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:
-    """A transformation that updates only what is not frozen in an optimizer."""
+    """A transformation that updates only the parameters that are not frozen."""
     mask = frozen_mask(optimizer)
     if mask is None:
         return optax.with_extra_args_support(tx)

@@ -23,8 +23,8 @@ class WithRate(AbstractOptimizer):
     **Arguments:**
 
     - `optimizer`: the optimizer.
-    - `schedule`: its learning rate. None is that of the whole.
-    - `scale`: what the learning rate is multiplied by.
+    - `schedule`: its learning rate. None for that of the whole optimizer.
+    - `scale`: factor on the learning rate.
     """
 
     _: KW_ONLY
@@ -49,7 +49,7 @@ def scaled(schedule: LearningRate, factor: LearningRate) -> LearningRate:
 
 
 def schedules_in(config: AbstractConfig) -> Iterator[AbstractSchedule]:
-    """The schedules of a module and of those inside it, each as a whole."""
+    """The outermost schedules in a module and in the modules inside it."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         for item in value if isinstance(value, tuple) else (value,):
@@ -69,9 +69,9 @@ def is_one(factor: Scalar) -> bool:
 
 @functools.singledispatch
 def scale_rates(optimizer: AbstractOptimizer, factor: Scalar) -> AbstractOptimizer:
-    """The same optimizer with all learning rates that it sets by itself scaled.
+    """The same optimizer with a factor on all learning rates that it sets itself.
 
-    Those that it is built with are scaled by whoever builds it.
+    The learning rate that it is built with is scaled by the caller of `build`.
     """
     return replace_held(optimizer, lambda inner: scale_rates(inner, factor))
 

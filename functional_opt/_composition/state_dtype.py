@@ -19,7 +19,7 @@ from .held import replace_held, with_fields
 def with_state_dtype(
     optimizer: AbstractOptimizer, dtype: np.dtype
 ) -> AbstractOptimizer:
-    """The same optimizer with its moments in a dtype.
+    """The same optimizer with its moments in this dtype.
 
     If an optimizer has a field for the dtype of a moment, such as `mu_dtype`, that
     field is set; otherwise all arrays of its state are stored in this dtype. Parameters

@@ -1,4 +1,4 @@
-"""What a parameter of a factory of Optax's kind is as a field of a module."""
+"""Converts the parameters of a factory, such as `optax.lamb`, to fields of a module."""
 
 import inspect
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Optimizers made of the factories that Optax and others have."""
+"""Optimizer classes from factory functions, such as those of Optax."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ Factory = Callable[..., optax.GradientTransformation]
 
 
 class Options(NamedTuple):
-    """What a caller adds to the signature of a factory."""
+    """The options of `from_optax`, in addition to the signature of the factory."""
 
     name: str | None
     ranges: tuple[tuple[str, Interval], ...]
@@ -68,15 +68,16 @@ def from_optax(
     ranges: Mapping[str, Any] | None = None,
     learning_rate: str | None = None,
 ) -> Any:
-    """Makes an `AbstractOptimizer` class of a factory such as `optax.lamb`.
+    """Creates an `AbstractOptimizer` class from a factory such as `optax.lamb`.
 
     The parameters of the factory become fields with their names, types and defaults.
-    Its learning rate is the argument of `build`. The class works everywhere that the
-    optimizers of this library do: in a `Recipe`, `Groups`, a `Registry`, in files and
-    on stages. It can also decorate a function that returns an Optax transformation.
+    The learning rate becomes the argument of `build`. The class can be used like the
+    optimizers of this library: in a `Recipe`, in `Groups`, in a `Registry`, in files
+    and on stages. `from_optax` can also decorate a function that returns an Optax
+    transformation.
 
-    A value that no file can hold, such as a function or an array, can be set in Python;
-    saving it to a file raises an error that names it.
+    Values that files cannot represent, such as functions and arrays, can only be set in
+    Python; saving them to a file raises an error.
 
     ```python
     >>> import functional_opt as fo
@@ -97,12 +98,12 @@ def from_optax(
 
     - `factory`: a function that returns an Optax transformation. Without it, the result
         is a decorator.
-    - `name`: the name of the class, and in lower case that in a registry and in files;
-        if omitted, that of the factory.
-    - `ranges`: for some of the parameters, the numbers allowed: a pair (low, high),
-        which includes both, or an `annotated_types.Interval`.
-    - `learning_rate`: the name of the parameter that is the learning rate. If omitted,
-        `learning_rate` if there is one, or else the first that a position sets.
+    - `name`: the name of the class, in lower case also its name in a registry and in
+        files. If omitted, the name of the factory.
+    - `ranges`: the valid numbers for some of the parameters: a pair (low, high), both
+        inclusive, or an `annotated_types.Interval`.
+    - `learning_rate`: the name of the parameter for the learning rate. If omitted,
+        `learning_rate` if there is one, or else the first positional parameter.
 
     **Returns:** a class. The same arguments return the same class.
 

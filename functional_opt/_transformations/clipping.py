@@ -40,7 +40,8 @@ def clip_by_global_norm(max_norm: Scalar | None) -> optax.GradientTransformation
         if max_norm is None:
             return updates, state
         limit = max_norm
-        # The operations of Optax in their order: its own would take the norm again.
+        # The operations of `optax.clip_by_global_norm` in the same order; calling it
+        # would compute the norm a second time.
         is_small = jnp.squeeze(norm < limit)
 
         def clip(x: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Finds the states of one kind inside a state."""
+"""Finds the states of one type inside a state."""
 
 from typing import Any, TypeVar
 

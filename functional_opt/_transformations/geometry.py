@@ -1,4 +1,4 @@
-"""The ways in which the factors of a preconditioner move to fit it.
+"""The ways in which the factors of a preconditioner are updated to fit it.
 
 Sections III and IV of [Li 2024](https://arxiv.org/abs/2402.11858). A factor is a matrix
 or, where it is diagonal, a vector or scalar.
@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 
 class AbstractGeometry(eqx.Module):
-    """A way to move."""
+    """A rule that updates the factors."""
 
     @abc.abstractmethod
     def bound(self, key: Array, square: Array) -> Array:

@@ -51,7 +51,7 @@ def real_only(
 
     **Arguments:**
 
-    - `name`: what does not support them, for the error.
+    - `name`: the part of the recipe that does not support them, for the error.
     """
     inner = optax.with_extra_args_support(inner)
 
@@ -73,7 +73,7 @@ def real_only(
 def real_if(
     is_real: bool, inner: optax.GradientTransformation, name: str
 ) -> optax.GradientTransformationExtraArgs:
-    """`real_only`, if a hyperparameter makes it so."""
+    """`real_only`, if a hyperparameter requires it."""
     return real_only(inner, name) if is_real else optax.with_extra_args_support(inner)
 
 

@@ -26,11 +26,11 @@ class ScaleByKronState(NamedTuple):
 
     **Attributes:**
 
-    - `count`: updates completed.
-    - `since_fit`: how many of them since the factors were fitted.
-    - `key`: of the random numbers.
+    - `count`: the number of completed updates.
+    - `since_fit`: the number of updates since the factors were fitted.
+    - `key`: the PRNG key.
     - `mu`: the moving average of the gradient.
-    - `factors`: of each parameter's preconditioner.
+    - `factors`: the factors of the preconditioner of each parameter.
     """
 
     count: Any  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -151,7 +151,7 @@ def merged_to_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _diagonals(shape: tuple[int, ...], mode: MemorySaveMode | None) -> list[bool]:
-    """Which axes are to have diagonal factors."""
+    """The axes with diagonal factors."""
     if mode is None or not shape:
         return [False] * len(shape)
     if mode == "all_diag":

@@ -6,7 +6,7 @@ A, B, C = 3.4445, -4.7750, 2.0315
 
 
 def orthogonalize(x: Array, steps: int) -> Array:
-    """Brings singular values near 1, of the matrices in the last two axes.
+    """Brings the singular values of the matrices in the last two axes close to 1.
 
     The quintic iteration of [Muon](https://kellerjordan.github.io/posts/muon/).
     """

@@ -1,4 +1,4 @@
-"""Linear minimization over balls of norms that suit what a parameter does."""
+"""Linear minimization over norm balls, with a norm per kind of parameter."""
 
 import math
 from typing import Any, Literal
@@ -27,10 +27,10 @@ def minimize_over_ball(
     steps: int,
     scale: Scalar,
 ) -> optax.GradientTransformation:
-    """The point of a ball of radius `scale` whose product with the update is largest.
+    """The point of a ball of radius `scale` with the largest product with the update.
 
-    The norms are those of [Pethick et al. 2025](https://arxiv.org/abs/2502.07529). Of a
-    linear minimization oracle this is the opposite, as updates are descended.
+    The norms are those of [Pethick et al. 2025](https://arxiv.org/abs/2502.07529). It
+    is the negative of a linear minimization oracle, since updates are subtracted.
     """
 
     def largest(leaf: Array) -> Array:
@@ -66,7 +66,7 @@ def minimize_over_ball(
 
 
 def norm_of(leaf: Array) -> Norm:
-    """What "Auto" stands for."""
+    """The norm that "Auto" selects."""
     if leaf.ndim < 2:
         return "BiasRMS"
     return "Spectral" if leaf.ndim == 2 else "SpectralConv"
@@ -76,8 +76,8 @@ def _check_rank(norm: Norm, leaf: Array) -> None:
     rank = {"Auto": 0, "BiasRMS": 0, "SpectralConv": 3}.get(norm, 2)
     if leaf.ndim < rank:
         raise ValueError(
-            f"`Scion.norm` {norm!r} needs parameters of rank {rank} or more, got one "
-            f"of shape {leaf.shape}. Give that one a `Scion` with another norm."
+            f"`Scion.norm` {norm!r} requires parameters of rank {rank} or more, got "
+            f"one of shape {leaf.shape}. Use a `Scion` with another norm for it."
         )
 
 

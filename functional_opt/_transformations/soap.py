@@ -21,7 +21,7 @@ class ScaleBySOAPState(NamedTuple):
 
     **Attributes:**
 
-    - `count`: updates completed.
+    - `count`: the number of completed updates.
     - `mu`: the moving average of the gradient.
     - `nu`: the moving average of the square of the gradient in the eigenbases.
     - `covariances`: for each axis of a parameter, the moving average of $G G^T$.
@@ -58,8 +58,8 @@ def scale_by_soap(
 ) -> optax.GradientTransformation:
     """Algorithms 3 and 4 of [SOAP](https://arxiv.org/abs/2409.11321).
 
-    As in its authors' code, the first update is 0 and only starts the eigenbases, so
-    that no gradient is projected on a basis that it was itself part of.
+    As in the code of the authors, the first update is 0 and only initializes the
+    eigenbases, so that no gradient is projected on a basis computed from itself.
     """
 
     def view(shape: tuple[int, ...]) -> tuple[int, ...]:

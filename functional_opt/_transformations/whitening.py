@@ -25,11 +25,11 @@ class ScaleByWhiteningState(NamedTuple):
 
     **Attributes:**
 
-    - `count`: updates completed.
-    - `key`: of the random numbers.
+    - `count`: the number of completed updates.
+    - `key`: the PRNG key.
     - `mu`: the moving average of the gradient.
-    - `factors`: of each parameter's preconditioner.
-    - `lipschitz`: of each factor, how fast the gradient of its fit changes.
+    - `factors`: the factors of the preconditioner of each parameter.
+    - `lipschitz`: for each factor, the Lipschitz constant of the gradient of its fit.
     """
 
     count: Any  # pyright: ignore[reportIncompatibleMethodOverride]
