@@ -1,4 +1,4 @@
-"""Devices for the stages, sizes, and the page and the tables of what was measured."""
+"""Devices for the stages, sizes, and the page and tables of measurements."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The ways to update parameters that are compared, each as a step that goes on."""
+"""The alternative ways to update parameters, each as a step that can be repeated."""
 
 import functools
 import importlib.util
@@ -26,8 +26,8 @@ class Mode(NamedTuple):
 
     **Attributes:**
 
-    - `step`: makes a step, and returns arrays to wait for.
-    - `params`: the whole parameters, where they are now.
+    - `step`: runs a step, and returns arrays to wait for.
+    - `params`: all parameters, on their current devices.
     """
 
     step: Callable[[], Any]
@@ -71,7 +71,7 @@ def whole_in_little_memory(shapes: Any) -> Mode:
 
 
 def staged(shapes: Any, devices: Sequence[jax.Device]) -> Mode:
-    """Stages on these devices, one after the other and then from the first again."""
+    """Stages on these devices, in turn."""
     owners = partition(shapes)
     places = [devices[s % len(devices)] for s in range(owners.num_stages)]
     made = fo.stage_local(transformation(), shapes, owners, meshes=places, donate=True)
@@ -97,7 +97,7 @@ def staged_on_one_device(shapes: Any) -> Mode:
 
 
 def jit_alone(shapes: Any, devices: Sequence[jax.Device]) -> Mode:
-    """A call a stage of one function, with as many arrays, as many of them donated."""
+    """One call per stage of a jitted function with as many (donated) arrays."""
     pieces = [
         put((normal_like([part] * 3, seed=0), normal_like(part, seed=1)), device)
         for part, device in zip(shapes.values(), devices, strict=True)
@@ -116,7 +116,7 @@ def jit_alone(shapes: Any, devices: Sequence[jax.Device]) -> Mode:
 
 
 def eformer(shapes: Any) -> Mode:
-    """The peer, with the same placement."""
+    """The peer, on the same devices."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from eformer import optimizers as peer  # pyright: ignore
@@ -180,7 +180,7 @@ PEER = "eformer 0.0.101"
 
 
 def modes() -> dict[str, Callable[[Any], Mode]]:
-    """What can be compared here."""
+    """The alternatives that can run on this machine."""
     found: dict[str, Callable[[Any], Mode]] = {
         WHOLE: whole,
         STAGED: staged_on_all_devices,

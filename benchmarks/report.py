@@ -1,4 +1,4 @@
-"""The page of what was measured: a section a module, and in it tables."""
+"""The page of measurements: one section per module, with its tables."""
 
 import datetime
 import os
@@ -13,20 +13,20 @@ from typing import Any
 START = """\
 # Benchmarks
 
-`nox -s bench` makes this page, and `out/benchmarks.json` with all that it measured.
-`nox -s bench -- --quick` tries it on small sizes and writes no page;
-`nox -s bench -- -k step` measures what has that in its name.
+`nox -s bench` writes this page, and `out/benchmarks.json` with all measurements. `nox
+-s bench -- --quick` runs on small sizes and writes no page; `nox -s bench -- -k step`
+selects measurements by name.
 
-What is compared runs in one process, in an order that is random in each round. Times
-are medians, each of work that is done: arrays are waited for. Brackets hold the middle
-half.
+Alternatives are compared in one process, in a random order in each round. Times are
+medians, and include waiting for all results. Brackets hold the middle half of the
+times.
 
 {machine}
 """
 
 QUICK = """\
-These are of `--quick`: of small sizes and few rounds, which say that all of it runs,
-and little of speed.
+These are measurements of `--quick`, with small sizes and few rounds. They show that
+everything runs, and little about speed.
 """
 
 Row = Mapping[str, Any]
@@ -34,7 +34,7 @@ Row = Mapping[str, Any]
 
 @dataclass
 class Report:
-    """For each section its tables, and for each table its rows."""
+    """The tables of each section, and the rows of each table."""
 
     sections: dict[str, dict[str, list[Row]]] = field(default_factory=dict)
 

@@ -1,8 +1,8 @@
 """Tracing and compiling.
 
-The seconds that tracing and compiling a step takes, with nothing cached: of the whole
-tree, and of 8 stages, their derivation included. That of `init` is left out. It is the
-time of a first step of matrices so small that computing takes next to nothing.
+The seconds to trace and compile a step, without any cache: for the whole tree, and for
+8 stages including their derivation. `init` is not included. This is the time of a first
+step on matrices so small that the computation itself is negligible.
 """
 
 import random

@@ -1,13 +1,13 @@
-"""The host's time.
+"""Host time.
 
-How long Python is busy until a step returns, with 40 leaves a stage and each stage on a
-device of its own (as far as there are so many), and with matrices so small that
-computing takes next to nothing. A process for each number of stages.
+The time until a step returns, spent in Python on the host, with 40 leaves per stage,
+each stage on its own device (as far as there are enough), and matrices so small that
+the computation itself is negligible. Each number of stages runs in its own process.
 
-*`jax.jit` alone* is a call of a jitted function for each stage, with as many arrays as
-a step has, 120 of them donated and returned: what JAX takes for a stage grows with all
-the arrays that there are. A stage's piece has None for each leaf of the others, too,
-which takes JAX 23 ns a tree.
+*`jax.jit` alone* is one call of a jitted function per stage, with as many arrays as a
+step has, 120 of them donated and returned: the overhead of JAX per stage grows with the
+number of arrays. The piece of a stage also has None in place of each leaf of other
+stages, which costs JAX 23 ns each per tree.
 """
 
 import pytest
@@ -34,8 +34,8 @@ def test_host_time(num_stages, quick, benchmark, record):
         stages=num_stages,
         ms=1e3 * step,
         **{
-            "us a stage": 1e6 * step / num_stages,
+            "us per stage": 1e6 * step / num_stages,
             "aim": "<= 600",
-            "`jax.jit` alone, us a stage": 1e6 * alone / num_stages,
+            "`jax.jit` alone, us per stage": 1e6 * alone / num_stages,
         },
     )

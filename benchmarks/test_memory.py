@@ -1,8 +1,8 @@
 """Memory.
 
-The most memory of a step above what is there between steps, in units of the parameters'
-size, of 8 stages of 40 matrices of width 384: the resident memory on CPU, and what the
-devices allocate elsewhere. A process for each.
+The peak memory of a step above the memory between steps, in units of the size of the
+parameters, for 8 stages of 40 matrices of width 384: resident memory on CPU, and
+allocations on other devices. Each measurement runs in its own process.
 """
 
 import pytest

@@ -1,11 +1,11 @@
 """A round of exchange.
 
-Each of 8 stages, on a device of its own as far as there are so many, says 40 float32
-and hears those of all others. *Until it returns* is the host's time, also while *one
-stage still computes* what it says, by products of matrices: it says whether the host
-waits. (JAX has as many threads for devices of a CPU as there are devices. If each waits
-for the stage that still computes, a launch finds none, and waits, too: seen in 4 of 60
-rounds, and never where there are more devices than stages.)
+Each of 8 stages, on its own device as far as there are enough, sends 40 float32 numbers
+to all others. *Until it returns* is the time on the host. It is also measured while
+*one stage still computes* its message by matrix products, which shows whether the host
+waits. (JAX has as many threads for CPU devices as there are devices. If all of them
+wait for the stage that still computes, a launch has to wait, too: observed in 4 of 60
+rounds, and never with more devices than stages.)
 """
 
 import time
@@ -56,7 +56,7 @@ def exchange_between(devices: Sequence[jax.Device]) -> Callable[[list[Any]], Any
 
 
 def timed(exchange: Callable[[list[Any]], Any], messages: list[Any]) -> Any:
-    """The seconds until the exchange returns, and until it is done."""
+    """The seconds until the exchange returns, and until it finishes."""
     start = time.perf_counter()
     received = exchange(messages)
     returned = time.perf_counter() - start
@@ -71,6 +71,6 @@ def words(matrix: Any, products: Any) -> Any:
 
 
 def said(devices: Sequence[jax.Device], products: int) -> list[Any]:
-    """A new vector of each device, which follows from so many products of matrices."""
+    """A new vector on each device, computed by this number of matrix products."""
     matrix = jnp.full((32, 32), 0.01)
     return [words(put(matrix, device), products) for device in devices]

@@ -1,24 +1,24 @@
 """A step.
 
-AdamW with a clip by the global norm, in float32, of 40 matrices on each of 8 stages.
-*Whole tree* is one jitted Optax step on one device, whose parameters and state are
+AdamW with a clip by the global norm, in float32, with 40 matrices on each of 8 stages.
+*Whole tree* is one jitted Optax step on one device. Its parameters and state are
 donated in the order in which they are returned, so that they are updated in place;
-staged steps are donated too. *eformer* updates with `apply_gradients_stage_local`, with
-the placement of the stages.
+staged steps donate as well. *eformer* updates with `apply_gradients_stage_local`, on
+the same devices.
 
-*Limit* is the share of the memory bandwidth: a step reads the gradients for the norm,
-and reads gradients, parameters and two moments, and writes the latter three, 32 bytes a
-parameter. The bandwidth is that of `b = b / 2 + c` over as many numbers as there are
-parameters, on all devices of stages at once, in the same rounds.
+*Limit* is the fraction of the memory bandwidth. A step reads the gradients for the
+norm, then reads gradients, parameters and two moments, and writes the last three: 32
+bytes per parameter. The bandwidth is that of `b = b / 2 + c` on as many numbers as
+there are parameters, on all devices of the stages at once, in the same rounds.
 
-*Cores* is how many of the machine's cores are at work, of the host's and its devices':
-where nearly all are, no other order of the same work takes less time.
+*Cores* is the number of busy cores of the machine, for the host and its devices. If
+nearly all are busy, no other order of the same work is faster.
 
-XLA for CPU computes five kernels a leaf, which move 60 bytes a parameter; caches make
-up for part of it. To divide the clipped gradients by their norm anew in each kernel
-that reads them leaves four kernels and 44 bytes, but took only 2 to 4 % less time, and
-the first moment then differs in its last bit (the compiler seems to contract another
-product). So it is not done.
+XLA for CPU compiles five kernels per leaf, which move 60 bytes per parameter, partly in
+caches. Recomputing the division of the gradients by their norm in each kernel that
+reads them leaves four kernels and 44 bytes, but saved only 2 to 4 % of the time, and
+changed the last bit of the first moment (the compiler seems to contract another
+product). Therefore it is not done.
 """
 
 import functools
@@ -39,7 +39,7 @@ TRIAD = "`b = b / 2 + c`"
 
 
 class Aim(NamedTuple):
-    """At most this of the whole tree's time; at least this of the others."""
+    """The largest ratio to the time of the whole tree, the smallest to other speeds."""
 
     of_whole: float
     of_peer: float
@@ -80,7 +80,7 @@ def test_step(width, rounds, aim, quick, benchmark, record):
             ms=milliseconds(times[name].passed),
             cores=times[name].cores,
             **{
-                "of the faster whole tree": medians[name] / whole,
+                "time / faster whole tree": medians[name] / whole,
                 "GB/s": speeds[name] / 1e9,
                 "limit": speeds[name] / speeds[TRIAD],
             },
@@ -90,16 +90,16 @@ def test_step(width, rounds, aim, quick, benchmark, record):
         record("Staged", parameters=params, what=what, ratio=ratio, aim=aim)
 
     time = medians[STAGED]
-    compare("time, of the faster whole tree's", time / whole, f"<= {aim.of_whole}")
+    compare("time / faster whole tree", time / whole, f"<= {aim.of_whole}")
     if PEER in medians:
-        compare("speed, of eformer's", medians[PEER] / time, f">= {aim.of_peer}")
+        compare("speed / eformer", medians[PEER] / time, f">= {aim.of_peer}")
     if aim.of_limit is not None:
         limit = speeds[STAGED] / speeds[TRIAD]
-        compare("speed, of the limit", limit, f">= {aim.of_limit}")
+        compare("speed / limit", limit, f">= {aim.of_limit}")
 
 
 def check(running: dict[str, Mode]) -> None:
-    """Asserts that staged steps and the whole tree's do the same."""
+    """Asserts that staged steps equal those of the whole tree."""
     for mode in running.values():
         jax.block_until_ready(mode.step())
     expected = running[WHOLE].params()
@@ -109,7 +109,7 @@ def check(running: dict[str, Mode]) -> None:
 
 
 def triad(tree: Any) -> Any:
-    """Reads two vectors and writes one, in place, on every device its share."""
+    """Reads two vectors and writes one, in place, split over all devices."""
     devices = jax.devices()[:STAGES]
     count = size(tree) // len(devices)
 

@@ -24,17 +24,17 @@ class Times:
 
     @property
     def cores(self) -> float:
-        """How many cores were at work."""
+        """The number of busy cores."""
         return statistics.median(self.of_cores) / self.median
 
 
 def interleaved(
     functions: Mapping[str, Callable[[], Any]], rounds: int
 ) -> dict[str, Times]:
-    """The times of each function in each round, in an order that is random.
+    """The times of each function in each round, in random order.
 
-    Each is called twice before, so that it has compiled and its memory is there. What
-    a function returns is waited for.
+    Each function is called twice before, to compile and to allocate. The times include
+    waiting for the results.
     """
     order = random.Random(0)
     times = {name: Times() for name in functions}
@@ -54,7 +54,7 @@ def interleaved(
 
 
 def until_returned(function: Callable[[], Any], rounds: int) -> list[float]:
-    """The seconds that each call takes of the host; the work is waited for between."""
+    """The seconds until each call returns; the work is awaited between calls."""
     seconds = []
     jax.block_until_ready(function())
     for _ in range(rounds):

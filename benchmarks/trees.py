@@ -1,4 +1,4 @@
-"""The parameters that are updated, the stages that own them, and how."""
+"""The parameters, their stages and their update."""
 
 import math
 from typing import Any
@@ -23,7 +23,7 @@ def transformation() -> optax.GradientTransformationExtraArgs:
 
 
 def shapes(num_leaves: int, num_stages: int, width: int) -> Any:
-    """Matrices of two kinds, as many on each stage, or one more."""
+    """Matrices of two shapes, spread evenly over the stages."""
     kinds = [(width, width), (width, 2 * width)]
     counts = [
         num_leaves // num_stages + (stage < num_leaves % num_stages)
@@ -48,7 +48,7 @@ def partition(params: Any) -> fo.StagePartition:
 
 
 def normal_like(tree: Any, seed: int) -> Any:
-    """Random values, on the host: few that repeat, since many take long to draw."""
+    """Random values on the host: a few, repeated, since drawing many is slow."""
     pool = np.random.default_rng(seed).standard_normal(65_521, np.float32)
     leaves, structure = jax.tree.flatten(tree)
     values = [np.resize(np.roll(pool, i), x.shape) for i, x in enumerate(leaves)]
@@ -56,5 +56,5 @@ def normal_like(tree: Any, seed: int) -> Any:
 
 
 def put(tree: Any, device: Any) -> Any:
-    """On a device, in memory that may be donated."""
+    """Values on a device, in buffers that can be donated."""
     return jax.device_put(tree, device, may_alias=False)

@@ -1,4 +1,4 @@
-"""What is measured in a process of its own. Prints its result as JSON.
+"""Measurements in a process of their own. Prints the result as JSON.
 
 `python worker.py memory WIDTH LEAVES MODE` or `python worker.py host STAGES LEAVES`.
 """
@@ -19,7 +19,7 @@ STAGES = 8
 
 
 def measure(num_devices: int, *arguments: Any) -> Any:
-    """Runs this file in another process, with so many virtual CPU devices."""
+    """Runs this file in another process, with this number of virtual CPU devices."""
     kept = [x for x in os.environ.get("XLA_FLAGS", "").split() if DEVICES not in x]
     flags = " ".join([*kept, f"{DEVICES}={num_devices}"])
     paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
@@ -34,7 +34,8 @@ def measure(num_devices: int, *arguments: Any) -> Any:
 
 
 def memory(width: str, num_leaves: str, mode: str) -> float | None:
-    """The most memory of a step above what is there between steps, in parameters."""
+    """The peak memory of a step above that between steps, in units of the parameters.
+    """
     import jax
     from modes import modes
     from trees import shapes, size
@@ -51,7 +52,7 @@ def memory(width: str, num_leaves: str, mode: str) -> float | None:
 
 
 class Meter:
-    """The most memory since it was made, above the memory at that time."""
+    """The peak memory since its creation, above the memory at that time."""
 
     def __init__(self) -> None:
         import jax
@@ -75,9 +76,9 @@ class Meter:
 
 
 def host(num_stages: str, num_leaves: str) -> list[float]:
-    """The median of the seconds until a step returns, each stage on its own device.
+    """The median time in seconds until a step returns, each stage on its own device.
 
-    And until calls of one jitted function return, a call for each stage, with as many
+    Also the time until calls of one jitted function return, one per stage, with as many
     arrays as the step has.
     """
     import jax
