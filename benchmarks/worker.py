@@ -34,8 +34,7 @@ def measure(num_devices: int, *arguments: Any) -> Any:
 
 
 def memory(width: str, num_leaves: str, mode: str) -> float | None:
-    """The peak memory of a step above that between steps, in units of the parameters.
-    """
+    """The peak memory of a step above the memory between steps, in parameters."""
     import jax
     from modes import modes
     from trees import shapes, size

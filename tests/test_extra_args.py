@@ -87,7 +87,7 @@ def test_an_argument_on_a_stage_that_there_is_not(params, partition):
 def test_other_arguments_than_announced(given, params, partition):
     staged = fo.stage_local(POLYAK, params, partition, extra_args={"value": 1.0})
     pieces = partition.split(params)
-    with pytest.raises(ValueError, match=r"`extra_args` is not the extra arguments"):
+    with pytest.raises(ValueError, match=r"`extra_args` does not match the"):
         staged.step(pieces, staged.init(pieces), pieces, **given)
 
 

@@ -378,7 +378,7 @@ def test_what_is_no_transformation(tx, model, partition):
 
 def test_parameters_that_were_not_partitioned(partition):
     with pytest.raises(
-        ValueError, match="`params` is not the tree that was partitioned"
+        ValueError, match="`params` does not match the tree that was partitioned"
     ):
         fo.stage_local(CLIPPED, {"w": jnp.ones(3)}, partition)
 
@@ -426,7 +426,7 @@ def test_a_state_of_another_optimizer(ready, model, partition):
         ValueError, match=r"`states\[0\]` does not match stage 0 of the state of"
     ):
         staged.step(grads, states, pieces)
-    with pytest.raises(ValueError, match="`state` is not the state of this"):
+    with pytest.raises(ValueError, match="`state` does not match the state of this"):
         staged.split_state(optax.sgd(1.0, momentum=0.5).init(model.scale))
 
 
@@ -457,5 +457,5 @@ def test_gradients_may_have_a_dtype_of_their_own(model, partition):
     fo.testing.assert_stage_local_equal(
         CLIPPED, params, partition, grads=[grads, grads], grade="bounded"
     )
-    with pytest.raises(ValueError, match="`grads` is not the tree that was partition"):
+    with pytest.raises(ValueError, match="`grads` does not match the tree that was"):
         fo.stage_local(CLIPPED, model, partition, grads={"w": jnp.ones(3)})

@@ -305,7 +305,7 @@ def test_trees_that_do_not_fit():
     tx = make("apart").whole
     params = place(PARAMS, "apart")
     state: Any = tx.init(params)
-    with pytest.raises(ValueError, match="`state` is not the state"):
+    with pytest.raises(ValueError, match="`state` does not match the state"):
         tx.step(params, state[0], params)
     with pytest.raises(ValueError, match="`params` is not"):
         tx.step(params, state, params["blocks"])

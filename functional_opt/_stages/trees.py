@@ -105,7 +105,9 @@ class TreeSplit:
         leaves, structure = jax.tree.flatten(tree)
         if structure != self.structure:
             difference = difference_text(self.structure, self.paths, tree)
-            raise ValueError(f"`{name}` is not {self.description}: {difference}.")
+            raise ValueError(
+                f"`{name}` does not match {self.description}: {difference}."
+            )
         return leaves
 
     def pieces(self, leaves: Sequence[Any]) -> tuple[PyTree, ...]:
