@@ -74,5 +74,5 @@ def test_tied_parameters_are_refused():
     params = {"tied": jnp.ones((4, 4))}
     partition = fo.partition(params, {"tied": {0, 1}})
     staged = fo.stage_local(CLIPPED, params, partition)
-    with pytest.raises(ValueError, match="A parameter of several stages"):
+    with pytest.raises(ValueError, match="A parameter is owned by several"):
         staged.over_axis("stage")

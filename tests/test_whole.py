@@ -307,7 +307,7 @@ def test_trees_that_do_not_fit():
     state: Any = tx.init(params)
     with pytest.raises(ValueError, match="`state` does not match the state"):
         tx.step(params, state[0], params)
-    with pytest.raises(ValueError, match="`params` is not"):
+    with pytest.raises(ValueError, match="`params` does not match"):
         tx.step(params, state, params["blocks"])
-    with pytest.raises(ValueError, match="`grads` is not"):
+    with pytest.raises(ValueError, match="`grads` does not match"):
         tx.step(params["blocks"], state, params)
