@@ -154,6 +154,14 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz_programs(session: nox.Session) -> None:
+    """Splits 100,000 random programs, and counts those that are exact or refused."""
+    session.install("-e", ".", *groups("tests"))
+    count, *seed = session.posargs or ["100000"]
+    session.run("python", "tests/fuzz_programs.py", count, *seed)
+
+
+@nox.session
 def editors(session: nox.Session) -> None:
     """Drives the language servers of YAML and TOML with the schema of recipes."""
     session.install("-e", ".", "pytest")
