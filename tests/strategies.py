@@ -47,9 +47,13 @@ def trees(leaf=None):
 def staged_trees(draw, leaf=None, tied=False):
     """A tree of shapes, the stage of each leaf, and how many stages there are.
 
-    Or the stages: of tied trees, a leaf may have up to three owners.
+    Or the stages: of tied trees, a leaf may have up to three owners. One tree in eight
+    is a bare array.
     """
-    tree = (draw(trees(leaf)),)  # to Optax, parameters that are None are missing
+    is_bare = draw(st.integers(0, 7)) == 7
+    bare = leaves() if leaf is None else leaf
+    # To Optax, parameters that are None are missing.
+    tree = draw(bare) if is_bare else (draw(trees(leaf)),)
     num_stages = draw(st.integers(1, 5))
     num_leaves = len(jax.tree.leaves(tree))
     stage = st.integers(0, num_stages - 1)
