@@ -32,7 +32,7 @@ REASONS = {
     "it mixes whole tensors of different stages": r"CrossStageError",
     "it is passed text, which `jax.jit` does not take": r"extra argument .*, got '",
     "it is passed gradients of another tree than the parameters": (
-        r"`grads` is not the tree that was partitioned"
+        r"`grads` does not match the tree that was partitioned"
     ),
     "it returns a state of another structure than it takes": (
         r"`tx.update` returns the state with a different structure"
