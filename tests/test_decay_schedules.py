@@ -58,14 +58,16 @@ def test_decay_beside_an_optimizer_that_has_none_or_a_number(optimizer):
         plain, their_state = their_update(grads, their_state, PARAMS)
         pull = float(SCHEDULE(count)) * float(DECAY(count))
         expected = jax.tree.map(lambda u, p, c=pull: u - c * p, plain, PARAMS)
-        fo.testing.assert_equal(found, expected, grade="bounded")
+        # The product of rate and decay is rounded in float64 here.
+        fo.testing.assert_equal(found, expected, grade="close")
 
 
 def test_own_mask_of_an_optimizer_whose_decay_is_a_number():
     ours = recipe(optimizer=Fixed(mask=is_matrix), weight_decay=DECAY, schedule=0.1)
     theirs = optax.adamw(0.1, weight_decay=THEIR_DECAY, mask=is_matrix)
     found, expected = run(ours.build()).params, run(theirs).params
-    fo.testing.assert_equal(found, expected, grade="bounded")
+    # Optax adds the decay before it multiplies by the rate.
+    fo.testing.assert_equal(found, expected, grade="close")
 
 
 def test_a_schedule_and_a_decay_of_each_group():

@@ -111,7 +111,7 @@ def test_a_step_may_be_part_of_a_larger_program():
     training = Training(TOGETHER, donate=False)
     given = training.grads(), training.states, training.pieces
     found = jax.jit(training.staged.step)(*given)
-    fo.testing.assert_equal(found, training.staged.step(*given), grade="bounded")
+    fo.testing.assert_equal(found, training.staged.step(*given))
 
 
 def test_a_step_returns_before_its_work_is_done():
@@ -283,7 +283,10 @@ def test_stages_on_meshes_keep_the_sharding_of_each_leaf(name, spec, given):
         assert [leaf.sharding for leaf in jax.tree.leaves((pieces, states))] == before
         params, state = whole_step(jax.tree.map(jnp.sin, params), state, params)
     found = partition.merge(pieces), staged.merge_state(states)
-    fo.testing.assert_equal(found, (params, state), grade="bounded")
+    # The squares in shards of columns are added in another order: a last bit of the
+    # norm, and more of a parameter that its update nearly cancels.
+    grade = "bounded" if spec == COLUMNS else "exact"
+    fo.testing.assert_equal(found, (params, state), grade)
 
 
 @jax.jit

@@ -130,6 +130,7 @@ def test_a_compiled_slice_gives_what_the_whole_gives(program, seed):
 
 @given(smooth_programs(), st.integers(0, 9))
 def test_a_compiled_slice_rounds_closely_to_what_the_whole_does(program, seed):
+    """XLA fuses a slice otherwise than the whole, and sums of real numbers cancel."""
     check(program, seed, compiled, "bounded")
 
 

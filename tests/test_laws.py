@@ -56,6 +56,10 @@ def run(
     return history
 
 
+# What is "bounded" here may draw a scalar parameter: the whole tree's norm squares and
+# adds it in one operation, a stage rounds in between, and moments may cancel.
+
+
 @settings(max_examples=MORE)
 @given(drawn_trees(), chains(), st.data())
 def test_stage_by_stage_is_as_on_the_whole_tree(staged_tree, named, data):

@@ -174,6 +174,8 @@ def test_decay_as_array_or_tracer(weight_decay):
     known, _ = jax.jit(lambda: run(weight_decay))()
     array, _ = jax.jit(lambda: run(jnp.float32(weight_decay)))()
     traced, _ = jax.jit(run)(weight_decay)
+    # XLA multiplies constants with each other first; a parameter that its updates
+    # nearly cancel is then further apart.
     for other in (array, traced):
         fo.testing.assert_equal(other, known, grade="bounded")
 
@@ -205,7 +207,8 @@ def test_decay_of_sgd_is_decoupled(rate):
     params, _ = train(decayed(fo.SGD(momentum=0.9), rate, 0.5, fo.Where("w")), steps=1)
     fo.testing.assert_equal(params["b"], plain["b"])
     expected = plain["w"] - 0.1 * 0.5 * PARAMS["w"]
-    fo.testing.assert_equal(params["w"], expected, grade="bounded")
+    # The decay is taken off after the update here, and with it there.
+    fo.testing.assert_equal(params["w"], expected, grade="close")
 
 
 def test_one_trace_over_hyperparameters():
@@ -262,6 +265,8 @@ def test_sweep_is_a_loop():
     single = jax.jit(run)
     for index, recipe in enumerate(recipes):
         one = jax.tree.map(lambda x, index=index: x[index], swept)
+        # XLA adds up a norm for several in another order; a parameter that its
+        # updates nearly cancel is then further apart.
         fo.testing.assert_equal(one, single(recipe), grade="bounded")
 
 
@@ -299,7 +304,8 @@ def test_optimizer_of_a_user():
     params, _ = train(recipe.build(), steps=1)
     signs = jnp.sign(jax.grad(loss)(PARAMS)["w"])
     expected = PARAMS["w"] - 0.2 * signs - 0.1 * 0.5 * PARAMS["w"]
-    fo.testing.assert_equal(params["w"], expected, grade="bounded")
+    # The decay is taken off after the update here, and with it there.
+    fo.testing.assert_equal(params["w"], expected, grade="close")
     assert (fo.Registry.of(fo.Adam) | fo.Registry.of(SignSGD))["signsgd"] is SignSGD
     with pytest.raises(ValueError, match=r"`SignSGD.scale` must be finite, got nan"):
         SignSGD(scale=float("nan"))
@@ -358,4 +364,5 @@ def test_decay_as_it_is_explained(optimizer, decays):
     updates, _ = transformation.update(zero, transformation.init(PARAMS), PARAMS)
     for name, decay in decays.items():
         expected = -0.1 * decay * PARAMS[name]
-        fo.testing.assert_equal(updates[name], expected, grade="bounded")
+        # The product of three numbers is rounded in another order; zeros have signs.
+        fo.testing.assert_equal(updates[name], expected, grade="close")

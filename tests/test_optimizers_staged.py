@@ -101,6 +101,7 @@ def test_decay_is_decoupled(name):
 
     plain, shrunk = updates(0.0), updates(0.5)
     fo.testing.assert_equal(shrunk["bias"], plain["bias"])
+    # What two updates have in common cancels.
     taken_off = plain["weight"] - shrunk["weight"]
     fo.testing.assert_equal(taken_off, 0.1 * 0.5 * params["weight"], grade="bounded")
 
@@ -140,4 +141,5 @@ def test_balancing_changes_no_product():
         np.testing.assert_allclose(largest, largest[0], rtol=1e-12)
         x = jax.random.normal(keys[3], (3, 4, 5))
         before, after = precondition(factors, x), precondition(balanced, x)
+        # Products of matrices cancel, and factors differ by a last bit.
         fo.testing.assert_equal(after, before, grade="bounded")

@@ -154,8 +154,13 @@ def test_a_history_travels_however_long(length):
     assert staged.rounds == 1 and bytes_sent(staged) == 5 * 4 * length
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_a_loop_over_stages_rounds_what_it_carries(dtype):
+# In wide types the sum of normal numbers cancels, and XLA adds an unrolled loop's
+# numbers in another order.
+@pytest.mark.parametrize(
+    "dtype, grade",
+    [("bfloat16", "exact"), ("float16", "close"), ("float32", "bounded")],
+)
+def test_a_loop_over_stages_rounds_what_it_carries(dtype, grade):
     def update(updates, state, params=None):
         def body(_, carry):
             a, b = carry
@@ -167,7 +172,7 @@ def test_a_loop_over_stages_rounds_what_it_carries(dtype):
     tx = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
     params = {"a": jnp.zeros(7, dtype), "b": jnp.zeros(5)}
     partition = fo.partition(params, {"a": 0, "b": 1})
-    fo.testing.assert_stage_local_equal(tx, params, partition, grade="bounded")
+    fo.testing.assert_stage_local_equal(tx, params, partition, grade=grade)
 
 
 @pytest.mark.parametrize("outer, accepted", [(4, True), (32, False)])

@@ -115,7 +115,8 @@ def test_average_of_the_parameters(accumulate, bad):
         averaging.metrics(ours.state).updates_completed == (6 - len(bad)) // accumulate
     )
     found = averaging.eval_params(ours.state, ours.params)
-    fo.testing.assert_equal(found, average, grade="bounded")
+    # Not jitted, each operation of the average is rounded by itself.
+    fo.testing.assert_equal(found, average, grade="close")
     start = averaging.eval_params(transformation.init(PARAMS), PARAMS)
     fo.testing.assert_equal(start, PARAMS)
 

@@ -61,7 +61,8 @@ def test_frozen_and_schedule_free_stage_by_stage():
     pieces = partition.split(PARAMS)
     states = staged.init(pieces)
     averaged = [ours.eval_params(*pair) for pair in zip(states, pieces, strict=True)]
-    fo.testing.assert_equal(partition.merge(averaged), PARAMS, grade="bounded")
+    # Taking the average out of a mean, and what was put into it, is rounded twice.
+    fo.testing.assert_equal(partition.merge(averaged), PARAMS, grade="close")
 
 
 def test_length_of_the_run():
@@ -110,10 +111,9 @@ def test_lengths_in_an_optimizer_are_found():
 
 
 def test_accumulated_clip_stage_by_stage():
-    """XLA compiles the branch of `MultiSteps` otherwise for one stage."""
     ours = recipe(clip_norm=0.5, accumulate=2, ema_decay=0.9)
     fo.testing.assert_stage_local_equal(
-        ours.build(), PARAMS, fo.partition(PARAMS, STAGES), grade="bounded"
+        ours.build(), PARAMS, fo.partition(PARAMS, STAGES)
     )
 
 

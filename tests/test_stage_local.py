@@ -75,8 +75,8 @@ def whole_step(tx):
     return step
 
 
-# Branches of a cond that mixes stages are computed and chosen from, and an update whose
-# own norm is taken is computed once more for it: XLA may round these differently.
+# An update whose own norm is taken is computed once more for it, which XLA may round
+# differently.
 TRANSFORMATIONS = {
     "sgd": (optax.sgd(0.1), 0, "exact"),
     "momentum": (optax.sgd(0.1, momentum=0.9, nesterov=True), 0, "exact"),
@@ -94,12 +94,12 @@ TRANSFORMATIONS = {
     "clipped twice": (
         optax.chain(CLIPPED, optax.clip_by_global_norm(1e-3)),
         2,
-        "bounded",
+        "close",
     ),
     "accumulated": (
         optax.MultiSteps(CLIPPED, 2).gradient_transformation(),
         1,
-        "bounded",
+        "exact",
     ),
     "accumulated, then clipped": (
         optax.chain(
@@ -107,9 +107,9 @@ TRANSFORMATIONS = {
             optax.clip_by_global_norm(0.5),
         ),
         1,
-        "bounded",
+        "exact",
     ),
-    "skipping": (optax.apply_if_finite(CLIPPED, 2), 1, "bounded"),
+    "skipping": (optax.apply_if_finite(CLIPPED, 2), 1, "exact"),
 }
 
 
@@ -208,7 +208,7 @@ def test_update_is_optax_s_form(model, partition):
     applied = tuple(map(eqx.apply_updates, pieces, updates))
     new, stepped = staged.step(*given)
     filtered = [eqx.filter(x, eqx.is_array) for x in (applied, new)]
-    fo.testing.assert_equal(*filtered, grade="bounded")
+    fo.testing.assert_equal(*filtered)
     fo.testing.assert_equal(states, stepped)
 
 
@@ -252,9 +252,10 @@ def test_programs_are_pure_functions_of_one_stage(model, partition):
     expected, expected_states = staged.step(grads, states, pieces)
     found = tuple(params for params, _ in stepped)
     filtered = [eqx.filter(x, eqx.is_array) for x in (found, expected)]
-    fo.testing.assert_equal(*filtered, grade="bounded")
+    # Not jitted, each operation is rounded by itself.
+    fo.testing.assert_equal(*filtered, grade="close")
     fo.testing.assert_equal(
-        tuple(state for _, state in stepped), expected_states, grade="bounded"
+        tuple(state for _, state in stepped), expected_states, grade="close"
     )
 
 
@@ -455,7 +456,7 @@ def test_gradients_may_have_a_dtype_of_their_own(model, partition):
     params = eqx.filter(model, eqx.is_inexact_array)
     grads = jax.tree.map(lambda x: x.astype(jnp.bfloat16), gradients(model))
     fo.testing.assert_stage_local_equal(
-        CLIPPED, params, partition, grads=[grads, grads], grade="bounded"
+        CLIPPED, params, partition, grads=[grads, grads]
     )
     with pytest.raises(ValueError, match="`grads` does not match the tree that was"):
         fo.stage_local(CLIPPED, model, partition, grads={"w": jnp.ones(3)})

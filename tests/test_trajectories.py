@@ -138,4 +138,5 @@ def test_steps_as_the_authors_do(name, monkeypatch):
         for number, gradients in enumerate(inputs.gradients()):
             params, state = step(gradients, state, params)
             expected = {leaf: recorded[leaf][number] for leaf in params}
+            # The authors' libraries add up products of matrices in other orders.
             fo.testing.assert_equal(params, expected, grade="bounded")

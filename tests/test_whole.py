@@ -275,7 +275,7 @@ def test_extra_arguments():
         expected, _ = jax.jit(tx.update)(
             waves(PARAMS, 0), tx.init(PARAMS), PARAMS, value=jnp.float32(3.0)
         )
-        fo.testing.assert_equal(found, expected, grade="close")
+        fo.testing.assert_equal(found, expected)
 
 
 def test_under_jit_on_one_device_it_is_the_transformation():
