@@ -18,10 +18,11 @@ from ._config import AbstractConfig
 from ._durations import resolved
 from ._extra_args import check_staged, ExtraArg
 from ._previews import check_fits, corners, describe, plot, values
-from ._stages.local import stage_local
+from ._stages.hyperparameters import Hyperparameters
+from ._stages.options import Donate, StageOptions, TiedGrads
 from ._stages.partition import StagePartition
+from ._stages.splitting import split
 from ._stages.staged import Staged
-from ._stages.steps import Donate, TiedGrads
 from ._types import (
     LearningRate,
     NonNegative,
@@ -227,10 +228,7 @@ class AbstractOptimizer(AbstractConfig):
             `stage_local`.
         """
         check_staged(all_in(self), extra_args)
-        return stage_local(
-            self.build(schedule),
-            params,
-            partition,
+        options = StageOptions(
             meshes=meshes,
             donate=donate,
             tied_grads=tied_grads,
@@ -240,6 +238,10 @@ class AbstractOptimizer(AbstractConfig):
             travel_limit=travel_limit,
             process_timeout=process_timeout,
         )
+        hyperparameters = Hyperparameters(
+            lambda optimizer, schedule: optimizer.build(schedule), (self, schedule)
+        )
+        return split(hyperparameters, params, partition, options)
 
 
 @functools.singledispatch

@@ -23,9 +23,11 @@ from ._optimizers.schedule_free import AVERAGING
 from ._previews import check_fits
 from ._schedules.constant import as_schedule
 from ._spikes import SkipSpikes
-from ._stages.local import stage_local, StageLocal
+from ._stages.hyperparameters import Hyperparameters
+from ._stages.options import Donate, StageOptions, TiedGrads
 from ._stages.partition import only_params, StagePartition
-from ._stages.steps import Donate, TiedGrads
+from ._stages.splitting import split
+from ._stages.steps import StageLocal
 from ._transformations.averaging import averaged_params, params_ema
 from ._transformations.clipping import clip_by_global_norm
 from ._transformations.dtypes import same_dtypes
@@ -196,7 +198,9 @@ class Recipe(AbstractConfig):
     ) -> StageLocal:
         """`build(total_steps)`, split into one program per stage. See `stage_local`.
 
-        The `build_mpmd` of the optimizer itself is not called.
+        The `build_mpmd` of the optimizer itself is not called. Arrays in the recipe,
+        such as `b2=jnp.array(0.95)`, are inputs of the programs: see
+        `StageLocal.with_hyperparameters`.
 
         **Arguments:**
 
@@ -208,10 +212,7 @@ class Recipe(AbstractConfig):
             bfloat16 parameters, require `grads`.
         """
         check_staged(all_in(self.optimizer), extra_args)
-        return stage_local(
-            self.build(total_steps),
-            params,
-            partition,
+        options = StageOptions(
             meshes=meshes,
             donate=donate,
             tied_grads=tied_grads,
@@ -221,6 +222,10 @@ class Recipe(AbstractConfig):
             travel_limit=travel_limit,
             process_timeout=process_timeout,
         )
+        hyperparameters = Hyperparameters(
+            lambda recipe: recipe.build(total_steps), (self,)
+        )
+        return split(hyperparameters, params, partition, options)
 
     @typed
     def metrics(self, state: PyTree) -> Metrics:

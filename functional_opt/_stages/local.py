@@ -8,17 +8,11 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from .._types import Transformation, typed
-from .derive.derive import derive, INIT, STEP, UPDATE
-from .derive.tracing import check_transformation
+from .hyperparameters import Hyperparameters
+from .options import Donate, StageOptions, TiedGrads
 from .partition import StagePartition
-from .program import StageProgram
-from .run.building import ExecutorBuilder
-from .run.compiling import CompileCache
-from .run.devices import shardings_on
-from .run.executor import Executors
-from .run.processes import check_same_plan, local_stages
-from .steps import Donate, StageLocal, TiedGrads
-from .whole import WholeTrees
+from .splitting import split
+from .steps import StageLocal
 
 
 @typed
@@ -45,7 +39,8 @@ def stage_local(
 
     **Arguments:**
 
-    - `tx`: any Optax transformation.
+    - `tx`: any Optax transformation. Arrays that its functions close over are constants
+        of the programs, while `build_mpmd` makes the arrays of a recipe inputs.
     - `params`: the tree that was partitioned, or its shapes and dtypes.
     - `partition`: the stages that own each parameter.
     - `meshes`: for each stage its device, or the mesh that its parameters are sharded
@@ -95,44 +90,14 @@ def stage_local(
         ...     grads_by_stage, states, params_by_stage
         ... )
     """
-    check_transformation(tx)
-    derived = derive(
-        tx,
-        params,
-        partition,
-        grads,
-        extra_args or {},
-        state_stage_of,
-        travel_limit,
+    options = StageOptions(
+        meshes=meshes,
+        donate=donate,
+        tied_grads=tied_grads,
+        grads=grads,
+        extra_args=extra_args,
+        state_stage_of=state_stage_of,
+        travel_limit=travel_limit,
+        process_timeout=process_timeout,
     )
-    step, stages = derived.step, range(partition.num_stages)
-    shardings = None if meshes is None else shardings_on(meshes, len(stages))
-    here = frozenset(stages) if shardings is None else local_stages(shardings)
-    if shardings is not None and jax.process_count() > 1:
-        options = {"donate": donate, "tied_grads": tied_grads}
-        check_same_plan(step, shardings, options, process_timeout)
-
-    cache = CompileCache()
-    state, extra = step.arguments["state"], step.arguments["extra_args"]
-    donated = {STEP: STEP, UPDATE: ("state",)} if donate else {STEP: (), UPDATE: ()}
-
-    def updating(are_summed: bool) -> Executors:
-        builder = ExecutorBuilder(step, here, donated, cache, derived.ties, are_summed)
-        return builder.executors(shardings, "grads" if donate == "all" else None)
-
-    init = ExecutorBuilder(derived.init, here, {INIT: ()}, cache).executors(shardings)
-    are_summed = tied_grads == "summed" or derived.ties is None
-    update = updating(are_summed)
-    summed = update if are_summed else updating(True)
-    ties = None if are_summed else derived.ties
-    return StageLocal(
-        partition,
-        tuple(StageProgram(s, partition, state, extra, step, ties) for s in stages),
-        here,
-        tied_grads,
-        init,
-        update,
-        state,
-        shardings,
-        WholeTrees(tx, partition, state, extra, bool(donate), init, summed, shardings),
-    )
+    return split(Hyperparameters.of(tx), params, partition, options)

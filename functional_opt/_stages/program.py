@@ -28,6 +28,8 @@ class StageProgram:
 
     - `stage`: the number of the stage, from 0.
     - `state`, `extra_args`: the splits of these trees.
+    - `arrays`: the arrays of the recipe that was split, if any. See
+        `StageLocal.with_hyperparameters`.
 
     !!! Example
 
@@ -50,6 +52,7 @@ class StageProgram:
     extra_args: TreeSplit
     function: SplitFunction
     ties: Ties | None
+    arrays: Leaves
 
     @property
     def bytes_sent(self) -> int:
@@ -73,7 +76,7 @@ class StageProgram:
         **extra_args: Any,
     ) -> UInt32[Array, " words"]:
         """The packed vector that the stage sends to all other stages in a round."""
-        leaves, _ = self.take(grads, state, params, extra_args)
+        leaves, _ = self._take_all(grads, state, params, extra_args)
         self.function.check(self.stage, leaves)
         if self.ties is not None:
             if round == 0:
@@ -96,7 +99,7 @@ class StageProgram:
         **extra_args: Any,
     ) -> tuple[PyTree, PyTree]:
         """The new parameters and the new state of the stage, after all rounds."""
-        leaves, put = self.take(grads, state, params, extra_args)
+        leaves, put = self._take_all(grads, state, params, extra_args)
         new, new_state = self._finish(STEP, leaves, gathered)
         return put(new), self.state.unflatten(self.stage, new_state)
 
@@ -110,7 +113,7 @@ class StageProgram:
         **extra_args: Any,
     ) -> tuple[PyTree, PyTree]:
         """The updates and the new state of the stage, after all rounds."""
-        leaves, _ = self.take(grads, state, params, extra_args)
+        leaves, _ = self._take_all(grads, state, params, extra_args)
         updates, new_state = self._finish(UPDATE, leaves, gathered)
         updates = self.partition.params.unflatten(self.stage, updates)
         return updates, self.state.unflatten(self.stage, new_state)
@@ -135,6 +138,10 @@ class StageProgram:
         """Splits results into leaves of parameters (or updates) and of the state."""
         count = len(self.partition.params.held[self.stage])
         return results[:count], results[count:]
+
+    def _take_all(self, *trees: PyTree) -> tuple[Leaves, Callable[[Leaves], PyTree]]:
+        leaves, put = self.take(*trees)
+        return [*leaves, *self.arrays], put
 
     def take(
         self,

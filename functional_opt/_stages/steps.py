@@ -1,12 +1,12 @@
 """The public object of an Optax transformation that is split into stages."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Sharding
 from jaxtyping import PyTree
 
@@ -14,21 +14,21 @@ from .._signatures import shown_short
 from .._slicing.stage_sets import stages_text
 from .._types import typed
 from .axis import StageAxis
-from .derive.derive import INIT, STEP, UPDATE
+from .derive.derive import STEP, UPDATE
 from .derive.slices import Leaves
+from .hyperparameters import Hyperparameters
+from .options import TiedGrads
 from .partition import StagePartition
 from .program import StageProgram
 from .report import as_text
-from .run.devices import put
-from .run.executor import Executors, is_traced
-from .run.extra_args import placed_extra_args
-from .run.processes import check_pieces_here
-from .trees import check_stages, Pieces, States, TreeSplit
-from .whole import WholeTransformation, WholeTrees
+from .run.executor import Executors
+from .run.extra_args import placed_extra_args, ReplicatedArrays
+from .states import check_pieces, StageStates
+from .trees import Pieces, States
+from .whole import WholeTransformation
+from .whole_trees import WholeTrees
 
 
-Donate = bool | Literal["all"]
-TiedGrads = Literal["partial", "summed"]
 # Builds a piece from the leaves of its parameters.
 Put = Callable[[Leaves], PyTree]
 
@@ -63,9 +63,10 @@ class StageLocal:
     programs: tuple[StageProgram, ...]
     local_stages: frozenset[int]
     tied_grads: TiedGrads
-    _init: Executors
     _update: Executors
-    _state: TreeSplit
+    _hyperparameters: Hyperparameters
+    _arrays: ReplicatedArrays
+    _states: StageStates
     _meshes: tuple[Sharding, ...] | None
     _whole: WholeTrees
 
@@ -101,20 +102,7 @@ class StageLocal:
 
         - `params_by_stage`: the parameters of each stage.
         """
-        leaves = self._params_of(params_by_stage)
-        results = self._init.run(INIT, leaves)
-        states: list[PyTree] = [None] * len(results)
-        for stage in self.local_stages:
-            states[stage] = self._state.unflatten(stage, results[stage] or ())
-        return tuple(states)
-
-    def _params_of(self, params_by_stage: Pieces) -> list[Leaves | None]:
-        self._check("params_by_stage", params_by_stage, self.partition.params)
-        leaves: list[Leaves | None] = [None] * self.partition.num_stages
-        for stage in self.local_stages:
-            piece = params_by_stage[stage]
-            leaves[stage], _ = self.partition.take("params", stage, piece)
-        return leaves
+        return self._states.init(params_by_stage)
 
     @shown_short
     def step(
@@ -166,6 +154,33 @@ class StageLocal:
         puts = {s: functools.partial(unflatten, s) for s in self.local_stages}
         return self._pieces(self._update.run(UPDATE, leaves), puts)
 
+    def with_hyperparameters(self, *configs: Any) -> "StageLocal":
+        """The same programs with other values of hyperparameters that are arrays.
+
+        Nothing is traced or compiled again. The arrays may be traced: derivatives with
+        respect to them, and `jax.vmap`, work like those with respect to gradients.
+
+        **Arguments:**
+
+        - `configs`: what `build_mpmd` was called for, but for its arrays: the recipe;
+            or the optimizer and its `schedule`. A number may stand for an array.
+
+        **Raises:** `ValueError` naming the first field that differs in anything but
+        the values of an array; or if `build_mpmd` found no array.
+        """
+        new = self._hyperparameters.replaced(configs)
+        arrays = ReplicatedArrays(new.arrays)
+        replaced = functools.partial(dataclasses.replace, arrays=arrays)
+        programs = [dataclasses.replace(p, arrays=new.arrays) for p in self.programs]
+        return dataclasses.replace(
+            self,
+            programs=tuple(programs),
+            _hyperparameters=new,
+            _arrays=arrays,
+            _states=replaced(self._states),
+            _whole=replaced(self._whole, hyperparameters=new),
+        )
+
     @typed
     def over_axis(self, axis_name: Hashable) -> StageAxis:
         """The step of uniform stages inside `jax.shard_map`, one stage per slice.
@@ -185,10 +200,7 @@ class StageLocal:
 
         This requires all stages to be on devices of this process.
         """
-        check_stages("states", states, self.partition.num_stages)
-        return self._state.merge(
-            [self._state.flatten("states", s, piece) for s, piece in enumerate(states)]
-        )
+        return self._states.merge(states)
 
     @typed
     def split_state(
@@ -204,29 +216,7 @@ class StageLocal:
             does. If omitted, it is replicated on `meshes`, or stays where it is if
             `stage_local` was called without.
         """
-        split, shardings = self._state, self._state_shardings(params_by_stage)
-        leaves = split.flatten_whole("state", state)
-        pieces = split.pieces(leaves)
-        if shardings is None or is_traced([leaves]):
-            # Each stage requires its own buffer of a leaf that several stages hold:
-            # the first stage to donate it would delete it for the others.
-            return pieces[:1] + jax.tree.map(jnp.copy, pieces[1:])
-        placed: list[PyTree] = [None] * len(pieces)
-        for stage, wanted in shardings.items():
-            leaves = map(put, split.flatten("state", stage, pieces[stage]), wanted)
-            placed[stage] = split.unflatten(stage, list(leaves))
-        return tuple(placed)
-
-    def _state_shardings(
-        self, params_by_stage: Pieces | None
-    ) -> Mapping[int, Sequence[Sharding]] | None:
-        """The shardings of the state of each stage; None if they are unknown."""
-        if params_by_stage is not None:
-            return self._init.shardings(INIT, self._params_of(params_by_stage))
-        if self._meshes is None:
-            return None
-        held = self._state.held
-        return {s: [self._meshes[s]] * len(held[s]) for s in self.local_stages}
+        return self._states.split(state, params_by_stage)
 
     def __str__(self) -> str:
         return as_text(self.programs[0].function, self.programs[0].ties)
@@ -245,11 +235,6 @@ class StageLocal:
             "again."
         )
 
-    def _check(self, name: str, pieces: Pieces, split: TreeSplit) -> None:
-        check_stages(name, pieces, self.partition.num_stages)
-        if len(self.local_stages) < len(pieces):
-            check_pieces_here(name, pieces, self.local_stages, split)
-
     def _take(
         self,
         grads_by_stage: Pieces,
@@ -257,24 +242,27 @@ class StageLocal:
         params_by_stage: Pieces,
         extra_args: Mapping[str, Any],
     ) -> tuple[list[Leaves | None], dict[int, Put]]:
-        self._check("grads_by_stage", grads_by_stage, self.partition.params)
-        self._check("states", states, self._state)
-        self._check("params_by_stage", params_by_stage, self.partition.params)
+        here, params = self.local_stages, self.partition.params
+        check_pieces("grads_by_stage", grads_by_stage, params, here)
+        check_pieces("states", states, self._states.tree, here)
+        check_pieces("params_by_stage", params_by_stage, params, here)
         extra: list[Mapping[str, PyTree]] = [{}] * len(self.programs)
         split = self.programs[0].extra_args
         if extra_args or split.paths:
             extra = placed_extra_args(
-                split, extra_args, self.local_stages, params_by_stage, self._meshes
+                split, extra_args, here, params_by_stage, self._meshes
             )
         leaves: list[Leaves | None] = [None] * len(self.programs)
         puts: dict[int, Put] = {}
-        for stage in self.local_stages:
-            leaves[stage], puts[stage] = self.programs[stage].take(
+        for stage in here:
+            own, puts[stage] = self.programs[stage].take(
                 grads_by_stage[stage],
                 states[stage],
                 params_by_stage[stage],
                 extra[stage],
             )
+            mesh = None if self._meshes is None else self._meshes[stage]
+            leaves[stage] = [*own, *self._arrays.at(own, mesh)]
         return leaves, puts
 
     def _pieces(
@@ -288,5 +276,5 @@ class StageLocal:
         for stage in self.local_stages:
             leaves, state = self.programs[stage].parts(results[stage] or ())
             first[stage] = puts[stage](leaves)
-            states[stage] = self._state.unflatten(stage, state)
+            states[stage] = self._states.tree.unflatten(stage, state)
         return tuple(first), tuple(states)

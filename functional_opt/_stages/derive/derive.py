@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import optax
 from jaxtyping import PyTree
 
 from ..._slicing.canonical import Canonical
 from ..extra import describe_extra_args
+from ..hyperparameters import Hyperparameters
 from ..partition import StageOf, StagePartition
 from ..trees import TreeSplit
 from .functions import Likes, SplitFunction
@@ -21,7 +21,7 @@ from .marks import (
 )
 from .ownership import owners_by_init, owners_by_use, owners_by_word
 from .ties import Ties
-from .tracing import shapes_of_params, trace_update
+from .tracing import shapes_of_params, trace_init, trace_update
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +30,9 @@ class Derived:
 
     **Attributes:**
 
-    - `init`: maps parameters to a state.
-    - `step`: maps parameters, state, gradients and extra arguments to updates, new
-        parameters and a new state.
+    - `init`: maps parameters and hyperparameters to a state.
+    - `step`: maps parameters, state, gradients, extra arguments and hyperparameters to
+        updates, new parameters and a new state.
     - `ties`: the sums of tied gradients, computed before `step`; None if no parameter
         is tied.
     """
@@ -49,7 +49,7 @@ UPDATE = ("updates", "state")
 
 
 def derive(
-    tx: optax.GradientTransformation,
+    hyperparameters: Hyperparameters,
     params: PyTree,
     partition: StagePartition,
     grads: PyTree | None,
@@ -59,14 +59,15 @@ def derive(
 ) -> Derived:
     """Traces and splits a transformation. The arguments are those of `stage_local`."""
     num_stages, split = partition.num_stages, partition.params
+    tx, arrays = hyperparameters.tx, hyperparameters.split(num_stages)
     shapes = shapes_of_params(params, partition)
     given = shapes if grads is None else shapes_of_params(grads, partition, "grads")
     extra_shapes, extra = describe_extra_args(extra_args, num_stages)
     state = jax.eval_shape(tx.init, shapes)
-    update = trace_update(tx, shapes, state, given, extra_shapes)
+    update = trace_update(hyperparameters, shapes, state, given, extra_shapes)
     owners = owners_by_init(tx, shapes, split, state)
     if owners is None:
-        after = [*split.stage_sets, *extra.stage_sets]
+        after = [*split.stage_sets, *extra.stage_sets, *arrays.stage_sets]
         owners = owners_by_use(
             update, before=split.stage_sets, after=after, num_stages=num_stages
         )
@@ -76,9 +77,16 @@ def derive(
     )
     like_params, like_state = _each("params", split), _each("state", state_split)
     canonical, of_params = Canonical(), marks_of_params(shapes)
+    of_arrays = marks_of_extra_args(hyperparameters.arrays, shapes)
     step = SplitFunction(
         update,
-        {"params": split, "state": state_split, "grads": split, "extra_args": extra},
+        {
+            "params": split,
+            "state": state_split,
+            "grads": split,
+            "extra_args": extra,
+            "hyperparameters": arrays,
+        },
         {"updates": split, "params": split, "state": state_split},
         {"updates": like_params, "params": like_params, "state": like_state},
         [STEP, UPDATE],
@@ -88,17 +96,18 @@ def derive(
             *marks_of_state(tx, shapes, state),
             *marks_of_grads(given, shapes),
             *marks_of_extra_args(extra_shapes, shapes),
+            *of_arrays,
         ],
         travel_limit=travel_limit,
     )
     init = SplitFunction(
-        jax.make_jaxpr(tx.init)(shapes),
-        {"params": split},
+        trace_init(hyperparameters, shapes),
+        {"params": split, "hyperparameters": arrays},
         {"state": state_split},
         {"state": _params_of_state(shapes, state)},
         [INIT],
         canonical,
-        marks=of_params,
+        marks=[*of_params, *of_arrays],
         travel_limit=travel_limit,
     )
     return Derived(init, step, Ties.of(step))

@@ -8,6 +8,7 @@ import optax
 from jax.extend.core import ClosedJaxpr
 from jaxtyping import PyTree
 
+from ..hyperparameters import Hyperparameters
 from ..partition import only_params, StagePartition
 from ..trees import difference_text, leaf_paths
 
@@ -27,23 +28,39 @@ def shapes_of_params(
     )
 
 
+def trace_init(hyperparameters: Hyperparameters, params: PyTree) -> ClosedJaxpr:
+    """Traces the state of the whole tree."""
+
+    def init(params: PyTree, arrays: Sequence[Any]) -> PyTree:
+        return hyperparameters.tx_of(arrays).init(params)
+
+    return jax.make_jaxpr(init)(params, hyperparameters.arrays)
+
+
 def trace_update(
-    tx: optax.GradientTransformation,
+    hyperparameters: Hyperparameters,
     params: PyTree,
     state: PyTree,
     grads: PyTree,
     extra_args: Mapping[str, PyTree],
 ) -> ClosedJaxpr:
     """Traces the updates, the new parameters and the new state of the whole tree."""
-    extended = optax.with_extra_args_support(tx)
 
-    def update(params: PyTree, state: PyTree, grads: PyTree, extra_args: PyTree) -> Any:
+    def update(
+        params: PyTree,
+        state: PyTree,
+        grads: PyTree,
+        extra_args: PyTree,
+        arrays: Sequence[Any],
+    ) -> Any:
+        extended = optax.with_extra_args_support(hyperparameters.tx_of(arrays))
         updates, new_state = extended.update(grads, state, params, **extra_args)
         _check_structure("updates", params, updates)
         _check_structure("the state", state, new_state)
         return updates, optax.apply_updates(params, updates), new_state
 
-    closed = jax.make_jaxpr(update)(params, state, grads, dict(extra_args))
+    arrays = hyperparameters.arrays
+    closed = jax.make_jaxpr(update)(params, state, grads, dict(extra_args), arrays)
     num_params = len(jax.tree.leaves(params))
     _check_stable("parameter", params, closed.out_avals[num_params:])
     _check_stable("state leaf", state, closed.out_avals[2 * num_params :])

@@ -24,9 +24,14 @@ def digest(parts: Iterable[str | bytes]) -> np.ndarray:
 
 def parts_of(closed: ClosedJaxpr) -> Iterator[str | bytes]:
     """The parts of a function to compare: everything that may change its results."""
-    for const in closed.consts:
-        yield from _value_parts(const)
+    yield from parts_of_arrays(closed.consts)
     yield from _jaxpr_parts(closed.jaxpr)
+
+
+def parts_of_arrays(arrays: Iterable[Any]) -> Iterator[str | bytes]:
+    """What to compare of some arrays: their values."""
+    for array in arrays:
+        yield from _value_parts(array)
 
 
 def _jaxpr_parts(jaxpr: Jaxpr) -> Iterator[str | bytes]:

@@ -1,7 +1,7 @@
 """Finds the stages of this process, and compares the plans of all processes."""
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,8 +11,10 @@ from jax.sharding import Sharding
 
 from ..._slicing.stage_sets import stages_text
 from ..derive.functions import SplitFunction
+from ..hyperparameters import Hyperparameters
+from ..options import StageOptions
 from ..trees import TreeSplit
-from .fingerprint import digest, parts_of
+from .fingerprint import digest, parts_of, parts_of_arrays
 
 
 def local_stages(shardings: Sequence[Sharding]) -> frozenset[int]:
@@ -62,8 +64,8 @@ def check_pieces_here(
 def check_same_plan(
     step: SplitFunction,
     shardings: Sequence[Sharding],
-    options: Mapping[str, Any],
-    timeout: float,
+    hyperparameters: Hyperparameters,
+    options: StageOptions,
 ) -> None:
     """Compares the plans of all processes, each of which must call this function.
 
@@ -71,8 +73,8 @@ def check_same_plan(
 
     **Arguments:**
 
-    - `step`, `shardings`, `options`: the plan.
-    - `timeout`: the number of seconds to wait for the other processes.
+    - `step`, `shardings`, `hyperparameters`, `options`: the plan, and the number of
+        seconds to wait for the other processes.
 
     **Raises:** `ValueError` in every process, with the parts that differ and the
     processes where they do; `RuntimeError` if another process does not call it in time.
@@ -85,9 +87,12 @@ def check_same_plan(
         "`extra_args`": _argument_parts(step, "extra_args"),
         "`grads`": _argument_parts(step, "grads"),
         "`tx`": parts_of(step.slices.source),
-        **{f"`{name}`": [str(value)] for name, value in options.items()},
+        "the arrays of hyperparameters": parts_of_arrays(hyperparameters.arrays),
+        "`donate`": [str(options.donate)],
+        "`tied_grads`": [str(options.tied_grads)],
     }
-    everyone = _gathered(np.stack(list(map(digest, parts.values()))), timeout)
+    digests = np.stack(list(map(digest, parts.values())))
+    everyone = _gathered(digests, options.process_timeout)
     differences = []
     for number, name in enumerate(parts):
         theirs = enumerate(everyone[:, number])

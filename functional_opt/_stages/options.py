@@ -1,0 +1,27 @@
+"""How a transformation is to be split: the keywords of `stage_local`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+
+Donate = bool | Literal["all"]
+TiedGrads = Literal["partial", "summed"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StageOptions:
+    """The keywords of `stage_local`, which explains them."""
+
+    meshes: Sequence[Mesh | jax.Device] | None
+    donate: Donate
+    tied_grads: TiedGrads
+    grads: PyTree | None
+    extra_args: Mapping[str, Any] | None
+    state_stage_of: Callable[[tuple[Any, ...], Any], Any] | None
+    travel_limit: int
+    process_timeout: float | int

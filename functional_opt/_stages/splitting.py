@@ -1,0 +1,86 @@
+"""Derives the programs of a transformation, and puts a `StageLocal` together."""
+
+import jax
+from jaxtyping import PyTree
+
+from .derive.derive import derive, INIT, STEP, UPDATE
+from .derive.tracing import check_transformation
+from .hyperparameters import Hyperparameters
+from .options import StageOptions
+from .partition import StagePartition
+from .program import StageProgram
+from .run.building import ExecutorBuilder
+from .run.compiling import CompileCache
+from .run.devices import shardings_on
+from .run.executor import Executors
+from .run.extra_args import ReplicatedArrays
+from .run.processes import check_same_plan, local_stages
+from .states import StageStates
+from .steps import StageLocal
+from .whole_trees import WholeTrees
+
+
+def split(
+    hyperparameters: Hyperparameters,
+    params: PyTree,
+    partition: StagePartition,
+    options: StageOptions,
+) -> StageLocal:
+    """What `stage_local` and `build_mpmd` return."""
+    check_transformation(hyperparameters.tx)
+    derived = derive(
+        hyperparameters,
+        params,
+        partition,
+        options.grads,
+        options.extra_args or {},
+        options.state_stage_of,
+        options.travel_limit,
+    )
+    step, stages, donate = derived.step, range(partition.num_stages), options.donate
+    meshes = options.meshes
+    shardings = None if meshes is None else shardings_on(meshes, len(stages))
+    here = frozenset(stages) if shardings is None else local_stages(shardings)
+    if shardings is not None and jax.process_count() > 1:
+        check_same_plan(step, shardings, hyperparameters, options)
+
+    cache, ties = CompileCache(), derived.ties
+    state, extra = step.arguments["state"], step.arguments["extra_args"]
+    donated = {STEP: STEP, UPDATE: ("state",)} if donate else {STEP: (), UPDATE: ()}
+
+    def updating(are_summed: bool) -> Executors:
+        builder = ExecutorBuilder(step, here, donated, cache, ties, are_summed)
+        return builder.executors(shardings, "grads" if donate == "all" else None)
+
+    init = ExecutorBuilder(derived.init, here, {INIT: ()}, cache).executors(shardings)
+    are_summed = options.tied_grads == "summed" or ties is None
+    update = updating(are_summed)
+    summed = update if are_summed else updating(True)
+    ties = None if are_summed else ties
+    values = hyperparameters.arrays
+    arrays = ReplicatedArrays(values)
+    programs = [
+        StageProgram(s, partition, state, extra, step, ties, values) for s in stages
+    ]
+    return StageLocal(
+        partition,
+        tuple(programs),
+        here,
+        options.tied_grads,
+        update,
+        hyperparameters,
+        arrays,
+        StageStates(partition, state, here, shardings, init, arrays),
+        shardings,
+        WholeTrees(
+            hyperparameters,
+            arrays,
+            partition,
+            state,
+            extra,
+            bool(donate),
+            init,
+            summed,
+            shardings,
+        ),
+    )
