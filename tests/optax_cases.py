@@ -215,26 +215,26 @@ def after_an_update(tx: Any) -> Any:
 
 DOT_PRODUCTS = 36  # bytes a leaf: L-BFGS takes nine with a memory of two steps
 SMALLER = (
-    "XLA fuses what follows from a sum over all stages in another way in a stage's "
-    "smaller program, which may change a last bit."
+    "In the smaller program of a stage, XLA fuses values that depend on a sum over all "
+    "stages differently, which may change the last bit."
 )
 CANCELS = (
-    f"{SMALLER} It is a step length that is the small difference of large numbers, "
-    "where that bit counts for more."
+    f"{SMALLER} Here it changes a step length that is a small difference of large "
+    "numbers, which amplifies the change."
 )
 DIRECTION = (
-    f"{SMALLER} The direction is a sum of terms of either sign, which that bit scales, "
-    "so that it counts for more where they cancel."
+    f"{SMALLER} Here it scales terms of either sign in the sum for the direction, "
+    "which amplifies the change if the terms cancel."
 )
 MEAN = (
-    f"{SMALLER} The mean of the gradients is updated by its small difference to the "
-    "newest, where that bit counts for more."
+    f"{SMALLER} The mean of the gradients is updated by its small difference from the "
+    "newest gradient, which amplifies the change."
 )
 STEADY = (
-    f"{SMALLER} Compared with the same gradients at every step: with others, its dot "
-    "product of gradients and distances cancels, and that bit may be 3e-6 of it."
+    f"{SMALLER} Compared with equal gradients at every step: with others, the dot "
+    "product of gradients and distances cancels, and the change may be 3e-6 of it."
 )
-CALLABLE = "It calls a function of all parameters, which no stage has."
+CALLABLE = "It calls a function of all parameters, but no stage holds all parameters."
 STRUCTURE = "The first update changes the structure of its state."
 
 
@@ -515,7 +515,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             "flatten",
             lambda: optax.flatten(optax.adam(0.1)),
             equal="impossible",
-            reason="It puts all parameters into one vector.",
+            reason="It concatenates all parameters into one vector.",
             error="`concatenate` at .* mixes whole tensors",
         ),
         Case(
@@ -533,7 +533,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
             lambda: optax.lookahead(optax.sgd(0.1), 2, 0.5),
             equal="impossible",
             synced=True,
-            reason="Its gradients have another structure than its parameters.",
+            reason="Its gradients have a different structure than its parameters.",
             error="pytree structure error|Expected dict, got LookaheadParams",
         ),
         Case("masked", lambda: optax.masked(optax.adam(0.1), matrices)),

@@ -1,7 +1,7 @@
-"""Makes the pages that say what cutting Optax transformations into stages gives.
+"""Writes the pages that compare stage-local Optax transformations with whole trees.
 
-Their tables are of `optax_cases` and `third_party_cases`, which `test_optax` and
-`test_third_party` prove. Run as a script, it writes the pages.
+Their tables show `optax_cases` and `third_party_cases`, which `test_optax` and
+`test_third_party` check. As a script, it writes the pages.
 """
 
 import importlib.metadata
@@ -20,57 +20,57 @@ from optax_cases import bytes_sent, Case
 DOCS = Path(__file__).parent.parent / "docs"
 
 OPTAX = """\
-# Optax, stage by stage
+# Stage-local Optax
 
-What `stage_local` gives for every public transformation of `optax` and `optax.contrib`,
-compared with `jax.jit` of `tx.update` on the whole tree:
+How `stage_local` compares with a jitted `tx.update` on the whole tree, for every public
+transformation of `optax` and `optax.contrib`:
 
-- **exact**: the same bytes, of updates, parameters and state.
-- **close**: every entry within 4 units in its own last place, for the reason given.
-- **bounded**: every entry within 1e-6 of the largest entry of its leaf, as arithmetic
-  cancels, for the reason given. Close and bounded rows are compared step by step, each
-  step from the state of the whole tree.
-- **impossible**: `stage_local` refuses it, for the reason given.
-- **not yet**: it will work, but does not.
+- **exact**: updates, parameters and state are equal bit for bit.
+- **close**: every entry is within 4 units in its own last place, for the reason given.
+- **bounded**: every entry is within 1e-6 of the largest entry of its leaf, since the
+  arithmetic cancels, for the reason given. Close and bounded rows are compared step by
+  step, each step starting from the state of the whole tree.
+- **impossible**: `stage_local` raises an error, for the reason given.
+- **not yet**: not supported so far.
 
-*Rounds* is how often the stages exchange messages in a step, *bytes* is what all of
-them send in it, with 4 and with {large} parameters. The 4 parameters and their stages
-are
+*Rounds* is the number of rounds of exchange per step, and *bytes* the total bytes
+exchanged per step, with 4 and with {large} parameters. The 4 parameters and their
+stages are
 
 {parameters}
 
-so that a norm over all of them, summed in this order, needs a float32 of each: 16 B.
-The {large} parameters are as many of each of these shapes (but `scale` has 512
-entries), in this order on {stages} stages of consecutive ones. A norm then needs a
-float32 of each parameter, but for those of the first stage, which it adds up before it
-sends the sum.
+so a norm over all of them, summed in this order, requires one float32 per parameter: 16
+B. The {large} parameters have the same shapes in equal numbers (except that `scale` has
+512 entries), and each of {stages} stages owns consecutive parameters. A norm then
+requires one float32 per parameter, except for the first stage, which sends only the sum
+of its own.
 
-`nox -s table` makes this page. {versions}
+`nox -s table` writes this page. {versions}
 """
 
 THIRD_PARTY = """\
-# Optax transformations of others, stage by stage
+# Stage-local transformations of other packages
 
-Packages from PyPI, used as they are. The columns, the parameters and the stages are
-those of [all of Optax](optax.md), whose bytes for 4 parameters the text below explains.
+Packages from PyPI, without changes. The columns, the parameters and the stages are
+those of [all of Optax](optax.md). The text below explains the bytes for 4 parameters.
 
-## What PSGD-Kron has to exchange
+## Exchanges of PSGD-Kron
 
-Kron has a preconditioner a parameter, which stays with it. What its parameters share:
+Each parameter has its own preconditioner, which stays on its stage. The exchanges are:
 
-- The scale of the first preconditioners follows from the largest mean |g|⁴ of all
-  gradients, if none is given. That is one round, in which each parameter says one
-  float32: 16 B here. Whether it is the first step is an entry of the state, so that
-  each step exchanges it. `psgdax` and `rollfast` take just that. That they take it also
-  where a scale is given is theirs: the entry of the state is there nevertheless.
-- A clip by the norm of the gradients comes before that scale, and one by the norm of
-  the preconditioned gradients after it. Each is one more round of 16 B, so that
-  `rollfast` with both takes 3 rounds and 48 B, and no less is possible.
+- If no scale is given, the scale of the first preconditioners depends on the largest
+  mean |g|⁴ of all gradients. This requires one round with one float32 per parameter,
+  16 B here. The state records whether it is the first step, so every step exchanges these
+  values. `psgdax` and `rollfast` exchange exactly this, even if a scale is given, since
+  the state has this entry in any case.
+- A clip by the norm of the gradients precedes this scale, and a clip by the norm of the
+  preconditioned gradients follows it. Each is one more round of 16 B. `rollfast` with
+  both therefore requires 3 rounds and 48 B, which is the minimum.
 
-Random numbers, counters and decisions that are the same on all stages are computed on
-each of them, and no matrix leaves its stage.
+Random numbers, counters and decisions that are equal on all stages are computed on each
+of them, and no matrix leaves its stage.
 
-`nox -s table` makes this page. {versions}
+`nox -s table` writes this page. {versions}
 """
 
 LARGE = 100  # parameters

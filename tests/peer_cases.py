@@ -84,16 +84,16 @@ def schedule(name: str, settings: str, fields: Any, *rest: Any) -> Case:
 
 
 WHITENING = (
-    "it departs from the authors in four things: its momentum starts at 0 and is "
-    "corrected for that, its factors start at 1, its steps may have a root mean square "
-    "of 1.1, and it finds spectral norms in another way; without these it is close"
+    "it differs from the code of the authors in four points: its momentum starts at 0 "
+    "with a bias correction, its factors start at 1, its steps may have a root mean "
+    "square of 1.1, and it estimates spectral norms differently; otherwise it is close"
 )
 
 OPTIMIZERS = (
     optimizer("adamw", "", "AdamWConfig", {}, fo.AdamW(weight_decay=0.0)),
     optimizer(
         "adamw",
-        "b2, clip, masked decay, two gradients an update",
+        "b2, clip, masked decay, two gradients per update",
         "AdamWConfig",
         dict(b2=0.95),
         recipe_of(
@@ -104,7 +104,7 @@ OPTIMIZERS = (
             accumulate=2,
         ),
         "bounded",
-        "it takes the decay off the parameters after the step, in an order of its own",
+        "it subtracts the decay from the parameters after the step, in another order",
         clip_grad=1.0,
         weight_decay=0.1,
         weight_decay_mask=MATRICES,
@@ -113,7 +113,7 @@ OPTIMIZERS = (
     optimizer("adafactor", "", "AdafactorConfig", {}, fo.Adafactor()),
     optimizer(
         "adafactor",
-        "factored, momentum, decay of its own",
+        "factored, momentum, own decay",
         "AdafactorConfig",
         dict(min_dim_size_to_factor=4, momentum=0.9, weight_decay_rate=1e-3),
         fo.Adafactor(min_dim_size_to_factor=4, momentum=0.9, weight_decay_rate=1e-3),
@@ -126,7 +126,7 @@ OPTIMIZERS = (
         dict(b1=0.8),
         recipe_of(fo.Lion(b1=0.8), weight_decay=0.1),
         "different",
-        "it adds the decay to Lion's own of 1e-3, which stays",
+        "it adds the decay to the default decay of Lion, 1e-3",
         optax.lion(RATE, b1=0.8, weight_decay=0.1),
         weight_decay=0.1,
     ),

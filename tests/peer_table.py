@@ -1,6 +1,6 @@
-"""Makes the page that compares us with eformer.
+"""Writes the page that compares this library with eformer.
 
-Its table is of `peer_cases`, which `test_peer` proves. Run as a script, it writes the
+Its table shows `peer_cases`, which `test_peer` checks. As a script, it writes the
 page.
 """
 
@@ -12,25 +12,26 @@ from peer_cases import Case, CASES
 PAGE = Path(__file__).parent.parent / "docs" / "peer.md"
 
 START = """\
-# Beside eformer
+# Comparison with eformer
 
-What [eformer](https://github.com/erfanzar/eformer) 0.0.101 has, with the same settings
-on both sides: the parameters after each of 20 steps in float32, or the values of 20
-updates. Parameters are of rank 0 to 3; gradients are the same on both sides.
+The optimizers and schedules of [eformer](https://github.com/erfanzar/eformer) 0.0.101
+are compared with those of this library, with the same settings and gradients: the
+parameters after each of 20 steps in float32, or the values of a schedule at 20 updates.
+Parameters are of rank 0 to 3.
 
-- **exact**: the same bytes.
-- **bounded**: within 1e-6 of a leaf's largest entry.
-- **different**: not the same, for the reason given. Ours is what the witness says:
-  Optax itself, or what the authors' own code does in the same 20 steps.
-- **fails**: theirs makes no step. Ours is what the witness says.
+- **exact**: equal bit for bit.
+- **bounded**: within 1e-6 of the largest entry of the leaf.
+- **different**: not equal, for the reason given. The result of this library matches the
+  reference: Optax, or the code of the authors for the same 20 steps.
+- **fails**: eformer fails to run. The result of this library matches the reference.
 
-`SOAP`, `Kron` and `Scion`, for which eformer has configurations and no optimizers, have
-the authors' own code as their witness too: `tests/record_trajectories.py` says which.
+eformer has configurations, but no optimizers, for `SOAP`, `Kron` and `Scion`. Their
+reference is also the code of the authors; see `tests/record_trajectories.py`.
 
-`nox -s peer` proves and makes this page.
+`nox -s peer` checks and writes this page.
 """
 
-COLUMNS = "| | settings | equal | reason | witness |\n|---|---|---|---|---|\n"
+COLUMNS = "| | settings | equal | reason | reference |\n|---|---|---|---|---|\n"
 
 
 def text() -> str:
