@@ -60,9 +60,9 @@ Each parameter has its own preconditioner, which stays on its stage. The exchang
 
 - If no scale is given, the scale of the first preconditioners depends on the largest
   mean |g|⁴ of all gradients. This requires one round with one float32 per parameter,
-  16 B here. The state records whether it is the first step, so every step exchanges these
-  values. `psgdax` and `rollfast` exchange exactly this, even if a scale is given, since
-  the state has this entry in any case.
+  16 B here. The state records whether it is the first step, so every step exchanges
+  these values. `psgdax` and `rollfast` exchange exactly this, even if a scale is given,
+  since the state has this entry in any case.
 - A clip by the norm of the gradients precedes this scale, and a clip by the norm of the
   preconditioned gradients follows it. Each is one more round of 16 B. `rollfast` with
   both therefore requires 3 rounds and 48 B, which is the minimum.

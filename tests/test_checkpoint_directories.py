@@ -259,7 +259,7 @@ def test_what_is_not_ours_is_left_alone(tmp_path):
         (tmp_path / name / "default" / "_METADATA").write_text("of another program")
     checkpoints = fo.Checkpoints(tmp_path, keep=1)
     save(checkpoints, 2023)
-    with pytest.raises(FileExistsError, match="2024` is in the way"):
+    with pytest.raises(FileExistsError, match="2024` exists, but"):
         save(checkpoints, 2024)
     save(checkpoints, 2025)
     names = {"1", "2024", "notes", "7.0123456789abcdef.writing.txt", "2025"}

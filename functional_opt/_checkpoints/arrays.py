@@ -36,8 +36,8 @@ class Shard:
 
     **Attributes:**
 
-    - `index`: where in the leaf it is.
-    - `key`: its file in the folder of the leaf, as Zarr names it.
+    - `index`: its region of the leaf.
+    - `key`: the name of its file in the folder of the leaf, as defined by Zarr.
     - `data`: an array on a device or on the host.
     """
 
@@ -46,26 +46,26 @@ class Shard:
     data: Any
 
     def on_host(self) -> np.ndarray:
-        """Its entries in order, little-endian."""
+        """Its entries in C order, as little-endian bytes."""
         array = np.ascontiguousarray(self.data)
         if array.dtype.byteorder == ">":
             return array.astype(array.dtype.newbyteorder("<"))
         return array
 
     def copied(self) -> "Shard":
-        """The same shard in memory of its own, which no later step can reuse."""
+        """A copy of the shard in its own memory, which no later step can reuse."""
         return Shard(self.index, self.key, np.array(self.data, copy=True))
 
 
 @dataclass(frozen=True)
 class ArrayParts:
-    """What this process writes of a leaf.
+    """The part of a leaf that this process writes.
 
     **Attributes:**
 
     - `metadata`: the content of `zarr.json`; None if another process writes it.
     - `shards`: the shards that no process with a lower index holds.
-    - `num_files`: how many files all processes together write.
+    - `num_files`: the number of files that all processes write together.
     """
 
     metadata: bytes | None
@@ -131,8 +131,8 @@ class StoredArray:
 
     **Arguments:**
 
-    - `folder`: where its files are.
-    - `record`: what the manifest says of it.
+    - `folder`: the folder of its files.
+    - `record`: its record in the manifest.
     """
 
     def __init__(self, folder: epath.Path, record: Record):
@@ -174,7 +174,7 @@ class StoredArray:
         return array.view(dtype) if is_raw else array.astype(dtype, copy=False)
 
     def _load(self, key: str) -> bytes:
-        """Puts a file where TensorStore finds it, once it is known to be the one."""
+        """Checks a file against its checksum, and stores it for TensorStore."""
         if key not in self._loaded:
             content = (self._folder / key).read_bytes()
             files = self._record.get("files")  # not in the format of 0.1.0
@@ -188,7 +188,7 @@ class StoredArray:
 
 
 def restored(stored: StoredArray, leaf: Any, record: Record) -> Any:
-    """What replaces a leaf: of its type, with its sharding."""
+    """The value that replaces a leaf, with its type and its sharding."""
     sharding = _sharding_of(leaf)
     if sharding is None:
         array = stored.read()
@@ -215,7 +215,7 @@ def _on_devices(stored: StoredArray, sharding: Sharding) -> jax.Array:
 
 
 def _sharding_of(leaf: Any) -> Sharding | None:
-    """Where a leaf has to be. None if JAX may move it: it may be on any device."""
+    """The required sharding of a leaf; None for an uncommitted leaf."""
     if isinstance(leaf, jax.Array):
         return leaf.sharding if leaf.committed else None
     return getattr(leaf, "sharding", None)
@@ -249,7 +249,7 @@ def _keys(
 
 @functools.cache
 def _zarr_dtype(dtype: np.dtype) -> str:
-    """The name that Zarr has for a dtype, or for an integer of its size."""
+    """The name of a dtype in Zarr, or of an unsigned integer of the same size."""
     try:
         tensorstore.dtype(dtype.name)
     except ValueError:

@@ -12,8 +12,8 @@ logger = logging.getLogger("functional_opt")
 class Background:
     """A thread that finishes a save while training goes on.
 
-    It is not a daemon: a program that ends lets it come to its end. Its failure is
-    logged at once, and raised by the next `wait`.
+    It is not a daemon thread: a program waits for it at exit. Its error is logged at
+    once, and raised by the next `wait`.
     """
 
     def __init__(self) -> None:
@@ -23,13 +23,13 @@ class Background:
         self._failure: BaseException | None = None
 
     def start(self, save: Any, work: Callable[[], None]) -> None:
-        """Starts a save; the last one is over."""
+        """Starts a save, after the last one has finished."""
         self.save = save
         self._thread = threading.Thread(target=self._run, args=(work,))
         self._thread.start()
 
     def wait(self) -> None:
-        """Waits for the save under way, and raises what it failed with."""
+        """Waits for the current save, and raises its error if it failed."""
         with self.lock:
             if self._thread is not None:
                 self._thread.join()

@@ -247,7 +247,7 @@ class Checkpoints:
 
     @typed
     def saved_recipe(self, *, step: SupportsIndex | None = None) -> Any:
-        """The recipe that a checkpoint was saved with; needs `registry`.
+        """The recipe that a checkpoint was saved with; requires `registry`.
 
         **Arguments:**
 
@@ -301,7 +301,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _access(self) -> Iterator[None]:
-        """Says what is missing where `etils.epath` cannot reach the directory."""
+        """Names a missing package if `etils.epath` cannot reach the directory."""
         try:
             yield
         except ImportError as error:
@@ -318,12 +318,12 @@ def _as_step(step: SupportsIndex) -> int:
 
 
 def _storage() -> ModuleType:
-    """The part that needs Orbax, which not every user has."""
+    """The implementation that requires Orbax, an optional dependency."""
     try:
         from . import storage
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"Checkpoints need the package `{error.name}`: `python -m pip install "
+            f"Checkpoints require the package `{error.name}`: `python -m pip install "
             '"functional_opt[checkpoint]"`.',
             name=error.name,
         ) from error

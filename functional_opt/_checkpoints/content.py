@@ -1,4 +1,4 @@
-"""What a process writes of a checkpoint."""
+"""The part of a checkpoint that a process writes."""
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
@@ -23,16 +23,16 @@ class Copy(NamedTuple):
 
 @dataclass(frozen=True)
 class Content:
-    """What this process writes of a checkpoint.
+    """The part of a checkpoint that this process writes.
 
     **Attributes:**
 
     - `records`: the records of the leaves that it writes, by path.
     - `arrays`: the arrays among these.
-    - `copies`: the leaves that others hold too.
-    - `paths`: of all leaves of all processes, in order.
-    - `required`: those of these that some process must write.
-    - `header`: what the manifest holds besides the leaves.
+    - `copies`: the leaves that other stages or processes hold too.
+    - `paths`: the paths of all leaves of all processes, in order.
+    - `required`: the paths among these that some process must write.
+    - `header`: the fields of the manifest besides the leaves.
     """
 
     records: Mapping[str, Record]
@@ -66,7 +66,7 @@ class Content:
         return cls(records, arrays, copies, paths, required, header)
 
     def copied(self) -> "Content":
-        """The same content in memory of its own, which no later step can reuse."""
+        """A copy of the content in its own memory, which no later step can reuse."""
         for parts in self.arrays.values():
             parts.start_copy()
         arrays = {path: parts.copied() for path, parts in self.arrays.items()}
@@ -77,7 +77,7 @@ class Content:
 
 
 def _on_host(leaf: Any) -> Any:
-    """A leaf in memory of its own; None if no process has all of this one."""
+    """A copy of a leaf; None if no process holds the whole leaf."""
     if isinstance(leaf, bool | int | float | str):
         return leaf
     if is_key(leaf):
@@ -89,7 +89,7 @@ def _on_host(leaf: Any) -> Any:
 
 
 def digest_of(leaf: Any) -> str | None:
-    """What equal leaves have in common. None if no process has all of this one."""
+    """A digest that equal leaves share; None if no process holds the whole leaf."""
     if leaf is None or isinstance(leaf, bool | int | float | str):
         return None if leaf is None else repr(leaf)
     host = leaf if isinstance(leaf, np.ndarray) else _on_host(leaf)

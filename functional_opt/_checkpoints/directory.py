@@ -1,9 +1,9 @@
-"""The directory of the checkpoints of a run: what is complete, and how it becomes so.
+"""The directory of the checkpoints of a run, and how a checkpoint becomes complete.
 
-A save writes to a directory of its own, whose name no other writer uses, and then
-publishes it in one step. Whatever was not published is not listed, and is garbage once
-a later step is complete: so a writer that is killed leaves nothing that counts, and two
-writers cannot damage what the other has published.
+A save writes to a draft directory with a unique name, and then publishes it in one
+step. Unpublished drafts are not listed, and are removed once a later step is complete.
+A killed writer therefore leaves no incomplete checkpoint, and two writers cannot damage
+each other's checkpoints.
 """
 
 import abc
@@ -35,11 +35,11 @@ logger = logging.getLogger("functional_opt")
 
 
 class LostError(Exception):
-    """Another writer has saved this step or a later one, and the draft is given up."""
+    """Another writer has saved this step or a later one, so the draft is abandoned."""
 
 
 def overtaken(directory: "AbstractDirectory", step: int) -> ValueError:
-    """The error that a writer is told of then."""
+    """The error for a writer that has lost."""
     return ValueError(
         f"Cannot save step {step} to `{directory.path}`: another writer has saved this "
         "step or a later one there meanwhile. Use one directory per run."
@@ -86,22 +86,22 @@ class AbstractDirectory(abc.ABC):
 
     @abc.abstractmethod
     def publish(self, draft: epath.Path, step: int, manifest: bytes) -> None:
-        """Makes a draft the complete checkpoint of its step.
+        """Publishes a draft as the complete checkpoint of its step.
 
         **Raises:** `LostError` if another writer was faster.
         """
 
     @abc.abstractmethod
     def remove(self, path: epath.Path) -> None:
-        """Removes a checkpoint or a draft. Killed halfway, it is not listed."""
+        """Removes a checkpoint or draft; an interrupted removal is not listed."""
 
     @abc.abstractmethod
     def garbage(self, latest: int) -> Iterator[epath.Path]:
-        """What writers that were killed have left, up to the latest step."""
+        """The drafts of killed writers, up to the latest step."""
 
 
 def begin(directory: AbstractDirectory, step: int, token: str) -> epath.Path:
-    """Makes the directory that a save writes to."""
+    """Creates the directory of a draft."""
     draft = directory.draft(step, token)
     for path in (directory.path, draft, draft / ITEM, draft / PARTS):
         path.mkdir(parents=True, exist_ok=True)
@@ -110,9 +110,10 @@ def begin(directory: AbstractDirectory, step: int, token: str) -> epath.Path:
 
 
 def broken(directory: AbstractDirectory, after: int) -> Iterator[int]:
-    """Later steps whose checkpoint has lost its manifest.
+    """Later steps with a checkpoint that lacks its manifest.
 
-    No kill does that: drafts have other names, and the oldest are removed first.
+    A killed writer does not cause this: drafts have other names, and the oldest
+    checkpoints are removed first.
     """
     for path in entries(directory.path):
         if path.name.isdecimal() and int(path.name) > after and _is_ours(path):
@@ -120,7 +121,7 @@ def broken(directory: AbstractDirectory, after: int) -> Iterator[int]:
 
 
 def sweep(directory: AbstractDirectory, keep: int | None) -> None:
-    """Removes the checkpoints that are not to be kept, and what kills have left."""
+    """Removes the checkpoints beyond `keep`, and the drafts of killed writers."""
     published = directory.published()
     old = list(published.values())[:-keep] if keep is not None else []
     for path in (*old, *directory.garbage(max(published))):
@@ -146,7 +147,7 @@ class LocalDirectory(AbstractDirectory):
     def draft(self, step: int, token: str) -> epath.Path:
         final = self.path / str(step)
         if final.exists() and not _is_ours(final):
-            raise FileExistsError(f"`{final}` is in the way, and is not a checkpoint.")
+            raise FileExistsError(f"`{final}` exists, but is not a checkpoint.")
         return self.path / f"{step}.{token}.writing"
 
     def publish(self, draft: epath.Path, step: int, manifest: bytes) -> None:
@@ -191,7 +192,7 @@ class LocalDirectory(AbstractDirectory):
             self.remove(aside)
 
     def _numbered(self) -> Iterator[tuple[int, epath.Path, bool]]:
-        """The directories that are named like steps, and whether they are whole."""
+        """The directories that are named like steps, and whether they are complete."""
         for path in entries(self.path):
             if path.name.isdecimal() and str(int(path.name)) == path.name:
                 yield int(path.name), path, _is_whole(path)
@@ -201,10 +202,11 @@ class LocalDirectory(AbstractDirectory):
 class ObjectStore(AbstractDirectory):
     """A directory without renames: a checkpoint is published by its manifest.
 
-    Nothing here is atomic but the writing of one file. So every writer has a directory
-    of its own for good, and two signals tell it from one that was given up: its marker,
-    which a writer that clears up takes away first, and its manifest, after which it
-    looks for the marker. Whichever of the two comes second sees the other.
+    Here only the writing of one file is atomic. Every writer therefore keeps its own
+    directory, and two files tell a published directory from an abandoned one. A writer
+    that cleans up first removes the marker of an abandoned directory; a writer that
+    publishes first writes its manifest and then checks that its marker still exists.
+    Whichever of the two comes second sees what the other did.
     """
 
     def __init__(self, path: epath.Path):
@@ -245,10 +247,10 @@ class ObjectStore(AbstractDirectory):
 
 
 def _forget_listings(path: epath.Path) -> None:
-    """Lets fsspec, which etils uses where it can, ask again what is there.
+    """Clears the listing cache of fsspec, which etils uses for some file systems.
 
-    It remembers listings, and would not see what other processes have written. Where
-    etils uses something else there is nothing to forget.
+    fsspec caches directory listings, and would not see files of other processes:
+    see https://github.com/fsspec/filesystem_spec/blob/master/fsspec/dircache.py.
     """
     scheme = os.fspath(path).partition("://")[0]
     options = {"gs": ("gcs", {"finalize_on_close": True})}
@@ -273,9 +275,9 @@ def _is_whole(path: epath.Path) -> bool:
 
 
 def _is_ours(path: epath.Path) -> bool:
-    """Whether a directory is what is left of a checkpoint, and nothing of the user.
+    """Whether a directory contains only the remains of a checkpoint.
 
-    A checkpoint that another program has written with Orbax is of the user.
+    A checkpoint that another program has written with Orbax belongs to the user.
     """
     try:
         names = [child.name for child in path.iterdir()]

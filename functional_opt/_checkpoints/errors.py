@@ -1,8 +1,8 @@
-"""The ways in which a checkpoint does not fit or cannot be read."""
+"""Errors for checkpoints that do not match or cannot be read."""
 
 
 class DamagedError(ValueError):
-    """A checkpoint that differs from what was written."""
+    """A checkpoint with files that differ from the written ones."""
 
 
 class DifferentError(ValueError):

@@ -1,4 +1,4 @@
-"""What a run keeps besides parameters and optimizer state."""
+"""The values of a run that are saved besides parameters and optimizer state."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping
@@ -26,7 +26,7 @@ class Extra:
     **Attributes:**
 
     - `leaves`: the leaves of this process by path.
-    - `structure`: for each name how its tree is made.
+    - `structure`: for each name, the structure of its tree.
     """
 
     leaves: Mapping[str, Any]
@@ -42,14 +42,14 @@ class Extra:
 
     @property
     def written(self) -> dict[str, Any]:
-        """The leaves that this process writes: the first all that are on one host."""
+        """The leaves that this process writes; the first writes all local ones."""
         if jax.process_index() == 0:
             return dict(self.leaves)
         return {path: leaf for path, leaf in self.leaves.items() if _is_global(leaf)}
 
     @property
     def copies(self) -> list[tuple[str, str, Any]]:
-        """What must be the same in all processes."""
+        """The leaves that must be equal in all processes."""
         if jax.process_count() == 1:
             return []
         holder = f"process {jax.process_index()}"
@@ -92,9 +92,9 @@ class RestoredExtra(Mapping[str, Any]):
 def targets_of(
     given: Mapping[str, Any], manifest: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """For each name what to replace; and the names for which nothing was given.
+    """For each name the tree to replace; and the names for which no tree was passed.
 
-    **Raises:** `DifferentError` for a name or a leaf that the checkpoint has not.
+    **Raises:** `DifferentError` for a name or a leaf that is not in the checkpoint.
     """
     structures, records = manifest.get("extra", {}), manifest["leaves"]
     targets, opaque = {}, {}
@@ -121,7 +121,7 @@ def named_leaves(extra: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def is_under(path: str, name: str) -> bool:
-    """Whether a path is of the value with this name."""
+    """Whether a path belongs to the value with this name."""
     start = f"extra[{name!r}]"
     return path == start or path.startswith((f"{start}.", f"{start}["))
 
@@ -141,7 +141,7 @@ def _structure(tree: Any) -> Structure:
 
 
 def _opaque_in(structure: Structure) -> str | None:
-    """The first class of a structure that only Python knows."""
+    """The first class of a structure that exists in Python only."""
     if structure is None or "leaf" in structure:
         return None
     ((kind, children),) = structure.items()
@@ -152,7 +152,7 @@ def _opaque_in(structure: Structure) -> str | None:
 
 
 def _target(structure: Structure, path: str, records: Mapping[str, Record]) -> Any:
-    """Something that the leaves of a structure can replace."""
+    """A placeholder tree with the structure, to be filled with leaves."""
     if structure is None:
         return None
     ((kind, children),) = structure.items()

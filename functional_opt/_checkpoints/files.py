@@ -1,4 +1,4 @@
-"""Files written through to the disk, and their checksums."""
+"""Writes files durably, with checksums."""
 
 import hashlib
 import os
@@ -9,12 +9,12 @@ from etils import epath
 
 
 def is_local(path: epath.Path) -> bool:
-    """Whether a path is of a file system of this machine, which can rename."""
+    """Whether a path is on a local file system, which can rename atomically."""
     return type(path) is type(epath.Path()) and "://" not in os.fspath(path)
 
 
 def entries(path: epath.Path) -> Iterator[epath.Path]:
-    """What is in a directory: nothing if there is none."""
+    """The content of a directory; empty if it does not exist."""
     if not path.exists():
         return iter(())
     if not path.is_dir():

@@ -1,4 +1,4 @@
-"""Restoring what fits by path, and reporting what does not."""
+"""Restores the leaves that match by path, and reports the others."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from .records import counts, fits, Record
 
 @dataclass(frozen=True)
 class MatchReport:
-    """What `match="by path"` has done with each leaf.
+    """The result of `match="by path"` for each leaf.
 
     **Attributes:**
 
     - `loaded`: the paths that were restored.
-    - `missing`: the paths that the checkpoint does not have; their leaves are as given.
-    - `unexpected`: the paths of the checkpoint that are not here.
-    - `reinitialized`: the paths that are on both sides with different shapes, dtypes or
-        kinds; their leaves are as given.
+    - `missing`: the paths that are not in the checkpoint; their leaves are unchanged.
+    - `unexpected`: the paths that are only in the checkpoint.
+    - `reinitialized`: the paths that exist on both sides with different shapes, dtypes
+        or kinds; their leaves are unchanged.
     """
 
     loaded: tuple[str, ...]
@@ -29,7 +29,7 @@ class MatchReport:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the leaves on both sides were the same."""
+        """Whether all leaves were restored, and no others are in the checkpoint."""
         return not (self.missing or self.unexpected or self.reinitialized)
 
     def __str__(self) -> str:
@@ -52,9 +52,9 @@ def match_by_path(
     here: Mapping[str, Record | None],
     saved: Mapping[str, Record],
 ) -> MatchReport:
-    """Sorts paths by what a checkpoint has there.
+    """Sorts paths by whether they can be restored.
 
-    **Arguments:** as of `difference_text`.
+    **Arguments:** as in `difference_text`.
     """
     loaded, missing, different = [], [], []
     for path in paths:

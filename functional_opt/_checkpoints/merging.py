@@ -1,4 +1,4 @@
-"""One checkpoint of what all processes wrote, and what one has of another."""
+"""Merges the parts that all processes wrote into one checkpoint."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from .records import from_bytes, is_array, Record
 
 
 def merge_parts(parts: epath.Path, content: Content) -> dict[str, Any]:
-    """The manifest of what all processes wrote."""
+    """The manifest of the parts of all processes."""
     found: dict[str, Record] = {}
     copies: list[tuple[str, str, str]] = []
     for process in range(jax.process_count()):
@@ -51,13 +51,13 @@ def _part(parts: epath.Path, process: int) -> dict[str, Any]:
 
 
 def _plain(record: Record) -> Record:
-    """A record without what only a save needs to know."""
+    """A record without the fields that are only used while saving."""
     kept = {name: value for name, value in record.items() if name != "num_files"}
     return kept if is_array(record) else {"value": record["value"]}
 
 
 def _check_copies(copies: Iterable[tuple[str, str, str]]) -> None:
-    """What several stages hold is stored once, so that it must be the same on each.
+    """Checks that copies are equal: a leaf that several stages hold is stored once.
 
     **Arguments:**
 

@@ -11,10 +11,10 @@ LIMIT = 120  # bytes; file systems allow 143 or more
 
 
 def folder_names(paths: Sequence[str]) -> dict[str, str]:
-    """For each path the name of its folder, which any file system can have.
+    """For each path a folder name that is valid on any file system.
 
-    Some ignore case, so that of the names that differ in nothing else only the first
-    stays as it is.
+    Some file systems ignore case: of names that differ only in case, only the first one
+    is kept unchanged.
     """
     names: dict[str, str] = {}
     taken: set[str] = set()

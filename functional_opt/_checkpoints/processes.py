@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other about a checkpoint."""
+"""Communication between the processes of a run about a checkpoint."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ LONGEST = 4096  # bytes of a message
 
 
 def from_first(message: dict[str, Any]) -> dict[str, Any]:
-    """What the first process says, in all of them. All must call it together."""
+    """Broadcasts a value of the first process. All processes must call it together."""
     if jax.process_count() == 1:
         return message
     text = json.dumps(message).encode()
@@ -22,7 +22,7 @@ def from_first(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def from_all(text: str) -> list[str]:
-    """What every process says. All must call it together."""
+    """Gathers the values of all processes. All must call it together."""
     if jax.process_count() == 1:
         return [text]
     rows = multihost_utils.process_allgather(_row(text.encode()))
@@ -30,10 +30,10 @@ def from_all(text: str) -> list[str]:
 
 
 def barrier(name: str) -> None:
-    """Waits for all processes, also in a thread beside a training step.
+    """Waits for all processes; safe to call in a thread during a training step.
 
-    A barrier of devices would be an operation among those of the step, in an order
-    that differs between processes.
+    A barrier on devices would be interleaved with the operations of the step, in an
+    order that differs between processes.
     """
     if jax.process_count() > 1:
         ocp.multihost.get_barrier_sync_fn()(key=name, timeout_ms=TIMEOUT)

@@ -20,9 +20,9 @@ LEAVES_AT_ONCE = 16  # that are read, and are on the host meanwhile
 
 
 def read_manifest(path: epath.Path, step: int) -> dict[str, Any]:
-    """What a checkpoint says of itself.
+    """The manifest of a checkpoint.
 
-    **Raises:** `DamagedError` if it is not that of this step; `ValueError` if only a
+    **Raises:** `DamagedError` if it belongs to another step; `ValueError` if only a
     later version of this library can read it.
     """
     try:
@@ -44,7 +44,7 @@ def read_leaves(
     leaves: Iterable[tuple[str, Any]],
     records: Mapping[str, Record],
 ) -> list[Any]:
-    """Reads what is to replace leaves, in their places. Without a record they stay."""
+    """Reads the values that replace leaves. Leaves without a record are unchanged."""
 
     def read(named: tuple[str, Any]) -> Any:
         name, leaf = named

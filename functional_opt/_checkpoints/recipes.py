@@ -1,4 +1,4 @@
-"""The recipe of a run in a checkpoint, and what has changed since."""
+"""The recipe of a run in a checkpoint, and its changes since then."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -17,9 +17,9 @@ PYTHON = "python"  # the key of a value that only Python knows, and its name
 
 
 def record_recipe(recipe: Any, registry: Registry | None) -> dict[str, Any]:
-    """What a manifest holds of a recipe; nothing if there is none.
+    """The entries of a manifest for a recipe; empty if there is none.
 
-    These are its fields one by one, and the document that makes it again.
+    These are its fields, and the document from which it can be built again.
     """
     if recipe is None:
         return {}
@@ -33,7 +33,7 @@ def record_recipe(recipe: Any, registry: Registry | None) -> dict[str, Any]:
 
 
 def changes(manifest: Mapping[str, Any], recipe: Any) -> list[str]:
-    """What has changed in a recipe, field by field; nothing if one is not known."""
+    """The changes of a recipe, field by field; empty if one of the two is unknown."""
     if recipe is None or "recipe" not in manifest:
         return []
     before, now = manifest["recipe"]["fields"], dict(_fields(recipe, "recipe"))

@@ -18,7 +18,7 @@ Record = dict[str, Any]
 
 
 def record_of(leaf: Any) -> Record | None:
-    """The record of a leaf. None for what no checkpoint stores, such as a function."""
+    """The record of a leaf; None if checkpoints do not store it, such as a function."""
     if hasattr(leaf, "dtype") and hasattr(leaf, "shape"):
         return {"dtype": str(leaf.dtype), "shape": list(leaf.shape)}
     if isinstance(leaf, bool | int | float | str):
@@ -45,7 +45,7 @@ def is_array(record: Record | None) -> bool:
 
 
 def to_bytes(content: Mapping[str, Any]) -> bytes:
-    """JSON with a checksum of itself."""
+    """JSON with its own checksum."""
     return json.dumps({**content, "sha256": _digest(content)}, indent=1).encode()
 
 

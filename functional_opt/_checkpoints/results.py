@@ -1,4 +1,4 @@
-"""What a restore returns."""
+"""The results of a restore."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,16 +15,17 @@ class _Restored(NamedTuple):
 
 
 class Restored(_Restored):
-    """A training run as a checkpoint holds it: a tuple of step, parameters and state.
+    """A restored training run: a tuple of step, parameters and state.
 
     **Attributes:**
 
-    - `step`: the number of updates completed.
-    - `params`, `state`: as they were saved, whole or in pieces as `restore` was asked.
-    - `extra`: a mapping with the values that `save` was given as `extra`.
-    - `recipe_changes`: how the recipe of `Checkpoints` differs from the saved one, one
-        text per field.
-    - `report`: with `match="by path"`, which leaves were restored and which were not.
+    - `step`: the number of completed updates.
+    - `params`, `state`: the saved values, whole or in pieces like the arguments of
+        `restore`.
+    - `extra`: a mapping with the `extra` values that were saved.
+    - `recipe_changes`: the differences between the saved recipe and that of
+        `Checkpoints`, one text per field.
+    - `report`: with `match="by path"`, the leaves that were restored or not.
 
     !!! Example
 
@@ -44,7 +45,7 @@ class Restored(_Restored):
 
 
 class Read(NamedTuple):
-    """What was read of a checkpoint: some trees, and perhaps `extra`."""
+    """The values that were read from a checkpoint: trees, and possibly `extra`."""
 
     step: int
     trees: list[Any]

@@ -1,4 +1,4 @@
-"""One save, as the processes of a run make it together."""
+"""One save, by all processes of a run together."""
 
 import contextlib
 import json
@@ -27,18 +27,18 @@ FILES_AT_ONCE = 16  # that are written, and are on the host meanwhile
 FAILED = "failed.json"
 REPORT_EVERY = 10  # seconds between lines of the log
 
-# Neither epath nor TensorStore has a class of its own for what it cannot do.
+# Neither epath nor TensorStore has its own class for failed operations.
 STORAGE_ERRORS = (OSError, RuntimeError, ValueError)
 
 logger = logging.getLogger("functional_opt")
 
 
 class Progress(NamedTuple):
-    """How far a save has come in this process.
+    """The progress of a save in this process.
 
     **Attributes:**
 
-    - `step`: the step that is saved.
+    - `step`: the step that is being saved.
     - `written`: the bytes of arrays that are written.
     - `total`: the bytes of arrays that this process writes.
     """
@@ -50,14 +50,14 @@ class Progress(NamedTuple):
 
 @dataclass
 class Save:
-    """A save under way.
+    """A save in progress.
 
     **Attributes:**
 
-    - `directory`, `step`: what is saved where.
+    - `directory`, `step`: the directory of checkpoints and the step.
     - `draft`: the directory that it writes to.
-    - `token`: what all processes call this save, and no other save.
-    - `keep`: how many checkpoints are kept.
+    - `token`: a name for this save, unique and equal in all processes.
+    - `keep`: the number of checkpoints to keep.
     """
 
     directory: AbstractDirectory
@@ -78,8 +78,8 @@ class Save:
     def run(self) -> None:
         """Writes and publishes the checkpoint, together with all other processes.
 
-        A process that fails goes on to the end of the others, so that none of them
-        waits for it, and all of them fail.
+        If a process fails, it still takes part until the end, so that the others do not
+        wait for it, and all of them fail.
         """
         own_error = self._write_part()
         barrier(f"{self.token} written")
@@ -95,7 +95,7 @@ class Save:
             raise failure
 
     def _explained(self, error: Exception | None) -> Exception | None:
-        """An error, in other words if another writer has cleared the draft away."""
+        """The error of a save; another one if another writer has removed the draft."""
         if error is None or (self.draft / MARKER).exists():
             return error
         lost = directories.overtaken(self.directory, self.step)
@@ -103,7 +103,7 @@ class Save:
         return lost
 
     def _write_part(self) -> Exception | None:
-        """Writes what this process has, and says what it was."""
+        """Writes the part of this process, and a file that describes it."""
         own = self.draft / PARTS / f"{jax.process_index()}.json"
         try:
             records = self._write_leaves()
@@ -161,7 +161,7 @@ class Save:
         )
 
     def _publish(self) -> Exception | None:
-        """Makes one checkpoint of what all processes wrote."""
+        """Merges the parts of all processes into one checkpoint."""
         try:
             manifest = merge_parts(self.draft / PARTS, self.content)
             (self.draft / PARTS).rmtree()
@@ -173,7 +173,7 @@ class Save:
         return None
 
     def _failure_of_first(self) -> Exception | None:
-        """Why there is no checkpoint, if there is none."""
+        """The reason why no checkpoint was published, if so."""
         failed = self.draft / FAILED
         return ValueError(json.loads(failed.read_bytes())) if failed.exists() else None
 

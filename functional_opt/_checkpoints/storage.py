@@ -1,4 +1,4 @@
-"""Saves and restores in a directory: what needs Orbax, TensorStore and etils."""
+"""Saves and restores in a directory, with Orbax, TensorStore and etils."""
 
 import os
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ SHORT = 2000  # of the characters of an error, what all processes are told
 
 @dataclass(frozen=True)
 class Saver:
-    """Saves to a directory, of which the first process looks after what is there."""
+    """Saves to a directory; the first process manages its content."""
 
     directory: AbstractDirectory
     keep: int | None
@@ -55,7 +55,9 @@ class Saver:
         self.background.start(save, save.run)
 
     def _begin(self, step: int) -> dict[str, Any]:
-        """Where to write; or where this step is already. Only for the first process."""
+        """The draft to write to, or the existing checkpoint of this step.
+
+        Only the first process calls this."""
         published = self.directory.published()
         latest = max(published, default=-1)
         if step < latest:
@@ -79,7 +81,7 @@ class Saver:
         return {"exists": False, "name": draft.name, "token": token}
 
     def _check_same(self, step: int, path: epath.Path, content: Content) -> None:
-        """Saving again what is saved is done already; anything else is a mistake."""
+        """Accepts equal content for an existing step, and raises an error otherwise."""
         manifest = read_manifest(path, step)
         different = first_difference(path / ITEM, content, manifest)
         found = [text for text in from_all(different or "") if text]
@@ -94,9 +96,9 @@ class Saver:
 def choose(
     directory: AbstractDirectory, step: int | None
 ) -> tuple[int, epath.Path, list[int]]:
-    """The checkpoint of a step, as the first process finds it.
+    """The checkpoint of a step, found by the first process.
 
-    A file system may show others the last one late.
+    Other processes may see the latest checkpoint late on some file systems.
     """
     verdict = _from_first(lambda: _find(directory, step))
     return verdict["step"], directory.path / verdict["name"], verdict["steps"]
@@ -105,7 +107,7 @@ def choose(
 def read_training(
     path: epath.Path, training: Training, records: dict[str, Record], by_path: bool
 ) -> tuple[list[list[Any]], MatchReport | None]:
-    """Reads what replaces the leaves of this process, by stage."""
+    """Reads the values that replace the leaves of this process, by stage."""
     records = training.of_these(records)
     arguments = (training.paths, training.required, training.records, records)
     report = match_by_path(*arguments) if by_path else None
@@ -167,7 +169,7 @@ def _find(directory: AbstractDirectory, step: int | None) -> dict[str, Any]:
 
 
 def _from_first(find: Any) -> dict[str, Any]:
-    """What the first process finds, in all of them; or its error, in all of them."""
+    """Broadcasts the result of the first process, or its error."""
     verdict: dict[str, Any] = {}
     error: Exception | None = None
     if jax.process_index() == 0:

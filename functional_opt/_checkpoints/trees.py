@@ -67,7 +67,7 @@ class Tree:
         return tuple(_full_path(self.name, path) for path in self.split.paths)
 
     def held(self, stage: int) -> list[Held]:
-        """The leaves of a stage's piece; none if another process holds it."""
+        """The leaves of the piece of a stage; empty if another process holds it."""
         piece = self.pieces[stage]
         if piece is None:
             return []
@@ -78,7 +78,7 @@ class Tree:
         ]
 
     def replace(self, stage: int, leaves: Sequence[Any]) -> PyTree:
-        """A stage's piece with other leaves."""
+        """The piece of a stage with other leaves."""
         if self.pieces[stage] is None:
             return None
         return self.split.unflatten(stage, leaves)
@@ -94,7 +94,7 @@ class Training:
     def of(
         cls, params: PyTree | Pieces, state: PyTree | Pieces, staged: StageLocal | None
     ) -> "Training":
-        """Of pieces, if their `StageLocal` is given, or else of whole trees."""
+        """Trees in pieces if their `StageLocal` is given, and else whole trees."""
         tree = cls.of_params(params, staged).trees[0]
         if staged is None:
             return cls((tree, Tree.whole("state", state)))
@@ -125,7 +125,7 @@ class Training:
         return frozenset[str]().union(*(tree.required for tree in self.trees))
 
     def of_these(self, records: Mapping[str, Record]) -> dict[str, Record]:
-        """Those of the records of a checkpoint that are of these trees."""
+        """The records of a checkpoint that belong to these trees."""
         names = tuple(tree.name for tree in self.trees)
         return {p: record for p, record in records.items() if p.startswith(names)}
 
@@ -180,16 +180,17 @@ class Training:
 
 
 def check_whole(params: PyTree, state: PyTree) -> None:
-    """Refuses the pieces of stages where whole trees are expected.
+    """Refuses pieces in place of whole trees.
 
-    Every piece lacks something that another one has, and all are alike but for that.
+    Trees are taken for pieces if each lacks leaves that another one has, and they are
+    equal otherwise.
     """
     if not (_are_pieces(params) and _have_one_form(state)):
         return
     if len(params) == len(state):
         raise ValueError(
-            f"`params` and `state` look like the pieces of {len(params)} stages, each "
-            "with None for what the others own. Pass their `StageLocal`: "
+            f"`params` and `state` look like the pieces of {len(params)} stages, with "
+            "None in place of leaves of other stages. Pass their `StageLocal`: "
             "`save(step, params, state, staged)`."
         )
 
@@ -213,7 +214,7 @@ def _have_one_form(tree: Any) -> bool:
 
 
 def _filled(piece: PyTree) -> PyTree:
-    """A piece with a leaf where a leaf of another stage is."""
+    """A piece with placeholders for the leaves of other stages."""
 
     def is_hole(node: Any) -> bool:
         return node is None or isinstance(node, optax.MaskedNode)

@@ -1,4 +1,4 @@
-"""What a restore reports, in full sentences."""
+"""The errors and log messages of a restore."""
 
 import contextlib
 import logging
@@ -21,11 +21,11 @@ def in_words(
     others: Iterable[int],
     changes: Sequence[str] = (),
 ) -> Iterator[None]:
-    """Says which checkpoint cannot be restored, and what to do.
+    """The error for a checkpoint that cannot be restored.
 
     **Arguments:**
 
-    - `directory`, `step`, `path`: the checkpoint, and where it is.
+    - `directory`, `step`, `path`: the checkpoint and its location.
     - `others`: the steps of all checkpoints.
     - `changes`: how the recipe differs from the saved one.
     """
@@ -46,12 +46,12 @@ def in_words(
 
 
 def log_differences(read: Read) -> None:
-    """Reports what is not as it was saved, where that is allowed."""
+    """Logs differences from the saved run that are allowed."""
     fits = read.report is None or read.report.is_complete
     if read.changes and fits and len(read.trees) > 1:
         logger.warning(
-            "The recipe has changed since step %s was saved: %s. The state fits, so "
-            "that training can continue.",
+            "The recipe has changed since step %s was saved: %s. The state matches, so "
+            "training can continue.",
             *(read.step, "; ".join(read.changes)),
         )
     if not fits:
@@ -59,7 +59,7 @@ def log_differences(read: Read) -> None:
 
 
 def others_text(steps: Iterable[int], damaged: int) -> str:
-    """What there is besides a damaged checkpoint."""
+    """The other checkpoints besides a damaged one."""
     others = [str(other) for other in steps if other != damaged]
     return f"There are others, of step {', '.join(others)}." if others else ""
 

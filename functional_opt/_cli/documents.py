@@ -89,7 +89,7 @@ def write(text: str, target: str, *, force: bool = False) -> None:
 
 
 def check_new(target: str, *, force: bool) -> None:
-    """Refuses to overwrite a file, unless told to."""
+    """Refuses to overwrite a file without `--force`."""
     if not force and Path(target).is_file():
         raise FileExistsError(
             errno.EEXIST, "the file exists; pass --force to overwrite it", target

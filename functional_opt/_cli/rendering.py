@@ -63,7 +63,7 @@ def _text(summary: str, lines: Iterator[str]) -> str:
 
 
 def _json(summary: str, entries: tuple[Entry, ...]) -> str:
-    """JSON has no comments: what must be filled in says so in its place."""
+    """JSON has no comments: a placeholder marks each value that must be filled in."""
     del summary
     return json.dumps(_plain(entries), indent=2) + "\n"
 

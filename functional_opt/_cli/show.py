@@ -32,7 +32,7 @@ OWN_DECAYS = ("weight_decay", "weight_decay_rate", "adam_weight_decay")
 
 
 def show(module: Any, options: argparse.Namespace) -> str:
-    """Everything that is known of a module before it runs."""
+    """All information about a module that is known before a run."""
     parts = [table(("field", "value", "default"), field_rows(module))]
     if isinstance(module, fo.Recipe):
         parts.insert(0, chain(module))
@@ -108,7 +108,7 @@ def _check_known(schedule: fo.AbstractSchedule) -> None:
 
 @contextlib.contextmanager
 def refused(location: str) -> Iterator[None]:
-    """Reports as a problem of the document what is only found in use."""
+    """Reports errors of a module in use as problems of its document."""
     try:
         yield
     except ValueError as error:
@@ -116,7 +116,7 @@ def refused(location: str) -> Iterator[None]:
 
 
 def on_model(module: Any, path: str, total_steps: int | None) -> list[str]:
-    """What a recipe does to each parameter, and its state and exchanges per stage."""
+    """The treatment of each parameter, and state and exchanges per stage."""
     if not isinstance(module, fo.Recipe):
         text = f"--model-shapes requires a recipe, got {value_text(module)}"
         raise ConfigError([("", text)])

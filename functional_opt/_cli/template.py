@@ -11,7 +11,7 @@ from .rendering import RENDERERS
 
 
 def template(registry: fo.Registry, name: str, format: str) -> str:
-    """A file that describes a class. What has no default is left to be filled in."""
+    """A file that describes a class, with values without a default to be filled in."""
     kinds = registry.kinds
     known = {name_of(cls): cls for cls in reachable(kinds)} | dict(registry)
     if name not in known:

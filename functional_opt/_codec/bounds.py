@@ -1,7 +1,7 @@
-"""How large a document may be.
+"""Bounds on the size of a document.
 
-Every format is read in time and memory that grow with the size of the text, and
-nothing is expanded beyond these bounds. Documents of people have a few kilobytes.
+Every format is read in time and memory proportional to the size of the text, and
+nothing is expanded beyond these bounds. Typical documents have a few kilobytes.
 """
 
 from typing import NoReturn
@@ -33,7 +33,7 @@ def too_deep() -> str:
 
 
 def check_size(size: int) -> None:
-    """Refuses a text of this size, in bytes or characters, before it is parsed."""
+    """Raises an error for a text that is too large, before it is parsed."""
     if size > LARGEST:
         text = f"the document is too large: at most {LARGEST:,} bytes are read"
         refuse(text)

@@ -1,4 +1,4 @@
-"""A JSON Schema in which editors find the branch that a value takes.
+"""A JSON Schema in which editors find the branch that applies to a value.
 
 Pydantic writes `oneOf`. Of a table that fits none of its branches, most validators only
 report that, for the whole table. With `if` and `then`, the name of a table selects the
@@ -42,7 +42,7 @@ class Branches:
         rest = {key: self.of(value) for key, value in schema.items() if key != "oneOf"}
         if "oneOf" not in schema:
             return rest
-        # A registry may hold no class for a location: then no table is allowed there.
+        # A registry may have no class for a location: then no table is valid there.
         arms = [arm for arm in schema["oneOf"] if self._resolved(arm) != {"not": {}}]
         are_named = all(self._name(arm) is not None for arm in arms)
         return rest | (self._by_name(arms) if are_named else self._by_type(arms))
@@ -118,7 +118,7 @@ class Branches:
         return {"type": sorted(set(types)), **schema}
 
     def _condition(self, arm: Schema, name: str, types: list[str]) -> Schema:
-        """By what a value of this branch differs from those of the others."""
+        """The condition that distinguishes a value of this branch from all others."""
         if name == "object" and types.count(name) > 1:
             is_array = "array" in self._keys(arm)
             return {"type": name, **(_array() if is_array else {"not": _array()})}

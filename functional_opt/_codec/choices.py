@@ -1,4 +1,4 @@
-"""Which classes a table may describe at one location of a document."""
+"""The classes that a table may describe at a location of a document."""
 
 import inspect
 from collections.abc import Iterator, Mapping
@@ -12,8 +12,8 @@ from .fields import arms_of, fields_of, is_module, items_of, title_of
 from .notation import Notation
 
 
-# What the constructor of a class raises for a value that it refuses. The last two are
-# `re.compile`'s for patterns that are too much for it.
+# The errors of constructors for invalid values. `re.compile` raises the last two for
+# patterns that exceed its limits.
 REFUSALS = (ValueError, OverflowError, RecursionError)
 
 
@@ -29,7 +29,7 @@ class Choice(NamedTuple):
     default: type | None
 
     def name_of(self, cls: type) -> str | None:
-        """The name that a table of this class carries here, if it needs one."""
+        """The `name` that a table of this class requires here, if any."""
         return None if cls is self.default else name_of(cls)
 
 
@@ -79,7 +79,7 @@ def root_choice(kinds: tuple[type, ...], kind: type | None) -> Choice:
 
 
 def reachable(kinds: tuple[type, ...]) -> list[type]:
-    """Every class that may be somewhere in a document, recipes first."""
+    """All classes that may occur in a document, recipes first."""
     found: dict[type, None] = {}
     waiting: list[type] = [*reversed(kinds), Recipe]
     while waiting:
@@ -105,7 +105,7 @@ def _parts_of(annotation: Any) -> Iterator[Any]:
 
 
 def why_not(name: Any, choice: Choice, kinds: tuple[type, ...]) -> str:
-    """Why no table here may have this name."""
+    """The error for a table with a name that is not valid here."""
     if not isinstance(name, str):
         return f"expected a name, got {shown(name)}; {suggestion(name, choice.options)}"
     known = suggestion(name, choice.options)
@@ -117,7 +117,7 @@ def why_not(name: Any, choice: Choice, kinds: tuple[type, ...]) -> str:
 
 
 def _sort_of(cls: type) -> str:
-    """What a class is, by its most abstract base."""
+    """The kind of a class, named after its most abstract base."""
     *_, base = (cls, *_abstract_bases(cls))
     return with_article(title_of(base).lower())
 

@@ -1,4 +1,4 @@
-"""From plain data to modules."""
+"""Decodes plain data to modules."""
 
 import itertools
 import math
@@ -63,10 +63,10 @@ class TableWithDuplicate(dict[str, Any]):
 
 
 def _structural_problems(data: Any) -> Iterator[Problem]:
-    """What no document may contain, whatever its classes.
+    """The problems of a document that do not depend on its classes.
 
-    A value that is shared counts every time it is reached, so that values inside
-    themselves come to an end.
+    A shared value counts every time it is reached, so that cyclic values exceed the
+    bounds.
     """
     waiting: list[tuple[Location, Any]] = [((), data)]
     found, tables = 1, 0

@@ -1,4 +1,4 @@
-"""From modules to plain data: tables, lists, numbers, words and bools."""
+"""Encodes modules as plain data: tables, lists, numbers, words and bools."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -31,7 +31,7 @@ def plain_default(kinds: tuple[type, ...], value: Any, annotation: Any) -> Any:
 
 
 class Encoder:
-    """Walks through a module and collects the values that only Python can hold."""
+    """Walks through a module and collects values that plain data cannot represent."""
 
     def __init__(self, kinds: tuple[type, ...]) -> None:
         self.problems: list[tuple[Location, str]] = []
@@ -96,7 +96,7 @@ class Encoder:
 
 
 def _why_not(value: Any) -> str:
-    """Why a value cannot be in a file, and what to do."""
+    """The error for a value that a file cannot represent."""
     match value:
         case Tracer():
             text = "a traced value has no number yet; encode outside of `jax.jit`"
@@ -115,7 +115,7 @@ def _why_not(value: Any) -> str:
 
 
 def _number_of(module: Any, annotation: Any) -> Any:
-    """The value that a module was made of alone, where that may stand in its place."""
+    """The single value from which a module was constructed, if it may replace it."""
     fields = fields_of(type(module))
     value = getattr(module, fields[0].name) if len(fields) == 1 else None
     return value if value is not None and fits(value, annotation) else module

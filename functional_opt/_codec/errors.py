@@ -1,4 +1,4 @@
-"""What is wrong with a document: every mistake, and its position."""
+"""The error of a document: every mistake, with its position."""
 
 import difflib
 import json
@@ -17,7 +17,7 @@ MOST_WORDS = 24
 
 
 class Position(NamedTuple):
-    """Where a mistake is in a text.
+    """The position of a mistake in a text.
 
     **Attributes:**
 
@@ -96,7 +96,7 @@ class ConfigError(ValueError):
 
 
 def location_text(location: Iterable[str | int]) -> str:
-    """A location as one would write it: `parts[1].groups."a/.*".b2`."""
+    """A location as in a document: `parts[1].groups."a/.*".b2`."""
     return "".join(map(_step_text, location)).removeprefix(".")
 
 

@@ -61,14 +61,14 @@ def fields_of(cls: type) -> tuple[Field, ...]:
     )
     if "name" in hints:
         raise TypeError(
-            f"`{cls.__name__}.name` cannot be in a document, where `name` says the "
+            f"`{cls.__name__}.name` cannot be in a document, where `name` selects the "
             "class. Rename the field."
         )
     return fields
 
 
 def _defaults(cls: Any) -> dict[str, Any]:
-    """The default of each field as an instance has it, `MISSING` where it has none."""
+    """The default of each field, as converted by the class; `MISSING` if none."""
     missing = dataclasses.MISSING
     if not dataclasses.is_dataclass(cls):
         return {name: cls._field_defaults.get(name, missing) for name in cls._fields}
@@ -117,7 +117,7 @@ def summary_of(cls: type) -> str:
 
 
 def arms_of(annotation: Any, limits: tuple[Any, ...] = ()) -> list[tuple[Any, Any]]:
-    """Takes unions and `Annotated` apart: each type with the limits set to it."""
+    """The members of a union, each with its limits from `Annotated`."""
     if get_origin(annotation) is Annotated:
         return arms_of(get_args(annotation)[0], (*limits, *annotation.__metadata__))
     if is_union(annotation):
@@ -126,7 +126,7 @@ def arms_of(annotation: Any, limits: tuple[Any, ...] = ()) -> list[tuple[Any, An
 
 
 def is_module(annotation: Any) -> bool:
-    """Whether a table describes it: a module, a dataclass or a `NamedTuple`."""
+    """Whether a type is described by a table: a module, dataclass or `NamedTuple`."""
     if not isinstance(annotation, type):
         return False
     is_named_tuple = issubclass(annotation, tuple) and hasattr(annotation, "_fields")
@@ -142,14 +142,14 @@ def items_of(annotation: Any) -> tuple[Any, ...] | None:
 
 
 def is_scalar_array(annotation: Any) -> bool:
-    """Whether this is the type of jaxtyping's for 0-d arrays."""
+    """Whether this is a jaxtyping annotation of a 0-d array."""
     if getattr(annotation, "dim_str", None) != "":
         return False
     return issubclass(jax.Array, annotation.array_type)
 
 
 def is_text(annotation: Any) -> bool:
-    """Whether any word could be a value, the one for None too."""
+    """Whether any word may be a value, including the word for None."""
     return annotation is str or (
         get_origin(annotation) is Literal and NONE in get_args(annotation)
     )

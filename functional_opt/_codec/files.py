@@ -17,7 +17,7 @@ from .spans import located, Mistake, position, Span
 
 
 class Format(NamedTuple):
-    """How text becomes plain data and back, and where its keys and values are."""
+    """A text format: its parser, its writer, and the positions of keys and values."""
 
     parse: Callable[[str], Any]
     write: Callable[[Any], str]
@@ -79,7 +79,7 @@ class Document(NamedTuple):
 
 
 def parse(text: str, format: str, source: str = "<text>") -> Document:
-    """Reads a text, or raises `ConfigError` with the position of what is wrong."""
+    """Reads a text, or raises `ConfigError` with the position of the mistake."""
     try:
         check_size(len(text))
         data = FORMATS[format].parse(text)

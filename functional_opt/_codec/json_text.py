@@ -39,7 +39,7 @@ def parse(text: str) -> Any:
 
 
 def _mistake(text: str, error: json.JSONDecodeError) -> Mistake:
-    """What `json` found, and what to write instead where that is known."""
+    """A description of a mistake that `json` found, with a correction if known."""
     offset = error.pos
     found = text[offset : offset + 1]
     if found in ("}", "]") and (comma := COMMA_BEFORE.search(text, 0, offset)):

@@ -20,13 +20,13 @@ OURS = "functional_opt"
 # name the type of a union that was read.
 MARK = "\0"
 
-# Whoever has more mistakes than this has passed the wrong file. Each takes about a
-# kilobyte while pydantic collects them.
+# A document with more mistakes than this is probably the wrong file. Each mistake takes
+# about a kilobyte while pydantic collects them.
 MOST_PROBLEMS = 100
 
 
 class About(enum.Enum):
-    """What of a document a problem is about, and an editor would underline."""
+    """The part of a document that a problem is about, which an editor underlines."""
 
     VALUE = "value"
     KEY = "key"
@@ -113,7 +113,7 @@ class Reading:
 
     @property
     def is_full(self) -> bool:
-        """Whether enough mistakes are known: what follows need not be looked at."""
+        """Whether the limit of mistakes is reached, so that validation can stop."""
         return self._left <= 0
 
     def refusal(self, *problems: Problem) -> ValidationError:
@@ -177,7 +177,7 @@ def _errors(error: ValidationError) -> Any:
 
 
 def _meant(key: str, keys: list[str]) -> str:
-    """Which keys of the same table an unknown one may stand for."""
+    """The keys of the same table that an unknown key may stand for."""
     habit = HABITS.get(key)
     if habit is None or not set(habit.keys) <= {*keys, "name"}:
         return suggestion(key, keys)
@@ -185,7 +185,7 @@ def _meant(key: str, keys: list[str]) -> str:
 
 
 def _of_outer(key: str, title: str, keys: list[str], path: Location) -> str | None:
-    """What to say of an unknown key if an enclosing table has it."""
+    """A hint for an unknown key that belongs to an enclosing table."""
     first = _keys(path)[0]
     if key in keys:
         return f"`{key}` is a key of {title}; move it out of `{first}`"
@@ -229,7 +229,7 @@ def _keys(path: Iterable[str | int]) -> list[str | int]:
 
 
 def refusal_of_module(cls: type, error: Exception, reading: Reading) -> ValidationError:
-    """What a class refuses although each of its values has the right type."""
+    """The error of a constructor for values of the right types."""
     message = str(error).removesuffix(".")
     named = re.match(rf"`{cls.__name__}\.(\w+)` ", message)
     if named is None or named[1] not in {x.name for x in fields_of(cls)}:

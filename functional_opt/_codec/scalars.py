@@ -206,7 +206,7 @@ def _read_array(given: Any, validate: Callable[[Any], Any], info: Info) -> jax.A
 
 
 def no_wire() -> Any:
-    """For fields that hold what only Python has, such as functions."""
+    """For fields with values that exist in Python only, such as functions."""
 
     def read(value: Any, info: Info) -> Any:
         text = f"this key can only be set in Python, got {shown(value)}"

@@ -15,7 +15,7 @@ from .errors import Location
 from .spans import Span
 
 
-# The repeats are possessive: no text makes a search go back.
+# The quantifiers are possessive, so that no text causes backtracking.
 SPACE = re.compile(r"(?:[ \t\r]++|#[^\n]*+)*+")
 SPACE_AND_LINES = re.compile(r"(?:\s++|#[^\n]*+)*+")
 STRING = (

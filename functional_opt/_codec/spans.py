@@ -1,4 +1,4 @@
-"""Where the keys and values of a document are in its text."""
+"""The positions of the keys and values of a document in its text."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple

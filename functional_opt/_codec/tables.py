@@ -1,4 +1,4 @@
-"""The `TypedDict` by which pydantic checks a table."""
+"""The `TypedDict` with which pydantic validates a table."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ TypedDict: Any = typing_extensions.TypedDict
 
 
 def table(key: str, keys: dict[str, Any], cls: type) -> Any:
-    """A strict table with these keys and no other.
+    """A strict table with exactly these keys.
 
     **Arguments:**
 

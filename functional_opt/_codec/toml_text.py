@@ -35,7 +35,7 @@ def parse(text: str) -> Any:
 
 
 def _mistake(text: str, message: str, offset: int) -> Mistake:
-    """What `tomllib` found, and what to write instead where that is known."""
+    """A description of a mistake that `tomllib` found, with a correction if known."""
     if message.startswith("Cannot ") and (twice := _given_twice(text, offset)):
         return twice
     if message == "Invalid value" and (

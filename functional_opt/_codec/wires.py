@@ -153,7 +153,7 @@ class Wires:
         ]
 
     def expected_of(self, annotation: Any) -> str:
-        """What a field with this annotation accepts, in words."""
+        """The values that a field with this annotation accepts, in words."""
         bases = bases_of(annotation)
         nouns = {"table": choice_of(bases, self._kinds).noun} if bases else {}
         types = arms_of(annotation, (FINITE,))
@@ -238,7 +238,7 @@ def _check_of(choice: Choice, kinds: tuple[type, ...]) -> Validator:
 def _problem_of(
     value: Any, choice: Choice, kinds: tuple[type, ...], reading: Reading
 ) -> Problem | None:
-    """What is wrong with a value before its class is known."""
+    """The error for a value with an unknown class."""
     if not isinstance(value, dict):
         text = f"expected {choice.noun}, got {shown(value)}"
         is_joined = isinstance(value, str) and ":" in value
