@@ -1,10 +1,10 @@
-"""Sends each stage's message as soon as its gradients are there, not after them all.
+"""Sends the message of each stage as soon as its gradients are computed.
 
-Four stages, each on a device of its own. Backward goes from the last stage to the
-first; with `StageLocal.step` every exchange comes after all of it. A schedule of one's
-own, made of the pure functions of each stage, tells the last stages' parts of the
-global norm while the first stages are still at their gradients: when the first is done,
-only its own message is missing.
+There are four stages, each on its own device. The backward pass runs from the last
+stage to the first, and `StageLocal.step` exchanges messages only after all of it. This
+custom schedule calls the pure functions of each stage instead. The last stages send
+their parts of the global norm while the first stages still compute gradients; when the
+first stage finishes, only its own message is missing.
 
     python examples/overlap.py
 """
@@ -28,7 +28,7 @@ Piece = list[Any]
 
 
 class Schedule:
-    """Forward, backward and update of all stages, in an order of its own."""
+    """Forward pass, backward pass and update of all stages, in a custom order."""
 
     def __init__(self, staged: fo.StageLocal, devices: Sequence[Any]):
         self.log: list[str] = []
@@ -44,7 +44,7 @@ class Schedule:
     def step(
         self, pieces: Sequence[Piece], states: Sequence[PyTree], x: Array, target: Array
     ) -> tuple[list[Piece], list[PyTree]]:
-        """One training step. Nothing in it waits for a result."""
+        """One training step, which never waits for a result."""
         entered = [x]
         for stage in range(STAGES):
             left = self._forward(pieces[stage][stage], entered[stage])

@@ -1,19 +1,20 @@
-"""Trains a language model in pipeline stages, and again with plain Optax beside it.
+"""Trains a language model in pipeline stages, and compares it with plain Optax.
 
-A byte-level transformer learns the prose of the Python reference. Each stage of the
-model lives on a device of its own, and so does its part of the optimizer's state. At
-the end the parameters are held against those of the same training with the optimizer
-on the whole tree.
+A byte-level transformer learns the text of the Python reference. Each stage of the
+model is on its own device, with its part of the optimizer state. At the end, the
+parameters are compared with those of the same training with the optimizer on the whole
+tree.
 
     python examples/pipeline_lm.py --stages 4 --optimizer adamw
     python examples/pipeline_lm.py --recipe examples/recipe.toml
 
-With `--checkpoint DIR` it saves as it goes, and goes on from what is saved there, in
-any number of stages. Both trainings then start from the same checkpoint.
+With `--checkpoint DIR` it saves checkpoints, and resumes from the last one with any
+number of stages. Both trainings then start from the same checkpoint.
 
-With `--processes N` the stages are in N processes on this machine; with `--distributed`
-in those that a cluster has started. These train by stage only, since none of them has
-the whole tree. Checksums tell that the parameters are those of a single process.
+With `--processes N` the stages run in N processes on this machine; with `--distributed`
+in the processes that a cluster has started. These train in stages only, since none of
+them holds the whole tree. Checksums show that the parameters equal those of a single
+process.
 """
 
 import argparse
@@ -51,7 +52,7 @@ Rates = Float[np.ndarray, " steps"]
 
 
 class Suited(NamedTuple):
-    """Hyperparameters that suit this model."""
+    """Default hyperparameters for this model."""
 
     peak_value: float
     others: dict[str, Any]
@@ -66,7 +67,7 @@ SUITED = {
 
 
 class Job:
-    """A training, ready to be run with one optimizer or another."""
+    """The configuration of a training run."""
 
     def __init__(self, options: argparse.Namespace, devices: Sequence[Device]):
         self.options = options
@@ -82,7 +83,7 @@ class Job:
         self.rates = rates_of(self.recipe, options.steps)
 
     def start(self, staged: fo.StageLocal) -> Progress:
-        """The start, or as far as the last checkpoint has come."""
+        """The initial training state, or that of the last checkpoint."""
         pieces = self.pipeline.place(self._pieces)
         states = staged.init(pieces)
         if self._checkpoints is None or self._checkpoints.latest is None:
@@ -90,13 +91,13 @@ class Job:
         return Progress(*self._checkpoints.restore(pieces, states, staged))
 
     def on_one_device(self, progress: Progress, staged: fo.StageLocal) -> Progress:
-        """The same, with the state that plain Optax would have."""
+        """The initial training state of plain Optax."""
         state = staged.merge_state(progress.states)
         device = self.pipeline.devices[0]
         return progress._replace(states=jax.device_put(state, device))
 
     def saver(self, staged: fo.StageLocal) -> Callable[[Progress], None]:
-        """Saves now and then, if there is a directory for it."""
+        """Saves a checkpoint at regular steps, if a directory is set."""
 
         def save(progress: Progress) -> None:
             if self._checkpoints and progress.step % self.options.save_every == 0:
@@ -105,7 +106,7 @@ class Job:
         return save
 
     def run(self, optimizer: Updates, start: Progress, **options: Any) -> Run:
-        """Trains to the end, on the same batches every time."""
+        """Trains to the end, always on the same batches."""
         batches = random_batches(
             self._train_text,
             (MICROBATCHES, SEQUENCES, SIZES.length),
@@ -115,21 +116,21 @@ class Job:
         return train(optimizer, start, self.pipeline, batches, **options)
 
     def whole_model(self, run: Run) -> Model:
-        """The trained stages, put together."""
+        """The trained stages, merged into one model."""
         return self.partition.merge(run.pieces)
 
     def validate(self, run: Run) -> float:
-        """Bits per byte of the text held out; NaN where the losses are not told."""
+        """Bits per byte of the validation text; NaN in processes without the losses."""
         loss = self.pipeline.loss(run.pieces, self._validation)
         return math.nan if loss is None else bits(loss)
 
     def byte_frequencies(self) -> float:
-        """What a model that knows only these would need for the same bytes."""
+        """Bits per byte of a model of byte frequencies on the same text."""
         return unigram_bits(self._train_text, self._validation.targets)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the job. Not 0 if the two trainings ended further apart than promised."""
+    """Runs the job. Returns 1 if the two results differ by more than the bound."""
     options = parse(arguments)
     if options.processes > 1:
         given = sys.argv[1:] if arguments is None else arguments
@@ -143,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train_alone(job: Job) -> int:
-    """Trains by stage and on the whole tree, and compares."""
+    """Trains in stages and on the whole tree, and compares the results."""
     started, options = time.perf_counter(), job.options
     staged = job.recipe.build_mpmd(job.model, job.partition)
     whole = WholeTree(job.recipe.build(), job.partition, job.pipeline)
@@ -172,7 +173,7 @@ def train_alone(job: Job) -> int:
 
 
 def train_together(job: Job) -> int:
-    """Trains by stage, as one of many processes; no process has the whole tree."""
+    """Trains in stages, as one of several processes."""
     meshes = job.pipeline.devices
     staged = job.recipe.build_mpmd(job.model, job.partition, meshes=meshes)
     start = job.start(staged)
@@ -198,7 +199,7 @@ def checksums(run: Run) -> str:
 
 
 def report(story: Story) -> str:
-    """The story in words."""
+    """The results as text."""
     return "\n".join(
         [
             f"last loss          {story.staged[-1]:.3f} by stage, "
@@ -211,7 +212,7 @@ def report(story: Story) -> str:
 
 
 def recipe_of(options: argparse.Namespace) -> fo.Recipe:
-    """That of the file, if there is one, or else of the optimizer by its name."""
+    """The recipe of the file, if given, or else the default one of the optimizer."""
     if options.recipe is None:
         schedule = make_schedule(options.optimizer, options.steps)
         return make_recipe(options.optimizer, schedule)
@@ -227,12 +228,12 @@ def rates_of(recipe: fo.Recipe, steps: int) -> Rates:
 
 
 def name_of(recipe: fo.Recipe) -> str:
-    """The optimizer's name, as a file would say it."""
+    """The name of the optimizer, as in a file."""
     return type(recipe.optimizer).__name__.lower()
 
 
 def make_schedule(optimizer: str, steps: int) -> fo.Cosine:
-    """A learning rate for the optimizer of that name, over the whole training."""
+    """A schedule for this optimizer over the whole training."""
     peak_value = SUITED[optimizer].peak_value
     return fo.Cosine(
         peak_value=peak_value,
@@ -243,7 +244,7 @@ def make_schedule(optimizer: str, steps: int) -> fo.Cosine:
 
 
 def make_recipe(name: str, schedule: fo.Cosine) -> fo.Recipe:
-    """The optimizer of that name, with what one usually puts around it."""
+    """A typical recipe for this optimizer."""
     optimizer = REGISTRY[name](**SUITED[name].others)
     assert isinstance(optimizer, fo.AbstractOptimizer)
     return fo.Recipe(

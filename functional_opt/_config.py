@@ -53,7 +53,7 @@ class ConfigMeta(Checked, type(eqx.Module)):  # type: ignore[misc]
             if annotations.get(field.name) is Any:
                 annotations[field.name] = any_shown_as(field.type)
 
-    # Pyright takes a subclass of the metaclass of Equinox for an unhashable dataclass.
+    # Pyright treats a subclass of the metaclass of Equinox as an unhashable dataclass.
     __hash__ = type.__hash__
 
 

@@ -20,7 +20,7 @@ def floating(dtype: np.dtype) -> bool:
 
 Scalar = float | Float[Array, ""]
 Scalars = float | Float[Array, "..."]
-# Equal to `optax.Schedule`, but mypy takes all types of Optax for `Any`.
+# Equal to `optax.Schedule`, but mypy treats all types of Optax as `Any`.
 Schedule = Annotated[
     Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike],
     Named("Schedule", "a function of the update count"),

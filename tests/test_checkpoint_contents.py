@@ -85,7 +85,7 @@ def test_extra_that_only_python_knows_needs_a_value_of_its_structure(tmp_path):
     ):
         restored.extra["norms"]
     for extra, words in [
-        ({"seed": 1}, r"`extra\['seed'\]` is not in the checkpoint, whose extra has"),
+        ({"seed": 1}, r"`extra\['seed'\]` is not in the checkpoint, which has"),
         ({"loss": jnp.ones(2)}, r"`extra\['loss'\]` is float32\[2\] here, and 0.75"),
         ({"data": {"file": ""}}, r"`extra\['data'\]\['epochs'\]\[0\]` is 1 in the"),
     ]:

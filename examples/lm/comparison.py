@@ -1,4 +1,4 @@
-"""How far two models are from each other."""
+"""Compares two models."""
 
 import hashlib
 from typing import NamedTuple
@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import PyTree
 
 
-# What stage-local and whole-tree updates may differ by, as a part of a leaf's largest
-# entry: the contract of the library for float32.
+# The largest difference between stage-local and whole-tree updates, relative to the
+# largest entry of a leaf: the guarantee of the library for float32.
 BOUND = 1e-6
 
 
 class Difference(NamedTuple):
-    """The leaf in which two trees differ most."""
+    """The leaf with the largest difference between two trees."""
 
     identical: bool
     largest: float
@@ -23,7 +23,7 @@ class Difference(NamedTuple):
 
     @property
     def within_bound(self) -> bool:
-        """Whether the trees are as equal as the library promises."""
+        """Whether the difference is within the guarantee of the library."""
         return self.identical or self.largest <= BOUND
 
     def __str__(self) -> str:

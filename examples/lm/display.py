@@ -1,4 +1,4 @@
-"""What is on the screen while a training runs."""
+"""The display of a training run in the terminal."""
 
 import time
 
@@ -17,7 +17,7 @@ Rates = Float[np.ndarray, " steps"]
 
 
 class Display:
-    """A line of a progress bar: step, loss, learning rate and speed of one training."""
+    """A progress bar with step, loss, learning rate and speed of a training run."""
 
     def __init__(self, progress: Progress, name: str, rates: Rates):
         self._progress = progress
@@ -30,17 +30,17 @@ class Display:
         )
 
     def skip(self, steps: int) -> None:
-        """Shows that so many steps have been made before."""
+        """Sets the number of steps that were completed before."""
         self._steps += steps
         self._progress.update(self._line, advance=steps)
 
     def advance(self, loss: float, tokens: int) -> None:
-        """Shows that one more step is under way.
+        """Advances by one step.
 
         **Arguments:**
 
-        - `loss`: in bits per byte.
-        - `tokens`: how many this step reads.
+        - `loss`: the loss in bits per byte.
+        - `tokens`: the number of tokens of this step.
         """
         rate = float(self._rates[self._steps])
         self._steps += 1

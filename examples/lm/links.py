@@ -1,4 +1,4 @@
-"""Sends arrays from stage to stage, also where these are in different processes."""
+"""Sends arrays between stages, which may be in different processes."""
 
 import functools
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def is_here(device: jax.Device) -> bool:
 
 @dataclass(frozen=True)
 class Link:
-    """From one device to another. Both processes must send, in the same order."""
+    """A link from one device to another. Both processes call it in the same order."""
 
     source: jax.Device
     target: jax.Device
@@ -32,7 +32,7 @@ class Link:
         **Arguments:**
 
         - `x`: the array, in the process of the source.
-        - `shape`: of the array, which every process knows.
+        - `shape`: the shape and dtype of the array, known to every process.
         """
         if is_here(self.source) and is_here(self.target):
             return jax.device_put(x, self.target)
@@ -52,7 +52,7 @@ class Link:
 
     @functools.cached_property
     def _nothing(self) -> Callable[[Shape], Array]:
-        """What the target puts beside what it is sent."""
+        """The placeholder of the target for the array that it receives."""
         return functools.cache(
             lambda shape: jnp.zeros(shape.shape, shape.dtype, device=self.target)
         )

@@ -1,4 +1,4 @@
-"""A byte-level transformer decoder, cut into stages."""
+"""A byte-level transformer decoder, split into stages."""
 
 import bisect
 import math
@@ -19,7 +19,7 @@ Hidden = Float[Array, "length width"]
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the model is."""
+    """The sizes of the model."""
 
     width: int = 128
     blocks: int = 4
@@ -53,7 +53,7 @@ class Attention(eqx.Module):
 
 
 class MLP(eqx.Module):
-    """Two layers with an activation between, at each place by itself."""
+    """Two layers with an activation between them, applied at each position."""
 
     up: eqx.nn.Linear
     down: eqx.nn.Linear
@@ -70,7 +70,7 @@ class MLP(eqx.Module):
 
 
 class Block(eqx.Module):
-    """Attention and MLP, each on a normalized input and added to it."""
+    """Attention and MLP, each with pre-normalization and a residual connection."""
 
     attention_norm: eqx.nn.LayerNorm
     attention: Attention
@@ -90,7 +90,7 @@ class Block(eqx.Module):
 
 
 class Embedding(eqx.Module):
-    """A vector for each byte and one for each position."""
+    """Embeddings of bytes and positions."""
 
     byte: Float[Array, "bytes width"]
     position: Float[Array, "length width"]
@@ -104,14 +104,14 @@ class Embedding(eqx.Module):
 
 
 def _waves(length: int, width: int) -> Float[Array, "length width"]:
-    """Where learned positions start: from here, attending to a neighbour is near."""
+    """Sinusoidal initial values, from which attention to neighbours is close."""
     frequencies = jnp.logspace(0, -3, width // 2)
     angles = jnp.outer(jnp.arange(length), frequencies)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
 
 
 class Head(eqx.Module):
-    """The scores of each byte to come next."""
+    """The logits of the next byte."""
 
     norm: eqx.nn.LayerNorm
     linear: eqx.nn.Linear
@@ -125,7 +125,7 @@ class Head(eqx.Module):
 
 
 class Stage(eqx.Module):
-    """What one device computes: some blocks, the first and last stage a little more."""
+    """The part of the model on one device: blocks, and the embedding or the head."""
 
     embedding: Embedding | None
     blocks: tuple[Block, ...]
@@ -140,9 +140,9 @@ class Stage(eqx.Module):
 
 
 class Model(eqx.Module):
-    """The whole language model: from bytes to the scores of each one's successor.
+    """The whole language model: from bytes to the logits of the next byte.
 
-    How it is cut into stages does not show in its leaves, nor in their paths.
+    Its leaves and their paths do not depend on the number of stages.
     """
 
     embedding: Embedding
@@ -164,7 +164,7 @@ class Model(eqx.Module):
         self.cuts = tuple(cuts)
 
     def stage(self, number: int) -> Stage:
-        """What one device computes."""
+        """The computation of one device."""
         first, last = 0, len(self.cuts) - 2
         return Stage(
             self.embedding if number == first else None,
@@ -189,7 +189,7 @@ class Model(eqx.Module):
 
 
 def number_of_parameters(model: Model) -> int:
-    """How many numbers the model learns."""
+    """The number of parameters."""
     arrays = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
     return sum(array.size for array in arrays)
 

@@ -1,4 +1,4 @@
-"""The losses and the learning rate, drawn."""
+"""Plots the losses and the learning rate."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,7 @@ Curve = Float[np.ndarray, " steps"]
 
 
 class Story(NamedTuple):
-    """What the picture shows; losses are in bits per byte."""
+    """The content of the plot; losses are in bits per byte."""
 
     title: str
     staged: Curve
@@ -28,7 +28,7 @@ class Story(NamedTuple):
 
 
 def draw(story: Story, path: Path) -> Path:
-    """Draws the picture into a file, and says which."""
+    """Draws the plot into a file, and returns its path."""
     figure = Figure(figsize=(9, 6.4), dpi=160, layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     figure.suptitle(story.title, x=0.01, ha="left", color=INK, weight="bold")

@@ -1,7 +1,7 @@
-"""Forward and backward, stage by stage and microbatch by microbatch.
+"""Forward and backward passes, stage by stage and microbatch by microbatch.
 
-Nothing here waits for a result. Each device works through its own queue and starts on
-whatever has its inputs, so the pipeline fills and drains by itself.
+The host never waits for a result. Each device runs its own queue, and starts an
+operation when its inputs are ready, so the pipeline fills and drains by itself.
 """
 
 import functools
@@ -31,8 +31,8 @@ Scalar = Float[Array, ""]
 def stage_devices(stages: int) -> list[Device]:
     """A device for each stage: accelerators if there are enough, else virtual CPUs.
 
-    In many processes each has as many of the stages as any other, or one more. CPU
-    devices can be added only before JAX is first used.
+    With several processes, the stages are distributed evenly. CPU devices can be added
+    only before JAX is first used.
     """
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", stages)
@@ -49,7 +49,7 @@ def stage_devices(stages: int) -> list[Device]:
 
 
 def _one_for_each(stages: int, devices: Sequence[Device]) -> list[Device]:
-    """Devices of the first process, then of the second: empty if there are too few."""
+    """Devices of the first process, then of the second; empty if there are too few."""
     count = jax.process_count()
     unused = [
         [device for device in devices if device.process_index == process][::-1]
@@ -63,7 +63,7 @@ def _one_for_each(stages: int, devices: Sequence[Device]) -> list[Device]:
 
 
 class Pipeline:
-    """A model cut into stages, each with a device and programs of its own."""
+    """A model that is split into stages, each with its own device and programs."""
 
     def __init__(self, pieces: Pieces, devices: Sequence[Device]):
         self.devices = tuple(devices)
@@ -79,18 +79,18 @@ class Pipeline:
 
     @property
     def has_loss(self) -> bool:
-        """Whether this process is the one that is told the losses."""
+        """Whether this process receives the losses."""
         return self._here[-1]
 
     def place(self, pieces: Pieces) -> Pieces:
-        """A copy of each stage's piece, on its device; None for other processes'."""
+        """A copy of the piece of each stage on its device; None for other processes."""
         return tuple(
             _copy_to(device, piece) if is_here(device) else None
             for device, piece in zip(self.devices, pieces, strict=True)
         )
 
     def loss(self, pieces: Pieces, batch: Batch) -> Scalar | None:
-        """The mean loss of a batch, on the last stage's device."""
+        """The mean loss of a batch, on the device of the last stage."""
         params = [_params(piece) for piece in pieces]
         lefts = [
             (self._forward(params, x)[-1], targets)
@@ -104,7 +104,7 @@ class Pipeline:
     def loss_and_grads(
         self, pieces: Pieces, batch: Batch
     ) -> tuple[Scalar | None, Pieces]:
-        """The mean loss of a batch and its gradients, each on its stage's device."""
+        """The mean loss of a batch and its gradients, on the devices of the stages."""
         params = [_params(piece) for piece in pieces]
         microbatches = list(self._microbatches(batch))
         entered = [self._forward(params, x) for x, _ in microbatches]
@@ -126,7 +126,7 @@ class Pipeline:
 
     @functools.cached_property
     def _hidden(self) -> Callable[[tuple[int, ...]], Shape]:
-        """What goes from stage to stage for a microbatch of a shape."""
+        """The shape and dtype of the activations between stages."""
 
         def hidden(shape: tuple[int, ...]) -> Shape:
             tokens = Shape(shape, jnp.int32)
@@ -135,7 +135,7 @@ class Pipeline:
         return functools.cache(hidden)
 
     def _forward(self, params: Sequence[Any], x: Any) -> list[Any]:
-        """What enters each stage, on the stage's device."""
+        """The input of each stage, on its device."""
         hidden = self._hidden(x.shape)
         entered = [x]
         for stage, link in enumerate(self._onward):
@@ -148,7 +148,7 @@ class Pipeline:
     def _backward(
         self, params: Sequence[Any], entered: list[Any], targets: Array, share: float
     ) -> list[PyTree]:
-        """The gradients of each stage, and behind them the loss, times `share`."""
+        """The gradients of each stage and the loss, scaled by `share`."""
         loss = grads = above = None
         if self.has_loss:
             loss, (grads, above) = self._stages[-1].loss_and_grads(
@@ -169,8 +169,8 @@ class Pipeline:
 class _Stage:
     """The programs of one stage.
 
-    They are `jax.jit`, not `eqx.filter_jit`: that one waits for each result, and then
-    no two stages would ever work at the same time.
+    They use `jax.jit` rather than `eqx.filter_jit`, which waits for each result: stages
+    would never run at the same time.
     """
 
     def __init__(self, stage: int, piece: Model):

@@ -1,4 +1,4 @@
-"""Starts processes that train together, and becomes one of them."""
+"""Starts processes that train together, or joins them."""
 
 import argparse
 import socket
@@ -15,7 +15,7 @@ LONGEST_WAIT = 3600  # seconds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """How a command line says that it is about many processes."""
+    """Adds the options for several processes to a command line."""
     parser.add_argument(
         "--processes", type=int, default=1, help="how many to start on this machine"
     )
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def launch(script: Path, arguments: Sequence[str], processes: int) -> int:
-    """Runs a script in several processes. The first exit code that is not 0, or 0."""
+    """Runs a script in several processes. Returns the first nonzero exit code, or 0."""
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         coordinator = f"localhost:{listener.getsockname()[1]}"
@@ -46,7 +46,7 @@ def launch(script: Path, arguments: Sequence[str], processes: int) -> int:
 
 
 def join(options: argparse.Namespace) -> None:
-    """Becomes one of many, if the command line says so."""
+    """Joins the other processes, if the command line requests it."""
     if options.join is not None:
         coordinator, count, index = options.join
         jax.distributed.initialize(

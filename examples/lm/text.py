@@ -1,4 +1,4 @@
-"""English prose that every Python brings along, as bytes."""
+"""English text that is part of every Python installation, as bytes."""
 
 import pydoc_data.topics
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ Bytes = UInt8[np.ndarray, " _"]
 
 
 class Batch(NamedTuple):
-    """Bytes to read, and at each place the byte that comes next."""
+    """Input bytes, and the next byte at each position."""
 
     inputs: Int[np.ndarray, "microbatches sequences length"]
     targets: Int[np.ndarray, "microbatches sequences length"]
@@ -26,7 +26,7 @@ def load() -> Bytes:
 
 
 def hold_out(text: Bytes, fraction: float = 0.1) -> tuple[Bytes, Bytes]:
-    """Cuts off the end of the text for validation."""
+    """Splits the end of the text off for validation."""
     cut = len(text) - round(len(text) * fraction)
     return text[:cut], text[cut:]
 
@@ -34,7 +34,7 @@ def hold_out(text: Bytes, fraction: float = 0.1) -> tuple[Bytes, Bytes]:
 def random_batches(
     text: Bytes, shape: tuple[int, int, int], steps: int, seed: int
 ) -> Iterator[Batch]:
-    """Sequences from random places; the same ones for the same seed.
+    """Sequences from random positions; equal seeds give equal sequences.
 
     **Arguments:**
 
@@ -48,16 +48,16 @@ def random_batches(
 
 
 def every_byte(text: Bytes, sequences: int, length: int) -> Batch:
-    """The whole text once, from start to end, as far as it fills microbatches."""
+    """The whole text once, from start to end, in full microbatches."""
     microbatches = (len(text) - 1) // (sequences * length)
     starts = length * np.arange(microbatches * sequences)
     return _windows(text, starts.reshape(microbatches, sequences, 1), length)
 
 
 def unigram_bits(train: Bytes, targets: Int[np.ndarray, "..."] | Bytes) -> float:
-    """Bits per byte of a model that knows only how often each byte occurs in `train`.
+    """Bits per byte of a model of the byte frequencies in `train`.
 
-    Every byte counts once more than it occurs, so that none is impossible.
+    With add-one smoothing, so that no byte has probability 0.
     """
     counts = np.bincount(train, minlength=256) + 1
     bits = -np.log2(counts / counts.sum())

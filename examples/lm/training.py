@@ -1,4 +1,4 @@
-"""The training loop, and the two ways of updating that it is run with."""
+"""The training loop, and the two kinds of update that it runs with."""
 
 import itertools
 import math
@@ -19,7 +19,7 @@ from .text import Batch
 
 @runtime_checkable
 class Updates(Protocol):
-    """What the loop asks of an optimizer, whether it works stage by stage or not."""
+    """The interface of an optimizer for the loop, stage-local or not."""
 
     def step(
         self, grads: Pieces, states: Any, pieces: Pieces, /
@@ -27,7 +27,7 @@ class Updates(Protocol):
 
 
 class Progress(NamedTuple):
-    """How far a training has come."""
+    """The progress of a training run."""
 
     step: int
     pieces: Pieces
@@ -35,9 +35,9 @@ class Progress(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A finished training. Losses from before the checkpoint it began with are NaN.
+    """A finished training run. Losses before its first checkpoint are NaN.
 
-    So are all of them in a process that is not told the losses.
+    All losses are NaN in a process that does not receive them.
     """
 
     losses: Float[np.ndarray, " steps"]
@@ -45,9 +45,9 @@ class Run(NamedTuple):
 
 
 class WholeTree:
-    """The same optimizer as plain Optax applies it: to all parameters, on one device.
+    """The same optimizer in plain Optax: all parameters, on one device.
 
-    This is what a stage-local update is measured against.
+    It is the reference for the stage-local update.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class WholeTree:
     def step(
         self, grads: Pieces, state: optax.OptState, pieces: Pieces
     ) -> tuple[Pieces, optax.OptState]:
-        """Brings everything to one device, updates it, and takes it back."""
+        """Moves all trees to one device, updates them, and moves them back."""
         params, state = self._update(self._gather(grads), state, self._gather(pieces))
         rest = eqx.filter(pieces[0], eqx.is_array, inverse=True)
         updated = self._partition.split(eqx.combine(params, rest))
@@ -89,7 +89,7 @@ def train(
     display: Display,
     save: Callable[[Progress], None] = lambda progress: None,
 ) -> Run:
-    """Trains on every batch, in order, but for those that it has had."""
+    """Trains on all batches in order, except for those that are completed."""
     losses: list[Scalar] = []
     display.skip(progress.step)
     for batch in itertools.islice(batches, progress.step, None):
@@ -101,8 +101,8 @@ def train(
         if loss is None:
             continue
         losses.append(loss)
-        # The step before last has ended, or nearly: reading its loss holds up nothing,
-        # and keeps this loop from running far ahead of the devices.
+        # Reading the loss of the step before the last one hardly blocks, and keeps this
+        # loop from running far ahead of the devices.
         display.advance(bits(losses[max(len(losses) - 2, 0)]), batch.inputs.size)
     missed = progress.step - len(losses)
     curve = [math.nan] * missed + [bits(loss) for loss in losses]

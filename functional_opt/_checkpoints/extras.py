@@ -109,7 +109,7 @@ def targets_of(
         if name not in structures:
             known = ", ".join(map(repr, structures)) or "nothing"
             raise DifferentError(
-                f"`extra[{name!r}]` is not in the checkpoint, whose extra has {known}"
+                f"`extra[{name!r}]` is not in the checkpoint, which has {known}"
             )
     return targets, opaque
 

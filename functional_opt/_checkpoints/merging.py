@@ -68,16 +68,16 @@ def _check_copies(copies: Iterable[tuple[str, str, str]]) -> None:
         other, expected = first.setdefault(path, (holder, found))
         if found != expected:
             raise ValueError(
-                f"`{path}` is not the same on {other} and {holder}, so there is no "
-                "checkpoint, which stores it once. Change shared leaves only through "
-                "what `step` returns."
+                f"`{path}` is not the same on {other} and {holder}, so no checkpoint "
+                "was saved, which stores it once. Update shared leaves only with the "
+                "results of `step`."
             )
 
 
 def first_difference(
     item: epath.Path, content: Content, manifest: Mapping[str, Any]
 ) -> str | None:
-    """The first path whose leaf is not what a checkpoint has of it."""
+    """The path of the first leaf that differs from a checkpoint."""
     saved = manifest["leaves"]
     for path, record in content.records.items():
         if not _is_same(item, path, record, content.arrays.get(path), saved):

@@ -30,7 +30,7 @@ from .wording import others_text
 
 
 MOST_STEPS = 50  # that are named to all processes
-SHORT = 2000  # of the characters of an error, what all processes are told
+SHORT = 2000  # characters of an error that are sent to all processes
 
 
 @dataclass(frozen=True)
