@@ -150,7 +150,7 @@ def train_alone(job: Job) -> int:
     whole = WholeTree(job.recipe.build(), job.partition, job.pipeline)
     start = job.start(staged)
     if start.step:
-        print(f"goes on from step {start.step} in {options.checkpoint}\n")
+        print(f"resumes from step {start.step} in {options.checkpoint}\n")
     with progress_bar() as progress:
         display = Display(progress, "by stage", job.rates)
         by_stage = job.run(staged, start, display=display, save=job.saver(staged))
@@ -267,25 +267,30 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         choices=range(1, SIZES.blocks + 1),
         default=4,
-        help="how many stages, and devices",
+        help="number of stages and devices",
     )
     parser.add_argument("--optimizer", choices=sorted(REGISTRY), default="adamw")
     parser.add_argument(
         "--recipe",
         type=_recipe,
         metavar="FILE",
-        help="a recipe in TOML, YAML or JSON, in place of the optimizer's own",
+        help="a recipe in TOML, YAML or JSON, instead of the default one",
     )
     parser.add_argument("--steps", type=_positive, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--checkpoint", type=Path, help="where it saves, and goes on from what is saved"
+        "--checkpoint",
+        type=Path,
+        help="directory of checkpoints, to save to and to resume from",
     )
     parser.add_argument(
-        "--save-every", type=_positive, default=50, help="how many steps apart"
+        "--save-every",
+        type=_positive,
+        default=50,
+        help="number of steps between checkpoints",
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("out"), help="where the picture goes"
+        "--output", type=Path, default=Path("out"), help="file of the plot"
     )
     add_arguments(parser)
     return parser.parse_args(arguments)

@@ -198,7 +198,7 @@ def test_the_job_goes_on_from_a_checkpoint_in_other_stages(
     assert pipeline_lm.main(["--steps=5", "--stages=2", *options]) == 0
     assert fo.Checkpoints(saved).steps == (2, 4)
     printed = capsys.readouterr().out
-    assert printed.count("goes on from step 2") == 1
+    assert printed.count("resumes from step 2") == 1
 
 
 def test_the_job_by_a_recipe_in_a_file(monkeypatch, tmp_path, capsys):

@@ -17,12 +17,15 @@ LONGEST_WAIT = 3600  # seconds
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options for several processes to a command line."""
     parser.add_argument(
-        "--processes", type=int, default=1, help="how many to start on this machine"
+        "--processes",
+        type=int,
+        default=1,
+        help="number of processes to start on this machine",
     )
     parser.add_argument(
         "--distributed",
         action="store_true",
-        help="be one of the processes that SLURM, Kubernetes or MPI has started",
+        help="join the processes that SLURM, Kubernetes or MPI has started",
     )
     parser.add_argument("--join", nargs=3, help=argparse.SUPPRESS)
 

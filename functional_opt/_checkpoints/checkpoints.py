@@ -254,7 +254,7 @@ class Checkpoints:
         - `step`: the checkpoint; the latest if omitted.
 
         **Raises:** `ValueError` if it was saved without `recipe` or `registry`, or if
-        the recipe contained values that only Python knows.
+        the recipe contains values that exist in Python only.
         """
         chosen, _, _, manifest = self._find(step)
         document = manifest.get("recipe", {}).get("document")

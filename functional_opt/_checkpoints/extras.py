@@ -15,7 +15,7 @@ from .trees import check_saved
 
 
 # A tree as JSON describes it: {"dict": {...}}, {"list": [...]}, {"tuple": [...]},
-# {"leaf": kind}, null, or {"opaque": class} for a node that only Python knows.
+# {"leaf": kind}, null, or {"opaque": class} for a custom node.
 Structure = Any
 
 

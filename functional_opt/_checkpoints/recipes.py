@@ -13,7 +13,7 @@ from .._config import AbstractConfig
 from .._registry import Registry
 
 
-PYTHON = "python"  # the key of a value that only Python knows, and its name
+PYTHON = "python"  # the key for the name of a value that exists in Python only
 
 
 def record_recipe(recipe: Any, registry: Registry | None) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def record_recipe(recipe: Any, registry: Registry | None) -> dict[str, Any]:
     if registry is not None:
         try:
             record["document"] = registry.encode(recipe)
-        except ConfigError:  # Something in it only Python knows.
+        except ConfigError:  # It contains values of Python only.
             record["document"] = None
     return {"recipe": record}
 

@@ -26,11 +26,11 @@ InitStep = tuple[
 class DoG(AbstractOptimizer):
     """[DoG](https://arxiv.org/abs/2302.12022) (Ivgi et al. 2023): `optax.contrib.dog`.
 
-    SGD whose step size is the given learning rate, which is 1, times $\\bar r /
-    \\sqrt{G + \\epsilon}$: $\\bar r$ is the largest distance so far from the first
-    parameters, and $G$ the sum of the squared norms of all gradients, both of the whole
-    model (equation 1). An average of the parameters, such as `Recipe.ema_decay` makes,
-    is part of the method.
+    SGD with the step size $\\eta \\bar r / \\sqrt{G + \\epsilon}$. The given learning
+    rate $\\eta$ is 1, $\\bar r$ is the largest distance so far from the first
+    parameters, and $G$ is the sum of the squared norms of all gradients, both over the
+    whole model (equation 1). The method includes an average of the parameters, such as
+    that of `Recipe.ema_decay`.
 
     ```python
     >>> import functional_opt as fo
@@ -45,9 +45,10 @@ class DoG(AbstractOptimizer):
 
     **Arguments:**
 
-    - `init_step`: what the first step follows from, and a number greater than 0: the
-        first $\\bar r$ is that number for "distance", and it times 1 plus the norm of
-        the parameters for "heuristic"; for "learning_rate" it is the first step size.
+    - `init_step`: a rule for the first step, and a number greater than 0. With
+        "distance" the number is the first $\\bar r$; with "heuristic" it is multiplied
+        by 1 plus the norm of the parameters; with "learning_rate" it is the first step
+        size.
     - `eps`: $\\epsilon$, in units of the squared norm; at least 0.
     - `weight_decay`: L2 regularization: this times the parameter is added to the
         gradient; at least 0. If None, there is none. `Recipe.weight_decay`, which is
@@ -74,10 +75,10 @@ decayed.register(DoG, decayed_beside("weight_decay", None, "mask"))
 class DoWG(AbstractOptimizer):
     """[DoWG](https://arxiv.org/abs/2305.16284) (Khaled et al. 2023).
 
-    `optax.contrib.dowg`: SGD whose step size is the given learning rate, which is 1,
-    times $\\bar r^2 / (\\sqrt{v} + \\epsilon)$: $\\bar r^2$ is the largest squared
-    distance so far from the first parameters, and $v$ the sum of $\\bar r^2 \\|g\\|^2$
-    over all updates, both of the whole model (algorithm 1).
+    `optax.contrib.dowg`: SGD with the step size $\\eta \\bar r^2 / (\\sqrt{v} +
+    \\epsilon)$. The given learning rate $\\eta$ is 1, $\\bar r^2$ is the largest
+    squared distance so far from the first parameters, and $v$ is the sum of $\\bar r^2
+    \\|g\\|^2$ over all updates, both over the whole model (algorithm 1).
 
     ```python
     >>> import functional_opt as fo

@@ -1,4 +1,4 @@
-"""Steps whose size follows from the loss, which each update is given as `value`."""
+"""Step sizes computed from the loss, which is passed to each update as `value`."""
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY
@@ -24,8 +24,8 @@ class PolyakSGD(AbstractOptimizer):
     2021): `optax.polyak_sgd`.
 
     A step is $s \\min(\\eta, (f - f^*) / (\\|g\\|^2 + \\epsilon)) g$, with the loss
-    $f$, the norm of the gradient of the whole model, and the learning rate $\\eta$: the
-    largest step size (equation 3).
+    $f$, the norm of the gradient over the whole model, and the learning rate $\\eta$ as
+    the largest step size (equation 3).
 
     ```python
     >>> import functional_opt as fo
@@ -44,7 +44,7 @@ class PolyakSGD(AbstractOptimizer):
     **Arguments:**
 
     - `scaling`: $s$: a number of at least 0, or a schedule.
-    - `f_min`: $f^*$, the least loss, in its units.
+    - `f_min`: $f^*$, the minimum of the loss.
     - `eps`: $\\epsilon$, in units of the squared norm; at least 0.
     - `variant`: "sps+" takes 0 for a negative $f - f^*$
         ([Garrigos et al. 2023](https://arxiv.org/abs/2307.14528)), "sps" does not.
@@ -68,9 +68,9 @@ class PolyakSGD(AbstractOptimizer):
 class Momo(AbstractOptimizer):
     """[MoMo](https://arxiv.org/abs/2305.07583) (Schaipp et al. 2024).
 
-    `optax.contrib.momo`: SGD with momentum, whose step size is the least of the
-    learning rate and of what a model of the loss says, which is built of the last
-    losses and gradients (algorithm 1).
+    `optax.contrib.momo`: SGD with momentum. The step size is the minimum of the
+    learning rate and of the optimal step size for a model of the loss, which is built
+    from past losses and gradients (algorithm 1).
 
     ```python
     >>> import functional_opt as fo
@@ -89,10 +89,11 @@ class Momo(AbstractOptimizer):
     **Arguments:**
 
     - `beta`: exponential decay rate of the momentum, in [0, 1).
-    - `lower_bound`: a lower bound of the loss, in its units.
+    - `lower_bound`: a lower bound of the loss.
     - `weight_decay`: weight decay $\\lambda$, at least 0: with the learning rate
         $\\eta$, a parameter is divided by $1 + \\eta \\lambda$.
-    - `adapt_lower_bound`: whether the lower bound is estimated, from `lower_bound` on.
+    - `adapt_lower_bound`: whether to estimate the lower bound, starting from
+        `lower_bound`.
     """
 
     _: KW_ONLY

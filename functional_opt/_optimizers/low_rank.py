@@ -18,10 +18,11 @@ from .factories import built
 class GaLore(AbstractOptimizer):
     """[GaLore](https://arxiv.org/abs/2403.03507) (Zhao et al. 2024).
 
-    `optax.contrib.galore`: an optimizer, by default Adam, of the gradients of matrices
-    projected to `rank` rows or columns, so that its state is small. The projection is
-    made of the first singular vectors of a gradient, anew every `update_proj_gap`
-    updates (algorithm 2). Parameters that are not of rank 2 are not projected.
+    `optax.contrib.galore`: an optimizer, by default Adam, on gradients of matrices that
+    are projected to `rank` rows or columns, so that its state is small. The projection
+    consists of the first singular vectors of a gradient, and is recomputed every
+    `update_proj_gap` updates (algorithm 2). Parameters that are not of rank 2 are not
+    projected.
 
     ```python
     >>> import functional_opt as fo
@@ -37,7 +38,7 @@ class GaLore(AbstractOptimizer):
 
     - `rank`: the number of singular vectors, at least 1.
     - `update_proj_gap`: the number of updates between two projections; at least 1.
-    - `scale`: factor on the steps of what is projected; greater than 0.
+    - `scale`: factor on the steps of projected parameters; greater than 0.
     - `base_optimizer`: the optimizer of the projected gradients, which has no weight
         decay. If omitted, it is Adam.
     - `weight_decay`: decoupled weight decay per unit of learning rate, a number or a
@@ -64,7 +65,7 @@ class GaLore(AbstractOptimizer):
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
         base = self.base_optimizer
-        # GaLore turns the steps of what is inside around, and scales them by the rate.
+        # GaLore negates and scales the updates of the inner optimizer by the rate.
         inner = None if base is None else base.build(-1.0)
         galore = built(optax.contrib.galore, self, schedule, base_optimizer=inner)
         return real_only(as_params(galore), "`GaLore`")

@@ -95,8 +95,8 @@ decayed.register(AdaMax, decayed_as(AdaMaxW))
 class AMSGrad(AbstractOptimizer):
     """[AMSGrad](https://openreview.net/forum?id=ryQu7f-RZ) (Reddi et al. 2018).
 
-    `optax.amsgrad`: [`Adam`][] whose second moment $v$ is replaced by the largest that
-    was seen so far (algorithm 2).
+    `optax.amsgrad`: [`Adam`][] with the running maximum of the second moment $v$ in
+    place of $v$ (algorithm 2).
 
     ```python
     >>> import functional_opt as fo

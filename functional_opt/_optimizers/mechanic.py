@@ -24,9 +24,9 @@ class Mechanize(AbstractOptimizer):
     """[Mechanic](https://arxiv.org/abs/2306.00144) (Cutkosky et al. 2023).
 
     `optax.contrib.mechanize` around another optimizer: the parameters are the first
-    ones plus $s$ times the sum of its steps, and $s$ is learned: it is a sum of bets,
-    one for each of $n$ decay rates, on whether the next gradient agrees with that sum
-    (algorithm 1). The sums are over the whole model.
+    ones plus $s$ times the sum of its steps. The factor $s$ is learned: it is a sum of
+    bets, one for each of $n$ decay rates, on whether the next gradient agrees with the
+    sum of the steps (algorithm 1). The sums are over the whole model.
 
     ```python
     >>> import functional_opt as fo
@@ -38,7 +38,7 @@ class Mechanize(AbstractOptimizer):
 
     **Arguments:**
 
-    - `base_optimizer`: the optimizer whose steps are scaled.
+    - `base_optimizer`: the optimizer of the steps to scale.
     - `weight_decay`: $\\lambda$ of Mechanic, a part of the bets and not of the steps;
         at least 0. `Recipe.weight_decay` is that of the optimizer inside.
     - `eps`: added to denominators; greater than 0.
@@ -63,7 +63,7 @@ class Mechanize(AbstractOptimizer):
             num_betas=self.num_betas,
         )
         real = real_only(as_params(mechanic), "`Mechanize`")
-        # The norms are those of what is trained.
+        # The norms are those of the trainable parameters.
         return without_frozen(self.base_optimizer, real)
 
 

@@ -1,4 +1,4 @@
-"""Adam with an estimate of its learning rate, which the given one is a factor of."""
+"""Adam with an estimated learning rate; the given learning rate is a factor on it."""
 
 from dataclasses import KW_ONLY
 from typing import Any, final
@@ -20,8 +20,8 @@ def _as_pair(value: Any) -> Any:
 class Prodigy(AbstractOptimizer):
     """[Prodigy](https://arxiv.org/abs/2306.06101) (Mishchenko and Defazio 2024).
 
-    `optax.contrib.prodigy`: Adam whose learning rate is the given one, which is 1 or a
-    schedule up to 1, times an estimate $d$ of the distance from the first parameters
+    `optax.contrib.prodigy`: Adam with the learning rate $\\eta d$. The given $\\eta$ is
+    1 or a schedule up to 1; $d$ estimates the distance from the first parameters
     $\\theta_0$ to the solution. $d$ is the largest value so far of $c r / \\|s\\|_1$,
     with $r$ and $s$ moving sums of $d^2 \\langle g, \\theta_0 - \\theta \\rangle / d_0$
     and $d^2 g / d_0$ (algorithm 4). The sums are over the whole model.
@@ -73,9 +73,9 @@ class DAdaptAdamW(AbstractOptimizer):
     """[D-Adaptation](https://arxiv.org/abs/2301.07733) of AdamW (Defazio and Mishchenko
     2023): `optax.contrib.dadapt_adamw`.
 
-    The learning rate is the given one, which is 1 or a schedule up to 1, times an
-    estimate of the distance from the first parameters to the solution, which only
-    grows. It follows from sums over the whole model. A schedule must not begin at 0.
+    The learning rate is the given one times an estimate of the distance from the first
+    parameters to the solution. The given one is 1 or a schedule up to 1 that does not
+    begin at 0. The estimate only grows, and depends on sums over the whole model.
 
     ```python
     >>> import functional_opt as fo

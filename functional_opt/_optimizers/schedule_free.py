@@ -1,4 +1,4 @@
-"""Averages of iterates in place of a decay of the learning rate."""
+"""Averages of iterates instead of a decay of the learning rate."""
 
 from dataclasses import KW_ONLY
 from typing import Annotated, final
@@ -31,10 +31,9 @@ from .momentum import SGD
 class ScheduleFree(AbstractOptimizer):
     """[Schedule-free](https://arxiv.org/abs/2405.15682) (Defazio et al. 2024).
 
-    `optax.contrib.schedule_free` around another optimizer, whose own momentum should be
-    off: an average of its iterates takes the place of a decay of the learning rate. The
-    parameters of the run are where gradients are taken; those to evaluate with are
-    `Recipe.eval_params`.
+    `optax.contrib.schedule_free` around another optimizer without momentum: an average
+    of its iterates replaces a decay of the learning rate. Gradients are computed at the
+    parameters of the run; `Recipe.eval_params` returns those for evaluation.
 
     ```python
     >>> import functional_opt as fo
@@ -46,7 +45,7 @@ class ScheduleFree(AbstractOptimizer):
 
     **Arguments:**
 
-    - `optimizer`: the optimizer whose iterates are averaged.
+    - `optimizer`: the optimizer of the iterates to average.
     - `b1`: interpolation weight of the average in the parameters of the run, in (0, 1).
     - `weight_lr_power`: the weight of an iterate is the largest learning rate so far to
         this power; at least 0.
@@ -87,7 +86,7 @@ class ScheduleFreeSGD(AbstractOptimizer):
     **Arguments:**
 
     - `warmup_steps`: the number of updates, at least 1, in which the learning rate
-        grows from 0 to what it would be. If None, there is no warmup.
+        grows from 0 to its full value. If None, there is no warmup.
     - `b1`, `weight_lr_power`, `state_dtype`: as in [`ScheduleFree`][].
     - `weight_decay`: weight decay per unit of learning rate; at least 0. If None, there
         is none.
@@ -124,7 +123,7 @@ class ScheduleFreeAdamW(AbstractOptimizer):
     **Arguments:**
 
     - `warmup_steps`: the number of updates, at least 1, in which the learning rate
-        grows from 0 to what it would be. If None, there is no warmup.
+        grows from 0 to its full value. If None, there is no warmup.
     - `b1`, `weight_lr_power`, `state_dtype`: as in [`ScheduleFree`][].
     - `b2`: exponential decay rate of the second moment, in [0, 1).
     - `eps`: added to the square root, in units of the gradient; at least 0.
@@ -152,7 +151,7 @@ AVERAGING = (ScheduleFree, ScheduleFreeSGD, ScheduleFreeAdamW)
 
 @final
 class Warmed(AbstractOptimizer):
-    """An optimizer whose learning rate has a warmup.
+    """An optimizer with a warmup of its learning rate.
 
     **Arguments:**
 
