@@ -47,7 +47,7 @@ from ._where import Selection
 
 @final
 class Recipe(AbstractConfig):
-    """The usual chain around one optimizer: clip, step, decay, average, accumulate.
+    """An optimizer with its learning rate, clipping, weight decay and accumulation.
 
     ```python
     >>> import functional_opt as fo
@@ -117,17 +117,17 @@ class Recipe(AbstractConfig):
     def _check(self) -> None:
         if self.decay_where is not None and self.weight_decay is None:
             raise ValueError(
-                f"`Recipe.decay_where` needs `Recipe.weight_decay`, got "
-                f"{self.decay_where} and None. Say how much is to decay there; the "
-                "optimizer's own weight decay goes by the optimizer's own mask."
+                f"`Recipe.decay_where` requires `Recipe.weight_decay`, got "
+                f"{self.decay_where} and None. Set it; the optimizer's own weight "
+                "decay uses the optimizer's own mask."
             )
         check_combined(all_in(self.optimizer), "Recipe.optimizer")
         averages = [x for x in all_in(self.optimizer) if isinstance(x, AVERAGING)]
         if self.ema_decay is not None and averages:
             raise ValueError(
                 f"`Recipe.ema_decay` = {self.ema_decay} and "
-                f"`{type(averages[0]).__name__}` both average the parameters. Leave "
-                "one out."
+                f"`{type(averages[0]).__name__}` both average the parameters. Omit "
+                "one of them."
             )
 
     @typed
@@ -153,10 +153,10 @@ class Recipe(AbstractConfig):
         """The Optax transformation.
 
         It chains the clip, the optimizer with its decay and the average of the new
-        parameters, inside `optax.MultiSteps`, inside what skips spikes, inside
-        `optax.apply_if_finite`. Frozen parameters take part in none of these. Updates
-        have the dtypes of the gradients, and the state keeps its dtypes. A gradient
-        that is None counts as zeros.
+        parameters. `optax.MultiSteps` wraps this chain, the skipping of spikes wraps
+        that, and `optax.apply_if_finite` wraps all of it. Frozen parameters take part
+        in none of these. Updates have the dtypes of the gradients, and the state keeps
+        its dtypes. None in place of a gradient counts as zeros.
 
         **Arguments:**
 

@@ -398,9 +398,9 @@ SMALL = fo.Registry.of(fo.AdamW, fo.SGD, fo.Cosine, fo.Constant, Everything)
         (
             RECIPE | {"decay_where": {}},
             "decay_where",
-            "needs `Recipe.weight_decay`, got Where(path=None, min_ndim=0) and None. "
-            "Say how much is to decay there; the optimizer's own weight decay goes by "
-            "the optimizer's own mask",
+            "requires `Recipe.weight_decay`, got Where(path=None, min_ndim=0) and "
+            "None. Set it; the optimizer's own weight decay uses the optimizer's own "
+            "mask",
         ),
         (
             RECIPE | {"decay_where": {"name": "wear"}},
@@ -614,7 +614,9 @@ def test_schema_tells_editors_what_docstrings_say():
     )
     assert b2["if"] == {"type": "number"}
     assert b2["then"] == {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
-    assert definitions["Recipe"]["description"].startswith("The usual chain around one")
+    assert definitions["Recipe"]["description"].startswith(
+        "An optimizer with its learning"
+    )
     assert definitions["AdamW"]["required"] == ["name"]
     for cls in LIBRARY:
         for key, value in definitions[cls.__name__]["properties"].items():

@@ -21,7 +21,7 @@ class Adam(AbstractOptimizer):
     With $m$ and $v$ the moving averages of the gradient and of its square, corrected
     for their start at 0, a step is the learning rate times
     $m / (\\sqrt{v + \\bar\\epsilon} + \\epsilon)$: algorithm 1, with
-    $\\bar\\epsilon$ = `eps_root` beside its $\\epsilon$.
+    $\\bar\\epsilon$ = `eps_root` in addition to $\\epsilon$.
 
     ```python
     >>> import functional_opt as fo
