@@ -193,8 +193,8 @@ def test_mask_is_resolved_on_the_parameters():
         (
             dict(decay_where=fo.Where("w")),
             ValueError,
-            r"^`Recipe.decay_where` requires `Recipe.weight_decay`, got Where\(path='w', "
-            r"min_ndim=0\) and None\. ",
+            r"^`Recipe.decay_where` requires `Recipe.weight_decay`, got "
+            r"Where\(path='w', min_ndim=0\) and None\. ",
         ),
     ],
 )
