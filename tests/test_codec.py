@@ -350,8 +350,8 @@ SMALL = fo.Registry.of(fo.AdamW, fo.SGD, fo.Cosine, fo.Constant, Everything)
         (
             RECIPE | {"schedule": COSINE | {"warmup_steps": 9}},
             "schedule.decay_steps",
-            "must be greater than `Cosine.warmup_steps`, got 9 and 9. It counts the "
-            "warmup too",
+            "must be greater than `Cosine.warmup_steps`, got 9 and 9. It includes "
+            "the warmup",
         ),
         (
             RECIPE | {"schedule": "cosine"},
