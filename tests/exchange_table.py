@@ -34,7 +34,7 @@ from optax_cases import bytes_sent, Case
 SHAPES = {"first": (48, 32), "hidden": (32, 48), "last": (32, 48), "scale": (512,)}
 SMALLEST_DIMENSION = 32
 
-LAYOUTS = ("contiguous", "interleaved", "random")
+LAYOUTS = ("contiguous", "interleaved", "random", "empty stages", "tied")
 
 OPTIONS: dict[str, tuple[Any, ...]] = {
     "clip_norm": (None, 1.0),
@@ -56,10 +56,15 @@ def tree_of(num_leaves: int) -> Any:
     }
 
 
-def stages_of(layout: str, num_leaves: int, num_stages: int) -> list[int]:
-    """The stage of each leaf, in the order of the tree."""
+def stages_of(layout: str, num_leaves: int, num_stages: int) -> list[Any]:
+    """The stage of each leaf, in the order of the tree, or its stages."""
+    contiguous = [i * num_stages // num_leaves for i in range(num_leaves)]
     if layout == "contiguous":
-        return [i * num_stages // num_leaves for i in range(num_leaves)]
+        return contiguous
+    if layout == "empty stages":
+        return [stage - stage % 3 for stage in contiguous]
+    if layout == "tied":
+        return [frozenset({0, num_stages - 1}), *contiguous[1:]]
     if layout == "interleaved":
         return [i % num_stages for i in range(num_leaves)]
     return random.Random(num_leaves).choices(range(num_stages), k=num_leaves)
@@ -115,8 +120,17 @@ def enlarged(case: Case, num_leaves: int, num_stages: int, layout: str) -> Case:
 def measure(case: Case, num_leaves: int, num_stages: int, layout: str) -> Plan:
     """Splits a case's transformation on a tree of so many leaves."""
     case = enlarged(case, num_leaves, num_stages, layout)
-    staged = case.cut()
-    return Plan(staged.rounds, bytes_sent(staged), least_of(case, staged))
+    return plan_of(case, case.cut())
+
+
+def plan_of(case: Case, staged: fo.StageLocal) -> Plan:
+    """What is exchanged besides the sums of tied gradients."""
+    ties, stages = staged.programs[0].ties, range(staged.partition.num_stages)
+    if ties is None:
+        rounds, sums = staged.rounds, 0
+    else:
+        rounds, sums = staged.rounds - 1, sum(map(ties.bytes_sent, stages))
+    return Plan(rounds, bytes_sent(staged) - sums, least_of(case, staged))
 
 
 def _on_stages(extra_args: Any, num_stages: int) -> Any:

@@ -10,7 +10,8 @@ Then the first round after which a value can be on a stage follows from its oper
 
 What a stage sends must separate its inputs from the results of other stages: the
 smallest such set, by bytes, is a minimum cut. `c` is no candidate for stage 0, as it
-is not there before the last round. The bound is the sum over the stages.
+is not there before the last round. The bound is the sum over the stages. What several
+stages have, none of them has to send: but together they do, which is a cut, too.
 """
 
 import itertools
@@ -76,19 +77,28 @@ def least_exchange(
     if rounds in (0, NEVER):
         return Least(rounds, 0)
     used = graph.last_uses(results, rounds)
-    cuts = (
-        graph.cut(stage, _owned(inputs, input_stages, stage), results, used)
-        for stage in range(num_stages)
-    )
-    return Least(int(rounds), sum(-(-cut // WORD) * WORD for cut in cuts))
+
+    def sent(group: Stages) -> int:
+        pairs = zip(inputs, input_stages, strict=True)
+        owned = [node for node, stages in pairs if stages <= group]
+        return -(-graph.cut(group, owned, results, used) // WORD) * WORD
+
+    groups = _tied(input_stages, num_stages)
+    each = {group: sum(sent(frozenset({stage})) for stage in group) for group in groups}
+    together = {group: sent(group) if len(group) > 1 else 0 for group in groups}
+    nbytes = sum(max(each[group], together[group]) for group in groups)
+    return Least(int(rounds), nbytes)
 
 
-def _owned(
-    inputs: Sequence[int], input_stages: Sequence[Stages], stage: int
-) -> list[int]:
-    """The inputs that no other stage has."""
-    pairs = zip(inputs, input_stages, strict=True)
-    return [node for node, stages in pairs if stages == {stage}]
+def _tied(input_stages: Sequence[Stages], num_stages: int) -> list[Stages]:
+    """All stages, in groups of those that have an input in common."""
+    groups = [frozenset({stage}) for stage in range(num_stages)]
+    for stages in input_stages:
+        if 1 < len(stages) < num_stages:
+            meeting = [group for group in groups if group & stages]
+            apart = [group for group in groups if not group & stages]
+            groups = [*apart, frozenset[int]().union(*meeting)]
+    return groups
 
 
 def _indicator(stages: Iterable[int], num_stages: int) -> np.ndarray:
@@ -197,17 +207,17 @@ class _Graph:
 
     def cut(
         self,
-        stage: int,
+        group: Stages,
         sources: Sequence[int],
         results: Sequence[tuple[int, Stages]],
         used: np.ndarray,
     ) -> int:
-        """The fewest bytes that separate a stage's inputs from others' results."""
-        if not sources:
+        """The fewest bytes that separate some stages' inputs from others' results."""
+        if not sources or len(group) == self.num_stages:
             return 0
-        others = np.delete(used, stage, axis=1).max(axis=1, initial=-NEVER)
+        others = np.delete(used, list(group), axis=1).max(axis=1, initial=-NEVER)
         between = self._after(sources) & (others > -NEVER)
-        here = np.array([ready[stage] for ready in self.ready])
+        here = np.array([ready[list(group)].min() for ready in self.ready])
         sendable = np.array(self.small) & (here + 1 <= others)
         capacity = np.where(sendable, self.nbytes, UNBOUNDED)
         number = np.cumsum(between) - 1
@@ -224,7 +234,7 @@ class _Graph:
             if between[node]:
                 arcs[source, 2 * number[node]] = UNBOUNDED
         for node, stages in results:
-            if between[node] and stages - {stage}:
+            if between[node] and stages - group:
                 arcs[2 * number[node] + 1, sink] = UNBOUNDED
         return _flow(arcs, source, sink) if arcs else 0
 

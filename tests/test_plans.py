@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from exchange_table import least_of, OPTIONS, stages_of
+from exchange_table import OPTIONS, plan_of, stages_of
 from hypothesis import example, given, settings, strategies as st
 from optax_cases import bytes_sent, Case
 
@@ -33,10 +33,11 @@ def partition_of(params, num_stages, layout="contiguous"):
 
 @st.composite
 def trees(draw):
-    """Up to 60 leaves on up to 8 stages, some of which may be empty."""
+    """Up to 60 leaves on up to 8 stages, some empty; one leaf in five may be tied."""
     num_stages = draw(st.integers(2, 8))
     stage = st.integers(0, num_stages - 1)
-    leaf = st.tuples(st.sampled_from([(8,), (16, 24), (12, 8, 9)]), stage)
+    owners = st.one_of(*[stage] * 4, st.frozensets(stage, min_size=1, max_size=3))
+    leaf = st.tuples(st.sampled_from([(8,), (16, 24), (12, 8, 9)]), owners)
     return num_stages, draw(st.lists(leaf, min_size=2, max_size=60))
 
 
@@ -50,6 +51,7 @@ ALTERNATING = (8, [((8,), i % 8) for i in range(40)])
 @settings(max_examples=15)
 @example(ALTERNATING, EVERYTHING)
 @example((3, [((16, 24), 1), ((8,), 1)]), EVERYTHING)
+@example((3, [((16, 24), frozenset({0, 2})), ((8,), 1), ((8,), 2)]), EVERYTHING)
 @given(trees(), recipes)
 def test_a_recipe_exchanges_the_least(drawn, options):
     num_stages, leaves = drawn
@@ -60,9 +62,11 @@ def test_a_recipe_exchanges_the_least(drawn, options):
         stages={f"{i:03}": stage for i, (_, stage) in enumerate(leaves)},
         num_stages=num_stages,
     )
-    staged = case.cut()
-    least = least_of(case, staged)
-    assert (staged.rounds, bytes_sent(staged)) == (least.rounds, least.nbytes)
+    plan = plan_of(case, case.cut())
+    # What several stages have may be sent by one that has to fill up a word for it.
+    tied = {s for _, owners in leaves if not isinstance(owners, int) for s in owners}
+    assert plan.rounds == plan.least.rounds
+    assert 0 <= plan.nbytes - plan.least.nbytes <= 4 * len(tied)
 
 
 MIXING = {
