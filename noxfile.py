@@ -16,8 +16,8 @@ nox.options.default_venv_backend = "uv|virtualenv"
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 
-# What we compare ourselves with. Of the packages that it asks for, in versions that
-# no others bear, it imports the few in the group "bench".
+# The peer to compare with. It pins versions of many packages that conflict with others,
+# but imports only the few in the group "bench".
 PEER = "eformer==0.0.101"
 
 SMOKE_TEST = """
@@ -48,14 +48,14 @@ def groups(*names: str) -> tuple[str, ...]:
 
 @nox.session
 def train(session: nox.Session) -> None:
-    """Trains the language model of the example; arguments go to it."""
+    """Trains the language model of the example, with its arguments."""
     session.install(".[checkpoint,examples]")
     session.run("python", "examples/pipeline_lm.py", *session.posargs)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Runs the tests; arguments go to pytest."""
+    """Runs the tests, with arguments for pytest."""
     session.install("-e", ".[checkpoint,examples]", *groups("tests"))
     run_tests(session, profile="ci")
 
@@ -81,7 +81,7 @@ def oldest(session: nox.Session) -> None:
 
 @nox.session
 def killed(session: nox.Session) -> None:
-    """Kills a training at 100 random points, and lets it go on each time."""
+    """Kills a training run at 100 random points, and resumes it each time."""
     session.install("-e", ".[checkpoint]", *groups("tests"))
     session.run(
         *("pytest", "tests/test_killed.py", "-s", *session.posargs),
@@ -91,7 +91,7 @@ def killed(session: nox.Session) -> None:
 
 @nox.session
 def processes(session: nox.Session) -> None:
-    """Trains in 2 and in 4 processes, and holds them against the whole tree."""
+    """Trains in 2 and in 4 processes, and compares the results with the whole tree."""
     session.install("-e", ".", *groups("tests"))
     session.run(
         *("pytest", "tests/test_processes.py", *session.posargs),
@@ -101,14 +101,14 @@ def processes(session: nox.Session) -> None:
 
 @nox.session
 def table(session: nox.Session) -> None:
-    """Makes the pages of the docs about transformations of Optax and of others."""
+    """Writes the documentation pages about transformations of Optax and of others."""
     session.install("-e", ".", *groups("third-party"))
     session.run("python", "tests/optax_table.py")
 
 
 @nox.session
 def exchange(session: nox.Session) -> None:
-    """Compares what stages exchange with the least possible, on trees of many sizes."""
+    """Compares the exchanges of stages with the minimum, on trees of many sizes."""
     session.install("-e", ".", *groups("third-party"))
     session.run("python", "tests/exchange_table.py", *session.posargs)
 
@@ -136,7 +136,7 @@ def optax_suite(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measures, and makes the page of it; `-- --quick` only tries it out."""
+    """Runs the benchmarks and writes their page; `-- --quick` is a quick test."""
     session.install("-e", ".", *groups("bench"))
     session.install("--no-deps", PEER)
     (ROOT / "out").mkdir(exist_ok=True)
@@ -147,7 +147,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Feeds the decoder a million documents that are nearly right."""
+    """Feeds a million nearly valid documents to the decoder."""
     session.install("-e", ".")
     count, *seed = session.posargs or ["1000000"]
     session.run("python", "-W", "ignore", "tests/fuzz_codec.py", count, *seed)
@@ -178,7 +178,7 @@ def editors(session: nox.Session) -> None:
 
 @nox.session
 def peer(session: nox.Session) -> None:
-    """Compares optimizers and schedules with eformer's, and makes the page of it."""
+    """Compares optimizers and schedules with those of eformer, and writes the page."""
     session.install("-e", ".", *groups("tests", "bench"))
     session.install("--no-deps", PEER)
     session.run("python", "tests/peer_table.py")
