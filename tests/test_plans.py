@@ -225,3 +225,23 @@ def test_a_wide_model_is_planned_in_time():
         partition_of(params, 64, "interleaved"),
     )
     assert staged.rounds == 1 and bytes_sent(staged) == 4 * 600
+
+
+def test_a_deep_pipeline_exchanges_little():
+    """200 leaves on 64 stages: a number for each leaf, or less, and reduction."""
+    params = {
+        f"{i:03}": jax.ShapeDtypeStruct(shape, jnp.float32)
+        for i, shape in zip(range(200), itertools.cycle(SHAPES), strict=False)
+    }
+    recipe = fo.Recipe(
+        optimizer=fo.AdamW(),
+        schedule=0.1,
+        clip_norm=1.0,
+        skip_nonfinite=True,
+        accumulate=4,
+    )
+    staged = recipe.build_mpmd(params, partition_of(params, 64, "random"))
+    assert staged.rounds == 1
+    norm, finite = 4 * len(params), len(params)
+    padding = 3 * 64  # messages have whole words
+    assert 0 < sum(staged.bytes_sent) <= norm + finite + padding
