@@ -28,6 +28,7 @@ from ._stages.options import Donate, StageOptions, TiedGrads
 from ._stages.partition import only_params, StagePartition
 from ._stages.splitting import split
 from ._stages.steps import StageLocal
+from ._transformations.accumulation import accumulated
 from ._transformations.averaging import averaged_params, params_ema
 from ._transformations.clipping import clip_by_global_norm
 from ._transformations.dtypes import same_dtypes
@@ -153,10 +154,11 @@ class Recipe(AbstractConfig):
         """The Optax transformation.
 
         It chains the clip, the optimizer with its decay and the average of the new
-        parameters. `optax.MultiSteps` wraps this chain, the skipping of spikes wraps
-        that, and `optax.apply_if_finite` wraps all of it. Frozen parameters take part
-        in none of these. Updates have the dtypes of the gradients, and the state keeps
-        its dtypes. None in place of a gradient counts as zeros.
+        parameters. An accumulation with the state of `optax.MultiSteps` wraps this
+        chain, the skipping of spikes wraps that, and `optax.apply_if_finite` wraps all
+        of it. Frozen parameters take part in none of these. Updates have the dtypes of
+        the gradients, and the state keeps its dtypes. None in place of a gradient
+        counts as zeros.
 
         **Arguments:**
 
@@ -289,13 +291,9 @@ class Recipe(AbstractConfig):
     ) -> optax.GradientTransformationExtraArgs:
         if self.accumulate == 1:
             return transformation
-        steps = optax.MultiSteps(transformation, self.accumulate)
-        # Its update takes extra arguments, which its type does not show. It adds up
-        # gradients in float32, without their imaginary parts.
-        accumulated = optax.GradientTransformationExtraArgs(
-            *steps.gradient_transformation()
-        )
-        return real_only(accumulated, "`Recipe.accumulate`")
+        # Gradients are added up in float32, without their imaginary parts.
+        several = accumulated(transformation, self.accumulate)
+        return real_only(several, "`Recipe.accumulate`")
 
     def _checked(
         self, transformation: optax.GradientTransformationExtraArgs

@@ -18,6 +18,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
 CLIPPED = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(1e-2))
+ACCUMULATED = fo.Recipe(
+    optimizer=fo.AdamW(), schedule=1e-2, clip_norm=0.5, accumulate=2
+).build()
 COPIES = PartitionSpec()
 HEARTBEAT = 10  # seconds
 
@@ -142,6 +145,7 @@ def training():
     partition = fo.partition(params, list(range(num_stages)))
     staged = check(CLIPPED, params, partition, meshes)
     assert len(compiled) == 2 * len(staged.local_stages)  # of `init` and of `step`
+    check(ACCUMULATED, params, partition, meshes)
 
     twice = make_params(2 * num_stages)
     partition = fo.partition(twice, list(range(2 * num_stages)))

@@ -53,8 +53,11 @@ def test_is_the_chain_by_hand():
 def test_accumulates_as_by_hand():
     accumulated = optax.MultiSteps(by_hand(), 2).gradient_transformation()
     ours = trained(whole(2).build())
-    fo.testing.assert_equal(ours, trained(accumulated))
-    _, _, history = ours
+    theirs = trained(accumulated)
+    fo.testing.assert_equal(ours[:2], theirs[:2])
+    # `MultiSteps` multiplies by zero, which makes -0.0 of what is negative.
+    history, expected = jax.tree.map(lambda x: x + 0, (ours[2], theirs[2]))
+    fo.testing.assert_equal(history, expected)
     assert not history[0]["w"].any() and history[3]["w"].any()
 
 

@@ -28,7 +28,7 @@ Stage 0 receives `t`, and its program has equations 0, 1, 3 and 4:
 import bisect
 from collections.abc import Iterable, Sequence, Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 from jax.extend.core.primitives import while_p
 
 from .fidelity import keep_bits, Readers
-from .jaxprs import Atom, rebuild, shape_of, used, variables
+from .jaxprs import Atom, inner_jaxprs, rebuild, shape_of, used, variables
 
 
 Numbered = list[tuple[int, JaxprEqn]]
@@ -143,19 +143,8 @@ def may_not_end(eqn: JaxprEqn) -> bool:
     if eqn.primitive is while_p:
         return True
     return any(
-        may_not_end(inner)
-        for param in eqn.params.values()
-        for jaxpr in _jaxprs_in(param)
-        for inner in jaxpr.eqns
+        may_not_end(inner) for jaxpr in inner_jaxprs(eqn) for inner in jaxpr.eqns
     )
-
-
-def _jaxprs_in(param: Any) -> list[Jaxpr]:
-    if isinstance(param, tuple | list):
-        return [jaxpr for part in param for jaxpr in _jaxprs_in(part)]
-    if isinstance(param, ClosedJaxpr):
-        return [param.jaxpr]
-    return [param] if isinstance(param, Jaxpr) else []
 
 
 def _position(numbered: tuple[int, JaxprEqn]) -> int:

@@ -88,6 +88,19 @@ def body_of_call(eqn: JaxprEqn) -> ClosedJaxpr:
     return ClosedJaxpr(body, ()) if isinstance(body, Jaxpr) else body
 
 
+def inner_jaxprs(eqn: JaxprEqn) -> list[Jaxpr]:
+    """The functions that an equation calls: bodies and branches."""
+    return [jaxpr for param in eqn.params.values() for jaxpr in _jaxprs_in(param)]
+
+
+def _jaxprs_in(param: Any) -> list[Jaxpr]:
+    if isinstance(param, tuple | list):
+        return [jaxpr for part in param for jaxpr in _jaxprs_in(part)]
+    if isinstance(param, ClosedJaxpr):
+        return [param.jaxpr]
+    return [param] if isinstance(param, Jaxpr) else []
+
+
 def unroll(eqn: JaxprEqn) -> ClosedJaxpr:
     """A scan of static length as straight-line code.
 

@@ -85,8 +85,21 @@ class Slices:
         wanted = [self.placed.results[i] for i in results]
         return self._program(stage, wanted, self.rounds)
 
+    def program_of_inputs(
+        self, wanted: Sequence[Atom], inputs: Sequence[int] | None = None
+    ) -> Program:
+        """The program that computes values if no message has arrived.
+
+        **Arguments:**
+
+        - `inputs`: the inputs that it has; those that it reads, if omitted.
+        """
+        equations = [self.placed.equations[i] for i in self._slice(wanted, frozenset())]
+        return self._close(equations, wanted, {}, inputs)
+
     @functools.cached_property
-    def _producers(self) -> dict[Var, int]:
+    def producers(self) -> dict[Var, int]:
+        """For each value the position of its equation."""
         equations = enumerate(self.placed.equations)
         return {var: i for i, eqn in equations for var in eqn.outvars}
 
@@ -102,7 +115,7 @@ class Slices:
         return Readers.on_stages(
             self.placed.equations,
             self.placed.results,
-            lambda var: frozenset(runs_on.get(self._producers.get(var, -1), ())),
+            lambda var: frozenset(runs_on.get(self.producers.get(var, -1), ())),
         )
 
     def _slice(self, wanted: Iterable[Atom], known: AbstractSet[Var]) -> list[int]:
@@ -113,7 +126,7 @@ class Slices:
         needed = [var for var in variables(wanted) if var not in known]
         numbers: set[int] = set()
         while needed:
-            number = self._producers.get(needed.pop())
+            number = self.producers.get(needed.pop())
             if number is not None and number not in numbers:
                 numbers.add(number)
                 operands = variables(self.placed.equations[number].invars)
@@ -155,11 +168,14 @@ class Slices:
         equations: Sequence[JaxprEqn],
         wanted: Sequence[Atom],
         received: Mapping[Var, Message],
+        inputs: Sequence[int] | None = None,
     ) -> Program:
         """The equations as a function of the inputs and messages that they read."""
         read = used(equations, wanted)
         invars = self.source.jaxpr.invars
-        inputs = [i for i, v in enumerate(invars) if v in read and v not in received]
+        if inputs is None:
+            pairs = enumerate(invars)
+            inputs = [i for i, v in pairs if v in read and v not in received]
         messages = [message for var, message in received.items() if var in read]
         consts = {v: c for v, c in self.placed.consts.items() if v in read}
         arguments = [invars[i] for i in inputs] + [m.var for m in messages]

@@ -13,6 +13,7 @@ The path of a gradient, in every step:
 
     steps.py            `StageLocal.step`: from one tree per stage to one tree per stage
     program.py          flattens the trees of a stage into one list of leaves, and back
+    run/counters.py     the rounds that this step can skip
     run/executor.py     finds the executor for the devices of the leaves, and runs it:
                         the messages and the exchange of each round, then the results
     run/sums.py         before the first round: sums of tied gradients, shard by shard

@@ -11,6 +11,7 @@ from .partition import StagePartition
 from .program import StageProgram
 from .run.building import ExecutorBuilder
 from .run.compiling import CompileCache
+from .run.counters import Counters
 from .run.devices import shardings_on
 from .run.executor import Executors
 from .run.extra_args import ReplicatedArrays
@@ -57,7 +58,7 @@ def split(
     update = updating(are_summed)
     summed = update if are_summed else updating(True)
     ties = None if are_summed else ties
-    values = hyperparameters.arrays
+    counters, values = Counters(step, here), hyperparameters.arrays
     arrays = ReplicatedArrays(values)
     programs = [
         StageProgram(s, partition, state, extra, step, ties, values) for s in stages
@@ -68,6 +69,7 @@ def split(
         here,
         options.tied_grads,
         update,
+        counters,
         hyperparameters,
         arrays,
         StageStates(partition, state, here, shardings, init, arrays),
@@ -81,6 +83,7 @@ def split(
             bool(donate),
             init,
             summed,
+            counters,
             shardings,
         ),
     )

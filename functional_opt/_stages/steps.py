@@ -21,6 +21,7 @@ from .options import TiedGrads
 from .partition import StagePartition
 from .program import StageProgram
 from .report import as_text
+from .run.counters import Counters
 from .run.executor import Executors
 from .run.extra_args import placed_extra_args, ReplicatedArrays
 from .states import check_pieces, StageStates
@@ -64,6 +65,7 @@ class StageLocal:
     local_stages: frozenset[int]
     tied_grads: TiedGrads
     _update: Executors
+    _counters: Counters
     _hyperparameters: Hyperparameters
     _arrays: ReplicatedArrays
     _states: StageStates
@@ -91,7 +93,11 @@ class StageLocal:
 
     @property
     def bytes_sent(self) -> tuple[int, ...]:
-        """The bytes that each stage sends in a step."""
+        """The bytes that each stage sends in a step.
+
+        Steps that do not require a round skip it: with `accumulate` of a recipe, only
+        the last gradient of each update starts an exchange.
+        """
         return tuple(program.bytes_sent for program in self.programs)
 
     @shown_short
@@ -133,7 +139,7 @@ class StageLocal:
         **Raises:** `ValueError` with the stage and the first path that does not fit.
         """
         leaves, puts = self._take(grads_by_stage, states, params_by_stage, extra_args)
-        return self._pieces(self._update.run(STEP, leaves), puts)
+        return self._pieces(self._counters.run(self._update, STEP, leaves), puts)
 
     @shown_short
     def update(
@@ -152,7 +158,7 @@ class StageLocal:
         leaves, _ = self._take(grads_by_stage, states, params_by_stage, extra_args)
         unflatten = self.partition.params.unflatten
         puts = {s: functools.partial(unflatten, s) for s in self.local_stages}
-        return self._pieces(self._update.run(UPDATE, leaves), puts)
+        return self._pieces(self._counters.run(self._update, UPDATE, leaves), puts)
 
     def with_hyperparameters(self, *configs: Any) -> "StageLocal":
         """The same programs with other values of hyperparameters that are arrays.

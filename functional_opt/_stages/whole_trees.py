@@ -17,6 +17,7 @@ from .derive.slices import Leaves
 from .extra import values_of
 from .hyperparameters import Hyperparameters
 from .partition import StagePartition
+from .run.counters import Counters
 from .run.devices import check_one_program, devices_text
 from .run.executor import Executors, is_traced, sharding_of
 from .run.extra_args import placed_extra_args, ReplicatedArrays
@@ -38,6 +39,7 @@ class WholeTrees:
     - `partition`, `state_split`, `extra_split`: the splits of all trees.
     - `donates`: whether buffers of the state are donated.
     - `run_init`, `run_update`: the programs, which expect summed tied gradients.
+    - `counters`: the values of the counters in states.
     - `meshes`: the shardings of the stages, if `meshes` of `stage_local` are set.
     """
 
@@ -49,6 +51,7 @@ class WholeTrees:
     donates: bool
     run_init: Executors
     run_update: Executors
+    counters: Counters
     meshes: tuple[Sharding, ...] | None
 
     def init(self, params: PyTree) -> PyTree:
@@ -130,12 +133,14 @@ class WholeTrees:
             self._extra(extra_args, parts_of=own),
         ]
         leaves = [[*p, *s, *g, *e] for p, s, g, e in zip(*parts, strict=True)]
-        results = self.run_update.run(names, self._with_arrays(leaves))
+        idle, after = self.counters.before([self.counters.of(whole)])
+        results = self.run_update.run(names, self._with_arrays(leaves), idle)
         counts = [len(held) for held in split.held]
         first = [(r or ())[:n] for r, n in zip(results, counts, strict=True)]
         last = [(r or ())[n:] for r, n in zip(results, counts, strict=True)]
         new = self._join(split, first, "params", own)
         new_state = self._join(self.state_split, last, "state", whole)
+        self.counters.remember([self.counters.of(new_state)], after)
         return new, self.state_split.tree(new_state), put
 
     def _traced(

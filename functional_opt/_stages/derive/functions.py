@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from ..._slicing.canonical import Canonical
 from ..._slicing.dimensions import Marks
+from ..._slicing.idle import idle_rounds
 from ..._slicing.jaxprs import shape_of
 from ..._slicing.slicing import Program, slice_jaxpr
 from ..trees import TreeSplit
@@ -71,6 +72,7 @@ class SplitFunction:
     - `rounds`: the messages of each round.
     - `finish`: for each tuple of names in `wanted`, the slices of all stages that
         compute the results of these names.
+    - `idle`: predicts the rounds that a step can skip; None if it requires all.
     """
 
     def __init__(
@@ -113,6 +115,15 @@ class SplitFunction:
             names: tuple(self._results(stage, names) for stage in stages)
             for names in wanted
         }
+        self.idle = idle_rounds(self.slices, self._next_of())
+
+    def _next_of(self) -> dict[int, int]:
+        """For each input that is a leaf of the state the result that follows it."""
+        if "state" not in self.arguments or "state" not in self.results:
+            return {}
+        before, after = self._first["state"], _offsets(self.results)["state"]
+        count = len(self.results["state"].paths)
+        return {before + i: after + i for i in range(count)}
 
     @property
     def avals(self) -> Sequence[Any]:

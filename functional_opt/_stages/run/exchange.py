@@ -1,6 +1,7 @@
 """Exchanges messages between the devices of stages, in one process or in several."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -192,6 +193,20 @@ class Exchange:
             None if sharding is None else taken(copies, sharding, shape)
             for sharding in self.shardings
         ]
+
+    @functools.cached_property
+    def nothing(self) -> list[Any]:
+        """Zeros in place of messages that are not used, without an exchange."""
+        zeros = np.zeros((len(self.senders), self.num_words), np.uint32)
+
+        def on(sharding: Sharding | None) -> Array | None:
+            if sharding is None or not sharding.addressable_devices:
+                return None
+            shape, part = zeros.shape, zeros.__getitem__
+            return jax.make_array_from_callback(shape, sharding, part)
+
+        with jax.transfer_guard("allow"):
+            return list(map(on, self.shardings))
 
 
 def taken(shards: dict[jax.Device, Array], like: Sharding, shape: Any) -> Any:

@@ -1,6 +1,6 @@
 """Runs the slices of all stages, each on its devices, and their exchanges."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -107,28 +107,41 @@ class Executor:
         self.layout, self.sums, self.rounds, self.finish = layout, sums, rounds, finish
         self._is_compiled = layout.is_traced
 
-    def run(self, leaves: LeavesByStage, results: list[Any]) -> None:
+    def run(
+        self, leaves: LeavesByStage, results: list[Any], idle: Collection[int] = ()
+    ) -> None:
         """Stores the results of each stage of this process in `results`.
 
         If a program raises an error, `results` shows which stages ran before.
+
+        **Arguments:**
+
+        - `idle`: the rounds whose messages are not used.
         """
         if self.sums is not None:
             leaves = self.sums(leaves)
         inboxes: list[list[Inbox]] = [[] for _ in leaves]
-        for launches, exchange in self.rounds:
-            sent: list[Any] = [None] * len(leaves)
-            self._launch(launches, leaves, inboxes, sent)
-            for inbox, received in zip(inboxes, exchange(sent), strict=True):
-                inbox.append(received)
-        self._launch(self.finish, leaves, inboxes, results)
+        for number, (launches, exchange) in enumerate(self.rounds):
+            self._compile(launches, leaves, inboxes)
+            if number in idle and exchange.is_needed:
+                received = exchange.nothing
+            else:
+                sent: list[Any] = [None] * len(leaves)
+                for launch in launches:
+                    launch(leaves, inboxes, sent)
+                received = exchange(sent)
+            for inbox, vectors in zip(inboxes, received, strict=True):
+                inbox.append(vectors)
+        self._compile(self.finish, leaves, inboxes)
+        for launch in self.finish:
+            launch(leaves, inboxes, results)
         self._is_compiled = True
 
-    def _launch(
+    def _compile(
         self,
         launches: Sequence[Launch],
         leaves: LeavesByStage,
         inboxes: Sequence[Sequence[Inbox]],
-        results: list[Any],
     ) -> None:
         if not self._is_compiled:
             compile_together(
@@ -136,8 +149,6 @@ class Executor:
                 for launch in launches
                 if (where := self.layout.stages[launch.slices[0].stage]) is not None
             )
-        for launch in launches:
-            launch(leaves, inboxes, results)
 
 
 class Executors:
@@ -166,14 +177,24 @@ class Executors:
         self._meshes, self._deletes = meshes, deletes
         self._built: dict[Layout, Executor] = {}
 
-    def run(self, names: tuple[str, ...], leaves: LeavesByStage) -> list[Any]:
-        """The named results of each stage; None for stages of other processes."""
+    def run(
+        self,
+        names: tuple[str, ...],
+        leaves: LeavesByStage,
+        idle: Collection[int] = (),
+    ) -> list[Any]:
+        """The named results of each stage; None for stages of other processes.
+
+        **Arguments:**
+
+        - `idle`: the rounds whose messages are not used.
+        """
         results: list[Any] = [None] * len(leaves)
         try:
             layout = self.layout(names, leaves)
             if layout not in self._built:
                 self._built[layout] = self._build(layout)
-            self._built[layout].run(leaves, results)
+            self._built[layout].run(leaves, results, idle)
         except (TypeError, ValueError, RuntimeError) as error:
             donated = self._donated[names]
             diagnose(error, self._function, leaves, results, donated, self._deletes)
