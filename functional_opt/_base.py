@@ -19,7 +19,7 @@ from ._durations import resolved
 from ._extra_args import check_staged, ExtraArg
 from ._previews import check_fits, corners, describe, plot, values
 from ._stages.hyperparameters import Hyperparameters
-from ._stages.options import Donate, StageOptions, TiedGrads
+from ._stages.options import Donate, MeshAxes, StageOptions, TiedGrads
 from ._stages.partition import StagePartition
 from ._stages.splitting import split
 from ._stages.staged import Staged
@@ -206,6 +206,7 @@ class AbstractOptimizer(AbstractConfig):
         meshes: Sequence[Mesh | Device] | None = None,
         donate: Donate = False,
         tied_grads: TiedGrads = "partial",
+        shard_state: MeshAxes | None = None,
         grads: PyTree | None = None,
         extra_args: Mapping[str, Any] | None = None,
         state_stage_of: Callable[[tuple[Any, ...], Any], Any] | None = None,
@@ -223,15 +224,16 @@ class AbstractOptimizer(AbstractConfig):
         **Arguments:**
 
         - `schedule`: as in `build`.
-        - `params`, `partition`, `meshes`, `donate`, `tied_grads`, `grads`,
-            `extra_args`, `state_stage_of`, `travel_limit`, `process_timeout`: as in
-            `stage_local`.
+        - `params`, `partition`, `meshes`, `donate`, `tied_grads`, `shard_state`,
+            `grads`, `extra_args`, `state_stage_of`, `travel_limit`, `process_timeout`:
+            as in `stage_local`.
         """
         check_staged(all_in(self), extra_args)
         options = StageOptions(
             meshes=meshes,
             donate=donate,
             tied_grads=tied_grads,
+            shard_state=shard_state,
             grads=grads,
             extra_args=extra_args,
             state_stage_of=state_stage_of,

@@ -24,7 +24,7 @@ from ._previews import check_fits
 from ._schedules.constant import as_schedule
 from ._spikes import SkipSpikes
 from ._stages.hyperparameters import Hyperparameters
-from ._stages.options import Donate, StageOptions, TiedGrads
+from ._stages.options import Donate, MeshAxes, StageOptions, TiedGrads
 from ._stages.partition import only_params, StagePartition
 from ._stages.splitting import split
 from ._stages.steps import StageLocal
@@ -192,6 +192,7 @@ class Recipe(AbstractConfig):
         meshes: Sequence[Mesh | Device] | None = None,
         donate: Donate = False,
         tied_grads: TiedGrads = "partial",
+        shard_state: MeshAxes | None = None,
         grads: PyTree | None = None,
         extra_args: Mapping[str, Any] | None = None,
         state_stage_of: Callable[[tuple[Any, ...], Any], Any] | None = None,
@@ -207,9 +208,9 @@ class Recipe(AbstractConfig):
         **Arguments:**
 
         - `total_steps`: as in `build`.
-        - `params`, `partition`, `meshes`, `donate`, `tied_grads`, `grads`,
-            `extra_args`, `state_stage_of`, `travel_limit`, `process_timeout`: as in
-            `stage_local`.
+        - `params`, `partition`, `meshes`, `donate`, `tied_grads`, `shard_state`,
+            `grads`, `extra_args`, `state_stage_of`, `travel_limit`, `process_timeout`:
+            as in `stage_local`.
             Gradients in another dtype than the parameters, such as float32 gradients of
             bfloat16 parameters, require `grads`.
         """
@@ -218,6 +219,7 @@ class Recipe(AbstractConfig):
             meshes=meshes,
             donate=donate,
             tied_grads=tied_grads,
+            shard_state=shard_state,
             grads=grads,
             extra_args=extra_args,
             state_stage_of=state_stage_of,

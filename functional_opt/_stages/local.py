@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 
 from .._types import Transformation, typed
 from .hyperparameters import Hyperparameters
-from .options import Donate, StageOptions, TiedGrads
+from .options import Donate, MeshAxes, StageOptions, TiedGrads
 from .partition import StagePartition
 from .splitting import split
 from .steps import StageLocal
@@ -24,6 +24,7 @@ def stage_local(
     meshes: Sequence[Mesh | jax.Device] | None = None,
     donate: Donate = False,
     tied_grads: TiedGrads = "partial",
+    shard_state: MeshAxes | None = None,
     grads: PyTree | None = None,
     extra_args: Mapping[str, Any] | None = None,
     state_stage_of: Callable[[tuple[Any, ...], Any], Any] | None = None,
@@ -55,6 +56,10 @@ def stage_local(
         they are summed already, as by many pipeline runtimes. Then each owner passes
         the sum, which may be one array on the devices of all owners, or one owner
         passes it and the others pass None.
+    - `shard_state`: the mesh axis, or axes, over which each leaf of the state is
+        sharded, in addition to the sharding of its parameter: along the first dimension
+        that is not sharded and that they divide. Leaves without one are replicated
+        along them. Parameters keep their shardings.
     - `grads`: gradients, or their shapes and dtypes, if these differ from those of the
         parameters: one gradient per example, or another dtype.
     - `extra_args`: examples, or shapes and dtypes, of the extra arguments of
@@ -94,6 +99,7 @@ def stage_local(
         meshes=meshes,
         donate=donate,
         tied_grads=tied_grads,
+        shard_state=shard_state,
         grads=grads,
         extra_args=extra_args,
         state_stage_of=state_stage_of,

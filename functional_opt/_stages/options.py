@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 
 Donate = bool | Literal["all"]
 TiedGrads = Literal["partial", "summed"]
+MeshAxes = str | tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -20,6 +21,7 @@ class StageOptions:
     meshes: Sequence[Mesh | jax.Device] | None
     donate: Donate
     tied_grads: TiedGrads
+    shard_state: MeshAxes | None
     grads: PyTree | None
     extra_args: Mapping[str, Any] | None
     state_stage_of: Callable[[tuple[Any, ...], Any], Any] | None

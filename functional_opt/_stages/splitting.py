@@ -16,6 +16,7 @@ from .run.devices import shardings_on
 from .run.executor import Executors
 from .run.extra_args import ReplicatedArrays
 from .run.processes import check_same_plan, local_stages
+from .run.state_sharding import StateAxes
 from .states import StageStates
 from .steps import StageLocal
 from .whole_trees import WholeTrees
@@ -41,6 +42,9 @@ def split(
     step, stages, donate = derived.step, range(partition.num_stages), options.donate
     meshes = options.meshes
     shardings = None if meshes is None else shardings_on(meshes, len(stages))
+    axes = StateAxes.of(options.shard_state)
+    for stage, sharding in enumerate(shardings or ()):
+        axes.check(stage, sharding)
     here = frozenset(stages) if shardings is None else local_stages(shardings)
     if shardings is not None and jax.process_count() > 1:
         check_same_plan(step, shardings, hyperparameters, options)
@@ -53,7 +57,8 @@ def split(
         builder = ExecutorBuilder(step, here, donated, cache, ties, are_summed)
         return builder.executors(shardings, "grads" if donate == "all" else None)
 
-    init = ExecutorBuilder(derived.init, here, {INIT: ()}, cache).executors(shardings)
+    making = ExecutorBuilder(derived.init, here, {INIT: ()}, cache)
+    init = making.executors(shardings, state_axes=axes)
     are_summed = options.tied_grads == "summed" or ties is None
     update = updating(are_summed)
     summed = update if are_summed else updating(True)

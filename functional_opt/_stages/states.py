@@ -76,8 +76,14 @@ class StageStates:
             return self.run_init.shardings(INIT, self._given(params_by_stage))
         if self.meshes is None:
             return None
-        held = self.tree.held
-        return {s: [self.meshes[s]] * len(held[s]) for s in self.here}
+        held = self.partition.params.held
+        return self.run_init.shardings(
+            INIT,
+            [
+                [None] * len(own) if s in self.here else None
+                for s, own in enumerate(held)
+            ],
+        )
 
     def _given(self, params_by_stage: Pieces) -> list[Leaves | None]:
         """The arguments of `init`: the parameters of each stage, and arrays."""

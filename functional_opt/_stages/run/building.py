@@ -11,7 +11,15 @@ from ..derive.slices import StageSlice
 from ..derive.ties import Ties
 from .compiling import CompileCache, groups_of, options_for
 from .exchange import Exchange
-from .executor import Executor, Executors, Launch, Layout, LeavesByStage
+from .executor import (
+    Executor,
+    Executors,
+    Launch,
+    Layout,
+    LeavesByStage,
+    UNSHARDED,
+)
+from .state_sharding import StateAxes
 from .sums import DeviceCopies, DeviceSums
 
 
@@ -37,7 +45,10 @@ class ExecutorBuilder:
     are_summed: bool = False
 
     def executors(
-        self, meshes: Sequence[Sharding] | None, deletes: str | None = None
+        self,
+        meshes: Sequence[Sharding] | None,
+        deletes: str | None = None,
+        state_axes: StateAxes = UNSHARDED,
     ) -> Executors:
         """The executors of the function, which are built as layouts occur."""
         return Executors(
@@ -46,6 +57,7 @@ class ExecutorBuilder:
             donated=self.donated,
             meshes=meshes,
             deletes=deletes,
+            state_axes=state_axes,
         )
 
     def build(self, layout: Layout) -> Executor:

@@ -16,12 +16,14 @@ from .compiling import compile_together
 from .devices import check_on_meshes, check_one_program, is_concrete, on_mesh
 from .diagnosis import diagnose
 from .exchange import Exchange
+from .state_sharding import StateAxes
 
 
 # For each stage the sharding that replicates a value on all of its devices. None for a
 # stage of another process, and if all stages are traced into one larger program.
 StageShardings = tuple[Sharding | None, ...]
 LeavesByStage = Sequence[Leaves | None]
+UNSHARDED = StateAxes(())
 
 
 class Layout(NamedTuple):
@@ -162,6 +164,7 @@ class Executors:
     - `meshes`: the shardings of the stages, if `meshes` of `stage_local` are set.
     - `deletes`: the name of an argument to delete after a step, because no result can
         reuse its buffers; None if there is none.
+    - `state_axes`: the mesh axes over which results are sharded that are a new state.
     """
 
     def __init__(
@@ -172,7 +175,9 @@ class Executors:
         donated: Mapping[tuple[str, ...], Sequence[str]],
         meshes: Sequence[Sharding] | None,
         deletes: str | None = None,
+        state_axes: StateAxes = UNSHARDED,
     ) -> None:
+        self._state_axes = state_axes
         self._function, self._build, self._donated = function, build, donated
         self._meshes, self._deletes = meshes, deletes
         self._built: dict[Layout, Executor] = {}
@@ -222,7 +227,8 @@ class Executors:
             return Layout(names, nowhere, nowhere, True)
         stages = self._shardings_of(leaves)
         finish = self._function.finish[names]
-        results = tuple(map(result_shardings, finish, stages, leaves))
+        each = zip(range(len(leaves)), finish, stages, leaves, strict=True)
+        results = tuple(self._results(*stage) for stage in each)
         return Layout(names, stages, results, False)
 
     def shardings(
@@ -233,12 +239,36 @@ class Executors:
             return None
         stages, default = self._shardings_of(leaves), jnp.zeros(()).sharding
         return {
-            number: () if finish is None else finish.shardings(given, stage or default)
+            number: self._of_slice(number, finish, stage or default, given)
             for number, (finish, given, stage) in enumerate(
                 zip(self._function.finish[names], leaves, stages, strict=True)
             )
             if given is not None
         }
+
+    def _results(
+        self,
+        number: int,
+        finish: StageSlice | None,
+        stage: Sharding | None,
+        leaves: Leaves | None,
+    ) -> tuple[Sharding, ...] | None:
+        """The shardings of the results of a stage; None if it has a single device."""
+        if finish is None or stage is None or leaves is None:
+            return None
+        shardings = self._of_slice(number, finish, stage, leaves)
+        return None if not isinstance(stage, NamedSharding) and leaves else shardings
+
+    def _of_slice(
+        self, number: int, finish: StageSlice | None, stage: Sharding, leaves: Leaves
+    ) -> tuple[Sharding, ...]:
+        if finish is None:
+            return ()
+        axes, avals = self._state_axes, finish.program.closed.out_avals
+        axes.check(number, stage)
+        shardings = finish.shardings(leaves, stage)
+        pairs = zip(shardings, avals, strict=True)
+        return tuple(axes.sharded(one, aval.shape) for one, aval in pairs)
 
     def _shardings_of(self, leaves: LeavesByStage) -> StageShardings:
         found = shardings_of(leaves)
@@ -283,13 +313,3 @@ def sharding_of(leaf: Any) -> Sharding | None:
         return None
     sharding = leaf.sharding
     return on_mesh(sharding.mesh) if isinstance(sharding, NamedSharding) else sharding
-
-
-def result_shardings(
-    finish: StageSlice | None, stage: Sharding | None, leaves: Leaves | None
-) -> tuple[Sharding, ...] | None:
-    """The shardings of the results of a stage; None if it has a single device."""
-    if finish is None or stage is None or leaves is None:
-        return None
-    one_device = not isinstance(stage, NamedSharding)
-    return None if one_device and leaves else finish.shardings(leaves, stage)

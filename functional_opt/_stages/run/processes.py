@@ -90,6 +90,7 @@ def check_same_plan(
         "the arrays of hyperparameters": parts_of_arrays(hyperparameters.arrays),
         "`donate`": [str(options.donate)],
         "`tied_grads`": [str(options.tied_grads)],
+        "`shard_state`": [str(options.shard_state)],
     }
     digests = np.stack(list(map(digest, parts.values())))
     everyone = _gathered(digests, options.process_timeout)
