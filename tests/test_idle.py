@@ -25,7 +25,7 @@ def recipe(**fields):
     ).build()
 
 
-def every_third(step):
+def every_third(step, **_):
     return step % 3 == 2
 
 
@@ -40,7 +40,7 @@ def counted_in_floats():
         )
         return updates, state + 1
 
-    return optax.GradientTransformation(lambda _: jnp.zeros(()), update)
+    return optax.GradientTransformation(lambda params: jnp.zeros(()), update)
 
 
 # For each the rounds that are exchanged in 6 steps.
