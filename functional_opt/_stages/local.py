@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from .._types import Transformation, typed
+from .derive.tracing import check_transformation
 from .hyperparameters import Hyperparameters
 from .options import Donate, MeshAxes, StageOptions, TiedGrads
 from .partition import StagePartition
@@ -106,4 +107,5 @@ def stage_local(
         travel_limit=travel_limit,
         process_timeout=process_timeout,
     )
+    check_transformation(tx)
     return split(Hyperparameters.of(tx), params, partition, options)
