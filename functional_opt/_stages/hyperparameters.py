@@ -1,4 +1,4 @@
-"""A transformation as a function of the arrays that it is made of."""
+"""A transformation as a function of the arrays in its hyperparameters."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from .trees import TreeSplit
 
 @dataclass(frozen=True, eq=False)
 class Hyperparameters:
-    """What a transformation is built of. Its arrays are inputs of staged programs.
+    """The hyperparameters of a transformation. Their arrays are inputs of programs.
 
     **Attributes:**
 
@@ -33,7 +33,7 @@ class Hyperparameters:
 
     @classmethod
     def of(cls, tx: optax.GradientTransformation) -> "Hyperparameters":
-        """Those of a transformation that is built already: there are none."""
+        """The hyperparameters of a built transformation, which has none."""
         return cls(lambda: tx)
 
     @functools.cached_property
@@ -57,7 +57,7 @@ class Hyperparameters:
         return jax.tree.leaves(self._arrays)
 
     def split(self, num_stages: int) -> TreeSplit:
-        """Every stage has all arrays."""
+        """Replicates all arrays on every stage."""
         arrays, everywhere = self.arrays, frozenset(range(num_stages))
         paths = [path_text(p[1:]) for p, _ in jax.tree.leaves_with_path(self._arrays)]
         split = TreeSplit.of(arrays, [everywhere] * len(arrays), num_stages)
@@ -96,7 +96,7 @@ class Hyperparameters:
 
 
 def _differences(before: Any, after: Any, path: str) -> Iterator[str]:
-    """What differs, other than the values of arrays."""
+    """The first difference other than the values of arrays."""
     label = f"`{path}`" if path else "the argument"
     if eqx.is_array(before):
         if not _is_like(after, before):

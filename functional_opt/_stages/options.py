@@ -1,4 +1,4 @@
-"""How a transformation is to be split: the keywords of `stage_local`."""
+"""The options of `stage_local`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ MeshAxes = str | tuple[str, ...]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StageOptions:
-    """The keywords of `stage_local`, which explains them."""
+    """The keyword arguments of `stage_local`; see there."""
 
     meshes: Sequence[Mesh | jax.Device] | None
     donate: Donate

@@ -1,4 +1,4 @@
-"""Derives the programs of a transformation, and puts a `StageLocal` together."""
+"""Derives the programs of a transformation, and builds a `StageLocal`."""
 
 import jax
 from jaxtyping import PyTree
@@ -28,7 +28,7 @@ def split(
     partition: StagePartition,
     options: StageOptions,
 ) -> StageLocal:
-    """What `stage_local` and `build_mpmd` return."""
+    """The implementation of `stage_local` and `build_mpmd`."""
     check_transformation(hyperparameters.tx)
     derived = derive(
         hyperparameters,
