@@ -2,7 +2,9 @@
 
 The path of a transformation, once, when `stage_local` is called:
 
-    local.py            `stage_local`: checks, derives and builds a `StageLocal`
+    local.py            `stage_local`
+    hyperparameters.py  the arrays of a recipe, which are inputs of its programs
+    splitting.py        checks, derives and builds a `StageLocal`
     derive/tracing.py   Optax: the update of the whole tree, as one jaxpr
     derive/ownership.py the stages that own each leaf of the state
     ../_slicing         splits the jaxpr into programs and messages
@@ -21,11 +23,13 @@ The path of a gradient, in every step:
 
 Where a change belongs:
 
-    what a user calls or sees        local, steps, program, axis, report, partition
-    how trees are split              trees, partition, extra
+    what a user calls or sees        local, steps, whole, program, axis, report
+    what is passed to `stage_local`  options, partition, extra, hyperparameters
+    how trees are split              trees, partition, states, whole_trees
     what a stage computes, and when  derive/; ../_slicing if it is not about Optax
     how it is compiled and run       run/building, run/compiling, run/executor
-    which device holds which array   run/devices, run/exchange, run/sums
+    which device holds which array   run/devices, run/exchange, run/sums, run/views,
+                                     run/extra_args, run/state_sharding
     why a step failed                run/diagnosis
     several processes                run/processes, run/fingerprint
 
