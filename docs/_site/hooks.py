@@ -1,7 +1,11 @@
 """What the site makes of itself when it is built."""
 
+import functools
 import html
 import re
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +55,17 @@ def _generated() -> Any:
         text = (ROOT / source).read_text()
         yield path, re.sub(r"\]\(docs/", "](../", text)
     yield from gallery.files()
+    yield "guides/sweeps.svg", _drawn_by("sweeps")
+
+
+@functools.cache
+def _drawn_by(guide: str) -> str:
+    """The picture that the script of a guide leaves where it runs."""
+    script = ROOT / "examples" / "guides" / f"{guide}.py"
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(script)]
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        return Path(folder, f"{guide}.svg").read_text()
 
 
 def on_page_markdown(markdown: str, **kwargs: Any) -> str:

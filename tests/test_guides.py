@@ -1,0 +1,50 @@
+"""The scripts of the guides run, and print what the pages say."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "examples" / "guides").glob("*.py"))
+PAGES = sorted((ROOT / "docs" / "guides").glob("*.md"))
+INCLUDED = re.compile(r'^--8<-- "examples/guides/(\w+\.py):(\w+)"$', re.MULTILINE)
+OUTPUT = re.compile(r"```text\n(.*?)```", re.DOTALL)
+DEVICES = "--xla_force_host_platform_device_count=4"
+UNSHOWN = {"own_processes.py"}  # its page shows the code alone
+
+
+def without_lines(text):
+    return re.sub(r"\S*?(\w+\.py):\d+", r"\1", text)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_prints_what_the_page_says(script, tmp_path):
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    result = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": paths, "XLA_FLAGS": DEVICES},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    pages = [page for page in map(Path.read_text, PAGES) if script.name in page]
+    assert len(pages) == 1
+    if script.name not in UNSHOWN:
+        said = "".join(OUTPUT.findall(pages[0]))
+        assert without_lines(result.stdout) == without_lines(said)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_included_parts_exist(page):
+    text = page.read_text()
+    assert text.count("```py\n") == len(INCLUDED.findall(text))
+    for name, part in INCLUDED.findall(text):
+        script = (ROOT / "examples" / "guides" / name).read_text()
+        assert f"[start:{part}]" in script and f"[end:{part}]" in script
