@@ -45,6 +45,11 @@ class Program:
     results: tuple[tuple[int, StageSet], ...]
 
     def __call__(self, *args: Any) -> list[Any]:
+        # Operands of different ranks are part of what is drawn.
+        with jax.numpy_rank_promotion("allow"):
+            return self._results(args)
+
+    def _results(self, args: Sequence[Any]) -> list[Any]:
         values = list(args)
         for name, operands in self.steps:
             if name in OF_ALL:
