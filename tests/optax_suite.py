@@ -59,6 +59,7 @@ _new = optax.GradientTransformation.__new__
 _depth = 0
 _failures: Counter[str] = Counter()
 _expected: Counter[str] = Counter()
+_reasons: dict[str, str] = {}  # of tests that have failed for one
 
 
 @contextlib.contextmanager
@@ -198,7 +199,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report: Any = yield
     if call.excinfo is not None and report.failed:
         text = f"{call.excinfo.typename}: {call.excinfo.value}"
-        if reason := reason_of(item.nodeid, text):
+        # A subtest may go on with what an earlier one has not computed.
+        reason = reason_of(item.nodeid, text) or _reasons.get(item.nodeid)
+        if reason is not None:
+            _reasons[item.nodeid] = reason
             report.outcome, report.wasxfail = "skipped", reason
             _expected[reason] += 1
         else:
