@@ -11,8 +11,7 @@ from jaxtyping import PyTree
 
 from .._slicing.stage_sets import StageSet
 from .._stages.local import StageLocal
-from .._stages.run.processes import check_pieces_here
-from .._stages.trees import check_stages, Pieces, TreeSplit
+from .._stages.trees import check_pieces_here, check_stages, Pieces, TreeSplit
 from .records import is_array, is_storable, Record, record_of
 
 

@@ -18,7 +18,6 @@ from .._types import (
     NonNegative,
     Positive,
     PositiveCount,
-    Transformation,
     typed,
 )
 from .._where import Mask
@@ -59,7 +58,9 @@ class LBFGS(AbstractOptimizer):
     _: KW_ONLY
     memory_size: PositiveCount = setting(default=10)
     scale_init_precond: bool = setting(default=True)
-    linesearch: Literal["zoom"] | Transformation | None = setting(default="zoom")
+    linesearch: Literal["zoom"] | optax.GradientTransformation | None = setting(
+        default="zoom"
+    )
 
     def _check(self) -> None:
         if isinstance(self.linesearch, str) and self.linesearch != "zoom":
@@ -147,7 +148,7 @@ class Sophia(AbstractOptimizer):
     gamma: Positive = number(default=0.01)
     clip_threshold: Positive | None = number(default=1.0)
     update_interval: PositiveCount = setting(default=10)
-    hessian_diagonal_fn: Transformation | None = setting(default=None)
+    hessian_diagonal_fn: optax.GradientTransformation | None = setting(default=None)
     mu_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
     verbose: bool = setting(default=False)
     print_win_rate_every_n_steps: Count = setting(default=0)

@@ -14,8 +14,7 @@ from .partition import StagePartition
 from .run.devices import put
 from .run.executor import Executors, is_traced
 from .run.extra_args import ReplicatedArrays
-from .run.processes import check_pieces_here
-from .trees import check_stages, Pieces, States, TreeSplit
+from .trees import check_pieces, check_stages, Pieces, States, TreeSplit
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,12 +96,3 @@ class StageStates:
             mesh = None if self.meshes is None else self.meshes[stage]
             leaves[stage] = [*own, *self.arrays.at(own, mesh)]
         return leaves
-
-
-def check_pieces(
-    name: str, pieces: Pieces, split: TreeSplit, here: frozenset[int]
-) -> None:
-    """Refuses anything but one piece for each stage of this process."""
-    check_stages(name, pieces, split.num_stages)
-    if len(here) < len(pieces):
-        check_pieces_here(name, pieces, here, split)

@@ -24,8 +24,8 @@ from .report import as_text
 from .run.counters import Counters
 from .run.executor import Executors
 from .run.extra_args import placed_extra_args, ReplicatedArrays
-from .states import check_pieces, StageStates
-from .trees import Pieces, States
+from .states import StageStates
+from .trees import check_pieces, Pieces, States
 from .whole import WholeTransformation
 from .whole_trees import WholeTrees
 
@@ -139,7 +139,7 @@ class StageLocal:
         **Raises:** `ValueError` with the stage and the first path that does not fit.
         """
         leaves, puts = self._take(grads_by_stage, states, params_by_stage, extra_args)
-        return self._pieces(self._counters.run(self._update, STEP, leaves), puts)
+        return self._pieces(self._run(STEP, leaves), puts)
 
     @shown_short
     def update(
@@ -158,7 +158,7 @@ class StageLocal:
         leaves, _ = self._take(grads_by_stage, states, params_by_stage, extra_args)
         unflatten = self.partition.params.unflatten
         puts = {s: functools.partial(unflatten, s) for s in self.local_stages}
-        return self._pieces(self._counters.run(self._update, UPDATE, leaves), puts)
+        return self._pieces(self._run(UPDATE, leaves), puts)
 
     def with_hyperparameters(self, *configs: Any) -> "StageLocal":
         """The same programs with other values of hyperparameters that are arrays.
@@ -267,9 +267,18 @@ class StageLocal:
                 params_by_stage[stage],
                 extra[stage],
             )
-            mesh = None if self._meshes is None else self._meshes[stage]
-            leaves[stage] = [*own, *self._arrays.at(own, mesh)]
+            if self._arrays.values:
+                mesh = None if self._meshes is None else self._meshes[stage]
+                own = [*own, *self._arrays.at(own, mesh)]
+            leaves[stage] = own
         return leaves, puts
+
+    def _run(
+        self, names: tuple[str, ...], leaves: Sequence[Leaves | None]
+    ) -> list[Any]:
+        if self._counters.of_state:
+            return self._counters.run(self._update, names, leaves)
+        return self._update.run(names, leaves)
 
     def _pieces(
         self,

@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 
 from .._annotations import Named
 from .._paths import path_text
-from .._slicing.stage_sets import StageSet
+from .._slicing.stage_sets import stages_text, StageSet
 
 
 # One tree per stage: of parameters or gradients, and of states.
@@ -171,3 +171,37 @@ def check_stages(name: str, pieces: Pieces, num_stages: int) -> None:
             f"`{name}` must have one tree for each of the {num_stages} stages, got "
             f"{len(pieces)}."
         )
+
+
+def check_pieces(
+    name: str, pieces: Pieces, split: TreeSplit, here: frozenset[int]
+) -> None:
+    """Refuses anything but one piece for each stage of this process."""
+    check_stages(name, pieces, split.num_stages)
+    if len(here) < len(pieces):
+        check_pieces_here(name, pieces, here, split)
+
+
+def check_pieces_here(
+    name: str, pieces: Sequence[Any], here: frozenset[int], split: TreeSplit
+) -> None:
+    """Requires the pieces of the stages of this process, and None for all others."""
+    for stage, piece in enumerate(pieces):
+        # If the tree is a single array, the piece of a stage without it is None, too.
+        is_missing = piece is None and split.held[stage]
+        if stage in here and is_missing:
+            if len(here) == len(pieces):
+                first = split.paths[split.held[stage][0]]
+                raise ValueError(
+                    f"`{name}[{stage}]` is None, but stage {stage} holds `{first}`."
+                )
+            raise ValueError(
+                f"`{name}[{stage}]` is None, but stage {stage} is on devices of "
+                f"process {jax.process_index()}, which has {stages_text(here)}. "
+                "`meshes` of `stage_local` assigns the stages to processes."
+            )
+        if stage not in here and piece is not None:
+            raise ValueError(
+                f"`{name}[{stage}]` must be None: stage {stage} is on devices of other "
+                f"processes, and process {jax.process_index()} has {stages_text(here)}."
+            )

@@ -1,6 +1,7 @@
 """Skips gradients that come with a sudden rise of the loss or of their norm."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -55,7 +56,7 @@ def skip_spikes(
         is_finite = jnp.all(jnp.isfinite(latest))
         row = jnp.arange(window) == state.observed % window
         return updates, SkipSpikesState(
-            jnp.where((row & is_finite)[:, None], latest, state.history),
+            jnp.where((row & is_finite)[:, None], latest[None], state.history),
             jnp.where(is_finite, _next(state.observed, window), state.observed),
             jnp.where(
                 is_spike, optax.safe_increment(state.total_spikes), state.total_spikes
@@ -79,7 +80,7 @@ def _rises(
     known = jnp.minimum(observed, window)
     is_known = (jnp.arange(window) < known)[:, None]
     mean = jnp.sum(jnp.where(is_known, history, 0.0), 0) / jnp.maximum(known, 1)
-    squares = jnp.where(is_known, jnp.square(history - mean), 0.0)
+    squares = jnp.where(is_known, jnp.square(history - mean[None]), 0.0)
     deviation = jnp.sqrt(jnp.sum(squares, 0) / jnp.maximum(known - 1, 1))
     # Equal observations have no deviation, and a mean that rounding has changed.
     deviation = jnp.maximum(deviation, 1e-6 * jnp.maximum(jnp.abs(mean), 1.0))
@@ -104,7 +105,6 @@ def _loss(updates: PyTree, extra_args: dict[str, Any]) -> jax.Array:
     return jnp.asarray(value, jnp.float32)
 
 
-MEASURES: dict[str, Callable[[PyTree, dict[str, Any]], jax.Array]] = {
-    "norm": _norm,
-    "loss": _loss,
-}
+MEASURES: Mapping[str, Callable[[PyTree, dict[str, Any]], jax.Array]] = (
+    MappingProxyType({"norm": _norm, "loss": _loss})
+)

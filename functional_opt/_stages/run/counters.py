@@ -45,8 +45,6 @@ class Counters:
         self, executors: Executors, names: tuple[str, ...], leaves: LeavesByStage
     ) -> list[Any]:
         """Runs a step, without its idle rounds."""
-        if not self.of_state:
-            return executors.run(names, leaves)
         given, returned = self._positions
         idle, counts = self.before(self._copies(leaves, given))
         results = executors.run(names, leaves, idle)

@@ -256,8 +256,11 @@ class Executors:
         """The shardings of the results of a stage; None if it has a single device."""
         if finish is None or stage is None or leaves is None:
             return None
+        one_device = bool(leaves) and not isinstance(stage, NamedSharding)
+        if one_device and not self._state_axes.names:
+            return None
         shardings = self._of_slice(number, finish, stage, leaves)
-        return None if not isinstance(stage, NamedSharding) and leaves else shardings
+        return None if one_device else shardings
 
     def _of_slice(
         self, number: int, finish: StageSlice | None, stage: Sharding, leaves: Leaves

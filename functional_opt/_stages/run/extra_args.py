@@ -75,21 +75,26 @@ class Home(NamedTuple):
 
 
 class ReplicatedArrays:
-    """Arrays that every stage holds: put on the devices of each, once."""
+    """Arrays that every stage holds: put on the devices of each, once.
+
+    **Attributes:**
+
+    - `values`: the arrays.
+    """
 
     def __init__(self, arrays: Sequence[Any]) -> None:
         # To `jax.jit`, a weakly typed array is of another type.
-        self._arrays = [jnp.asarray(array, array.dtype) for array in arrays]
+        self.values = [jnp.asarray(array, array.dtype) for array in arrays]
         self._placed: dict[Home, Leaves] = {}
 
     def at(self, leaves: Leaves, mesh: Sharding | None = None) -> Leaves:
         """The arrays where a stage with such leaves is."""
-        if not self._arrays:
+        if not self.values:
             return ()
         home = Home.of(leaves[0] if leaves else None, mesh)
         if home in self._placed:
             return self._placed[home]
-        placed = home.put(self._arrays)
+        placed = home.put(self.values)
         # Inside `jax.jit` even a copy of what is not traced is.
         if all(map(is_concrete, placed)):
             self._placed[home] = placed

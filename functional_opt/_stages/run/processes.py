@@ -9,11 +9,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
-from ..._slicing.stage_sets import stages_text
 from ..derive.functions import SplitFunction
 from ..hyperparameters import Hyperparameters
 from ..options import StageOptions
-from ..trees import TreeSplit
 from .fingerprint import digest, parts_of, parts_of_arrays
 
 
@@ -34,31 +32,6 @@ def local_stages(shardings: Sequence[Sharding]) -> frozenset[int]:
             "devices to `meshes`, or start fewer processes."
         )
     return frozenset(owned[jax.process_index()])
-
-
-def check_pieces_here(
-    name: str, pieces: Sequence[Any], here: frozenset[int], split: TreeSplit
-) -> None:
-    """Requires the pieces of the stages of this process, and None for all others."""
-    for stage, piece in enumerate(pieces):
-        # If the tree is a single array, the piece of a stage without it is None, too.
-        is_missing = piece is None and split.held[stage]
-        if stage in here and is_missing:
-            if len(here) == len(pieces):
-                first = split.paths[split.held[stage][0]]
-                raise ValueError(
-                    f"`{name}[{stage}]` is None, but stage {stage} holds `{first}`."
-                )
-            raise ValueError(
-                f"`{name}[{stage}]` is None, but stage {stage} is on devices of "
-                f"process {jax.process_index()}, which has {stages_text(here)}. "
-                "`meshes` of `stage_local` assigns the stages to processes."
-            )
-        if stage not in here and piece is not None:
-            raise ValueError(
-                f"`{name}[{stage}]` must be None: stage {stage} is on devices of other "
-                f"processes, and process {jax.process_index()} has {stages_text(here)}."
-            )
 
 
 def check_same_plan(
