@@ -44,6 +44,7 @@ from ._optimizers import (
     Lars as Lars,
     LBFGS as LBFGS,
     Lion as Lion,
+    Lookahead as Lookahead,
     MADGRAD as MADGRAD,
     Mars as Mars,
     Mechanize as Mechanize,

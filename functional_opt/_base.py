@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 
 from ._config import AbstractConfig
 from ._durations import resolved
-from ._extra_args import check_staged, ExtraArg
+from ._extra_args import check_staged, ExtraArg, required
 from ._previews import check_fits, corners, describe, plot, values
 from ._stages.hyperparameters import Hyperparameters
 from ._stages.options import Donate, MeshAxes, StageOptions, TiedGrads
@@ -134,8 +134,7 @@ class AbstractOptimizer(AbstractConfig):
     """An optimizer without its learning rate: hyperparameters, validated and immutable.
 
     Subclass it, declare the hyperparameters as fields and implement `build`. Nothing
-    else is required, and no other methods but `extra_args` and `build_mpmd` may be
-    overridden:
+    else is required, and no other method but `build_mpmd` may be overridden:
 
     - A field named `weight_decay`, with `mask` or `weight_decay_mask` for the
         parameters that decay, is the optimizer's own decoupled weight decay per unit of
@@ -149,8 +148,11 @@ class AbstractOptimizer(AbstractConfig):
         `Frozen` and `Recipe.explain` raise an error.
     - `Recipe.state_dtype` sets the fields `mu_dtype`, `accumulator_dtype` and
         `dtype_momentum`.
-    - An optimizer that works neither in a `Recipe` nor in `Groups` gives the reason in
-        its class variable `ALONE`.
+    - The class variable `EXTRA_ARGS` declares what an update requires besides
+        gradients, state and parameters, such as the loss: an [`ExtraArg`][] for each
+        name.
+    - The class variable `REFUSED_BY` says why an optimizer does not work in a "Recipe",
+        in "Groups" or with "build_mpmd".
 
     !!! Example
 
@@ -176,15 +178,15 @@ class AbstractOptimizer(AbstractConfig):
         )
     )
 
-    ALONE: ClassVar[str | None] = None
+    EXTRA_ARGS: ClassVar[Mapping[str, ExtraArg]] = MappingProxyType({})
+    REFUSED_BY: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
-    def extra_args(self) -> Mapping[str, ExtraArg]:
+    def extra_args(self) -> dict[str, ExtraArg]:
         """The extra arguments of `update`, by name.
 
-        Override it in an optimizer that requires extra arguments, such as the loss.
-        Those of optimizers inside this one are collected from them.
+        They include what the optimizers inside this one require.
         """
-        return {}
+        return {name: extra for _, name, extra in required(all_in(self))}
 
     @abc.abstractmethod
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:

@@ -1,13 +1,13 @@
 """The extra arguments that the updates of optimizers require."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ._slicing.errors import CrossStageError
 
 
 class ExtraArg(NamedTuple):
-    """The description of an extra argument, for `AbstractOptimizer.extra_args`.
+    """The description of an extra argument, for `AbstractOptimizer.EXTRA_ARGS`.
 
     ```python
     >>> import functional_opt as fo
@@ -21,17 +21,20 @@ class ExtraArg(NamedTuple):
     - `meaning`: its meaning, in words.
     - `instead`: for a function of all parameters, an alternative for stages and
         `Groups`, where no caller has all parameters. None for arrays.
+    - `when`: whether an optimizer requires it. If None, it always does.
     """
 
     meaning: str
     instead: str | None = None
+    when: Callable[[Any], bool] | None = None
 
 
 def required(optimizers: Iterable[Any]) -> Iterator[tuple[str, str, ExtraArg]]:
     """The names of optimizers, with the names and descriptions of their arguments."""
     for optimizer in optimizers:
-        for name, extra in optimizer.extra_args().items():
-            yield type(optimizer).__name__, name, extra
+        for name, extra in optimizer.EXTRA_ARGS.items():
+            if extra.when is None or extra.when(optimizer):
+                yield type(optimizer).__name__, name, extra
 
 
 def explain_extra_args(optimizers: Iterable[Any]) -> str:
@@ -45,9 +48,13 @@ def explain_extra_args(optimizers: Iterable[Any]) -> str:
 def check_staged(optimizers: Iterable[Any], given: Mapping[str, Any] | None) -> None:
     """Checks that `build_mpmd` is given examples of all extra arguments.
 
-    **Raises:** `CrossStageError` for a function of the whole parameters; `ValueError`
-    for an argument that is missing.
+    **Raises:** `CrossStageError` for an optimizer that cannot be split into stages, or
+    calls a function of the whole parameters; `ValueError` for an argument that is
+    missing.
     """
+    optimizers = list(optimizers)
+    for name, reason in _refused(optimizers, "build_mpmd"):
+        raise CrossStageError(f"`{name}` cannot be split into stages: {reason}")
     for owner, name, extra in required(optimizers):
         if extra.instead is not None:
             raise CrossStageError(
@@ -63,23 +70,27 @@ def check_staged(optimizers: Iterable[Any], given: Mapping[str, Any] | None) -> 
             )
 
 
+def check_recipe(optimizers: Iterable[Any]) -> None:
+    """Refuses optimizers that work in no recipe."""
+    for name, reason in _refused(optimizers, "Recipe"):
+        raise ValueError(f"`Recipe.optimizer` cannot be or hold `{name}`: {reason}")
+
+
 def check_grouped(optimizers: Iterable[Any], place: str) -> None:
-    """Refuses optimizers in `Groups` that call functions of all parameters."""
+    """Refuses optimizers that do not work in `Groups`."""
+    optimizers = list(optimizers)
+    for name, reason in _refused(optimizers, "Groups"):
+        raise ValueError(f"`{place}` cannot be or hold `{name}`: {reason}")
     for owner, name, extra in required(optimizers):
         if extra.instead is not None:
             raise ValueError(
-                f"`{place}` is or holds `{owner}`, which calls `{name}`, "
+                f"`{place}` cannot be or hold `{owner}`, which calls `{name}`, "
                 f"{extra.meaning}, with the whole parameters: a group has only its "
                 f"own. {extra.instead}"
             )
 
 
-def check_combined(optimizers: Iterable[Any], place: str) -> None:
-    """Refuses optimizers that cannot be combined with others."""
+def _refused(optimizers: Iterable[Any], place: str) -> Iterator[tuple[str, str]]:
     for optimizer in optimizers:
-        if optimizer.ALONE is not None:
-            name = type(optimizer).__name__
-            raise ValueError(
-                f"`{place}` cannot be or hold `{name}`: {optimizer.ALONE} Use "
-                f"`{name}.build` or `{name}.build_mpmd`."
-            )
+        if (reason := optimizer.REFUSED_BY.get(place)) is not None:
+            yield type(optimizer).__name__, reason

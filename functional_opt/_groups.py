@@ -13,7 +13,7 @@ from ._composition.decay import WithDecay
 from ._composition.held import AbstractPartitionedOptimizer
 from ._composition.rates import is_one, WithRate
 from ._config import AbstractConfig
-from ._extra_args import check_combined, check_grouped
+from ._extra_args import check_grouped
 from ._fields import number, part, setting
 from ._paths import path_text
 from ._schedules.constant import as_schedule
@@ -105,7 +105,6 @@ class Groups(AbstractPartitionedOptimizer):
         if self.rest is not None:
             places["Groups.rest"] = self.rest
         for place, optimizer in places.items():
-            check_combined(all_in(optimizer), place)
             check_grouped(all_in(optimizer), place)
 
     @typed

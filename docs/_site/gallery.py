@@ -26,6 +26,7 @@ RATES = np.geomspace(1e-3, 1e3, 31)
 NOT_DRAWN = {
     fo.DPSGD: "takes a gradient of each example",
     fo.Frozen: "makes no step",
+    fo.Lookahead: "takes pairs of parameters",
     fo.Groups: "takes the steps of the optimizers in it",
 }
 

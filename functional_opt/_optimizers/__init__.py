@@ -13,6 +13,7 @@ from .layerwise import (
     Lars as Lars,
     Novograd as Novograd,
 )
+from .lookahead import Lookahead as Lookahead
 from .loss import Momo as Momo, MomoAdam as MomoAdam, PolyakSGD as PolyakSGD
 from .low_rank import GaLore as GaLore
 from .max_norm import AdaMax as AdaMax, AdaMaxW as AdaMaxW, AMSGrad as AMSGrad

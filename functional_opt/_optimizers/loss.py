@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import KW_ONLY
 from types import MappingProxyType
-from typing import final, Literal
+from typing import ClassVar, final, Literal
 
 import optax
 
@@ -50,14 +50,13 @@ class PolyakSGD(AbstractOptimizer):
         ([Garrigos et al. 2023](https://arxiv.org/abs/2307.14528)), "sps" does not.
     """
 
+    EXTRA_ARGS: ClassVar[Mapping[str, ExtraArg]] = LOSS
+
     _: KW_ONLY
     scaling: AbstractSchedule | NonNegative = part(default=1.0)
     f_min: Scalar = number(default=0.0)
     eps: NonNegative = number(default=0.0)
     variant: Literal["sps", "sps+"] = setting(default="sps")
-
-    def extra_args(self) -> Mapping[str, ExtraArg]:
-        return LOSS
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
@@ -96,14 +95,13 @@ class Momo(AbstractOptimizer):
         `lower_bound`.
     """
 
+    EXTRA_ARGS: ClassVar[Mapping[str, ExtraArg]] = LOSS
+
     _: KW_ONLY
     beta: DecayRate = number(default=0.9)
     lower_bound: Scalar = number(default=0.0)
     weight_decay: NonNegative = number(default=0.0)
     adapt_lower_bound: bool = setting(default=False)
-
-    def extra_args(self) -> Mapping[str, ExtraArg]:
-        return LOSS
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
@@ -137,6 +135,8 @@ class MomoAdam(AbstractOptimizer):
     - `lower_bound`, `weight_decay`, `adapt_lower_bound`: as in [`Momo`][].
     """
 
+    EXTRA_ARGS: ClassVar[Mapping[str, ExtraArg]] = LOSS
+
     _: KW_ONLY
     b1: DecayRate = number(default=0.9)
     b2: DecayRate = number(default=0.999)
@@ -144,9 +144,6 @@ class MomoAdam(AbstractOptimizer):
     lower_bound: Scalar = number(default=0.0)
     weight_decay: NonNegative = number(default=0.0)
     adapt_lower_bound: bool = setting(default=False)
-
-    def extra_args(self) -> Mapping[str, ExtraArg]:
-        return LOSS
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:

@@ -1,4 +1,6 @@
+from collections.abc import Mapping
 from dataclasses import KW_ONLY
+from types import MappingProxyType
 from typing import ClassVar, final
 
 import optax
@@ -7,6 +9,12 @@ from .._base import AbstractOptimizer
 from .._fields import number, setting
 from .._transformations.gradients import real_only
 from .._types import Count, DecayRate, LearningRate, NonNegative, Positive, typed
+
+
+PER_EXAMPLE = (
+    "it takes a gradient of each example, which have other shapes than the parameters. "
+    "Use `DPSGD.build`, or `DPSGD.build_mpmd` with `grads`."
+)
 
 
 @final
@@ -41,9 +49,8 @@ class DPSGD(AbstractOptimizer):
     - `nesterov`: whether to use Nesterov momentum. It has no effect without `momentum`.
     """
 
-    ALONE: ClassVar[str | None] = (
-        "it takes a gradient of each example, which have other shapes than the "
-        "parameters."
+    REFUSED_BY: ClassVar[Mapping[str, str]] = MappingProxyType(
+        dict.fromkeys(("Recipe", "Groups"), PER_EXAMPLE)
     )
 
     _: KW_ONLY

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY
-from typing import final, Literal
+from types import MappingProxyType
+from typing import ClassVar, final, Literal
 
 import optax
 
@@ -23,6 +24,39 @@ from .._types import (
 from .._where import Mask
 from .factories import built
 from .loss import LOSS
+
+
+LOSS_FUNCTION = "the loss as a function of the parameters"
+
+
+def _searches(optimizer: "LBFGS") -> bool:
+    return optimizer.linesearch is not None
+
+
+def _calls_loss(optimizer: "Sophia") -> bool:
+    return optimizer.hessian_diagonal_fn is None
+
+
+SEARCHED = MappingProxyType(
+    {
+        "value_fn": ExtraArg(
+            LOSS_FUNCTION, "Set `LBFGS.linesearch` to None.", _searches
+        ),
+        "grad": ExtraArg("the gradient", when=_searches),
+        "value": LOSS["value"]._replace(when=_searches),
+    }
+)
+ESTIMATED = MappingProxyType(
+    {
+        "obj_fn": ExtraArg(
+            LOSS_FUNCTION,
+            "Set `Sophia.hessian_diagonal_fn` to an Optax transformation that "
+            "estimates the diagonal of the Hessian from gradients and parameters "
+            "alone.",
+            _calls_loss,
+        )
+    }
+)
 
 
 @final
@@ -55,6 +89,8 @@ class LBFGS(AbstractOptimizer):
         the loss, so that stages and `Groups` require None.
     """
 
+    EXTRA_ARGS: ClassVar[Mapping[str, ExtraArg]] = SEARCHED
+
     _: KW_ONLY
     memory_size: PositiveCount = setting(default=10)
     scale_init_precond: bool = setting(default=True)
@@ -68,16 +104,6 @@ class LBFGS(AbstractOptimizer):
                 f"`LBFGS.linesearch` must be 'zoom', None or an Optax transformation, "
                 f"got {self.linesearch!r}."
             )
-
-    def extra_args(self) -> Mapping[str, ExtraArg]:
-        if self.linesearch is None:
-            return {}
-        instead = "Set `LBFGS.linesearch` to None."
-        return {
-            "value_fn": ExtraArg("the loss as a function of the parameters", instead),
-            "grad": ExtraArg("the gradient"),
-            **LOSS,
-        }
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
@@ -139,6 +165,8 @@ class Sophia(AbstractOptimizer):
     - `print_win_rate_every_n_steps`: the number of updates between two prints.
     """
 
+    EXTRA_ARGS: ClassVar[Mapping[str, ExtraArg]] = ESTIMATED
+
     _: KW_ONLY
     b1: DecayRate = number(default=0.965)
     b2: DecayRate = number(default=0.99)
@@ -159,15 +187,6 @@ class Sophia(AbstractOptimizer):
                 "`Sophia.verbose` requires `Sophia.print_win_rate_every_n_steps` of at "
                 "least 1, got 0."
             )
-
-    def extra_args(self) -> Mapping[str, ExtraArg]:
-        if self.hessian_diagonal_fn is not None:
-            return {}
-        instead = (
-            "Set `Sophia.hessian_diagonal_fn` to an Optax transformation that "
-            "estimates the diagonal of the Hessian from gradients and parameters alone."
-        )
-        return {"obj_fn": ExtraArg("the loss as a function of the parameters", instead)}
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
