@@ -111,7 +111,8 @@ def test_files(name, tmp_path):
     try:
         data = LIBRARY.encode(EXAMPLES[name], fo.AbstractOptimizer)
     except fo.ConfigError as error:
-        assert "Python" in str(error) and name in ("Sophia",)
+        text = "hessian_diagonal_fn: a `GradientTransformation` exists in Python only"
+        assert name == "Sophia" and str(error) == text
         return
     if name not in ("Groups", "Lookahead", "Mechanize", "ScheduleFree"):
         jsonschema.validate(data, LIBRARY.json_schema(fo.AbstractOptimizer))
@@ -213,14 +214,16 @@ def test_paired_parameters_are_refused_on_stages():
     partition = fo.partition(params, lambda *_: 0)
     with pytest.raises(fo.CrossStageError, match=r"`Lookahead` cannot be split.*pairs"):
         EXAMPLES["Lookahead"].build_mpmd(0.1, params, partition)
-    ours: Any = EXAMPLES["Lookahead"].build(0.1)
-    theirs: Any = optax.lookahead(optax.sgd(0.1), 2, 0.5)
-    for tx in (ours, theirs):
-        state = tx.init(params)
+    grads: Any = PARAMS
+    theirs = optax.lookahead(optax.sgd(0.1), 2, 0.5)
+    found = []
+    for tx in (EXAMPLES["Lookahead"].build(0.1), theirs):
+        state: Any = tx.init(params)
+        updates: Any = None
         for _ in range(2):
-            updates, state = tx.update(PARAMS, state, params)
-        ours, theirs = theirs, updates
-    fo.testing.assert_equal(ours, theirs)
+            updates, state = tx.update(grads, state, params)
+        found.append(updates)
+    fo.testing.assert_equal(*found)
 
 
 @pytest.mark.parametrize("optimizer", [fo.Prodigy(), fo.DAdaptAdamW()])

@@ -41,6 +41,9 @@ class Encoder:
         """Encodes a module where one of these classes is expected."""
         cls = type(module)
         if cls not in (*choice.options.values(), choice.default):
+            if not choice.options and choice.default is None:
+                text = f"a `{cls.__name__}` exists in Python only"
+                return self._refuse(path, text)
             options = known(choice.options, cls.__name__.lower())
             text = f"`{cls.__name__}` is not known here; {options}"
             return self._refuse(path, text)

@@ -112,9 +112,8 @@ class LBFGS(AbstractOptimizer):
             search = optax.scale_by_zoom_linesearch(
                 max_linesearch_steps=20, initial_guess_strategy="one"
             )
-        return real_only(
-            built(optax.lbfgs, self, schedule, linesearch=search), "`LBFGS`"
-        )
+        lbfgs = built(optax.lbfgs, self, schedule, linesearch=search)
+        return real_only(as_params(lbfgs), "`LBFGS`")
 
 
 @final
