@@ -19,6 +19,7 @@ from .._types import (
     NonNegative,
     Positive,
     PositiveCount,
+    Transformation,
     typed,
 )
 from .._where import Mask
@@ -59,6 +60,13 @@ ESTIMATED = MappingProxyType(
 )
 
 
+def check_transformation(name: str, value: object) -> None:
+    if not isinstance(value, optax.GradientTransformation):
+        raise TypeError(
+            f"{name} must be an `optax.GradientTransformation`, got {value!r}."
+        )
+
+
 @final
 class LBFGS(AbstractOptimizer):
     """[L-BFGS](https://doi.org/10.1007/BF01589116) (Liu and Nocedal 1989).
@@ -94,9 +102,7 @@ class LBFGS(AbstractOptimizer):
     _: KW_ONLY
     memory_size: PositiveCount = setting(default=10)
     scale_init_precond: bool = setting(default=True)
-    linesearch: Literal["zoom"] | optax.GradientTransformation | None = setting(
-        default="zoom"
-    )
+    linesearch: Literal["zoom"] | Transformation | None = setting(default="zoom")
 
     def _check(self) -> None:
         if isinstance(self.linesearch, str) and self.linesearch != "zoom":
@@ -104,6 +110,10 @@ class LBFGS(AbstractOptimizer):
                 f"`LBFGS.linesearch` must be 'zoom', None or an Optax transformation, "
                 f"got {self.linesearch!r}."
             )
+
+    def __check_init__(self) -> None:
+        if self.linesearch not in ("zoom", None):
+            check_transformation("`LBFGS.linesearch`", self.linesearch)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
@@ -175,7 +185,7 @@ class Sophia(AbstractOptimizer):
     gamma: Positive = number(default=0.01)
     clip_threshold: Positive | None = number(default=1.0)
     update_interval: PositiveCount = setting(default=10)
-    hessian_diagonal_fn: optax.GradientTransformation | None = setting(default=None)
+    hessian_diagonal_fn: Transformation | None = setting(default=None)
     mu_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
     verbose: bool = setting(default=False)
     print_win_rate_every_n_steps: Count = setting(default=0)
@@ -186,6 +196,11 @@ class Sophia(AbstractOptimizer):
                 "`Sophia.verbose` requires `Sophia.print_win_rate_every_n_steps` of at "
                 "least 1, got 0."
             )
+
+    def __check_init__(self) -> None:
+        if self.hessian_diagonal_fn is not None:
+            name = "`Sophia.hessian_diagonal_fn`"
+            check_transformation(name, self.hessian_diagonal_fn)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
