@@ -180,6 +180,7 @@ def test_functions_of_all_parameters_are_refused(optimizer, name, field):
     extra = {"value": 2.0, "grad": PARAMS, name: lambda x: jnp.sum(x["w"] ** 2)}
     tx = recipe.build()
     given = {key: extra[key] for key in optimizer.extra_args()}
+    updates: Any
     updates, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS, **given)
     assert jnp.abs(updates["w"]).max() > 0
 
