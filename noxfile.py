@@ -200,7 +200,8 @@ def editors(session: nox.Session) -> None:
     session.run("npm", "install", "--prefix", folder, *servers, external=True)
     modules = str(Path(folder, "node_modules").resolve())
     session.run(
-        *("pytest", "-o", "addopts=", "tests/editors/try_editors.py"),
+        *("pytest", "--noconftest", "-o", "addopts="),
+        "tests/editors/try_editors.py",
         *session.posargs,
         env={"NODE_MODULES": modules, "NODE_PATH": modules},
     )
@@ -230,8 +231,8 @@ def browser(session: nox.Session) -> None:
     session.install("-e", ".[checkpoint,examples]", *packages)
     env = {"NO_MKDOCS_2_WARNING": "1"}
     session.run("mkdocs", "build", "--strict", env=env)
-    options = ("-o", "addopts=", "tests/browser/try_site.py", *session.posargs)
-    session.run("pytest", *options)
+    options = ("--noconftest", "-o", "addopts=", *session.posargs)
+    session.run("pytest", "tests/browser/try_site.py", *options)
 
 
 @nox.session

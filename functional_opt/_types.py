@@ -18,6 +18,16 @@ def floating(dtype: np.dtype) -> bool:
     return jnp.issubdtype(dtype, jnp.floating)
 
 
+def check_transformation(name: str, value: object) -> None:
+    if not isinstance(value, optax.GradientTransformation):
+        raise TypeError(
+            f"`{name}` must be an `optax.GradientTransformation`, got a "
+            f"{type(value).__name__}: {value!r}. Build an optimizer of this library "
+            "with `optimizer.build(schedule)`, and `optax.MultiSteps` with "
+            "`.gradient_transformation()`."
+        )
+
+
 Scalar = float | Float[Array, ""]
 Scalars = float | Float[Array, "..."]
 # Equal to `optax.Schedule`, but mypy treats all types of Optax as `Any`.
@@ -42,5 +52,5 @@ if TYPE_CHECKING:
     Transformation = optax.GradientTransformation
 else:
     FloatDtype = Annotated[np.dtype, Predicate(floating)]
-    # `stage_local` checks it itself, with a better error.
+    # `check_transformation` has a better error.
     Transformation = Annotated[Any, Named("GradientTransformation", "")]

@@ -72,13 +72,18 @@ def test_every_schedule_is_drawn(cls):
     assert coordinates(gallery.schedule_picture(gallery.example(cls)))
 
 
+# They begin with small steps, and have to find their learning rate on the way.
+SLOW = (fo.COCOB, fo.Mechanize)
+
+
 @drawn(fo.AbstractOptimizer)
 def test_every_optimizer_is_drawn_and_comes_closer(cls):
+    factor = 0.4 if cls in SLOW else 0.3
     paths, _ = gallery.paths(gallery.example(cls))
     for path, (function, start, end, _) in zip(paths, gallery.FUNCTIONS, strict=True):
         assert path[0].tolist() == pytest.approx(start)
         assert len(path) == gallery.STEPS + 1
-        assert function(*path[-1]) < 0.4 * function(*start), (path[-1], end)
+        assert function(*path[-1]) < factor * function(*start), (path[-1], end)
 
 
 def test_all_but_a_few_optimizers_are_drawn():

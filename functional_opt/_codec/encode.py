@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from .._annotations import fits
+from .._config import AbstractConfig
 from .choices import bases_of, Choice, choice_of, root_choice
 from .errors import ConfigError, known, Location, location_text, shown
 from .fields import arms_of, Field, fields_of, is_module, is_text, items_of, NONE
@@ -41,7 +42,7 @@ class Encoder:
         """Encodes a module where one of these classes is expected."""
         cls = type(module)
         if cls not in (*choice.options.values(), choice.default):
-            if not choice.options and choice.default is None:
+            if not isinstance(module, AbstractConfig):
                 text = f"a `{cls.__name__}` exists in Python only"
                 return self._refuse(path, text)
             options = known(choice.options, cls.__name__.lower())

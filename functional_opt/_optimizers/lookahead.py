@@ -1,3 +1,5 @@
+"""Slow parameters that follow those of another optimizer."""
+
 from collections.abc import Mapping
 from dataclasses import KW_ONLY
 from types import MappingProxyType

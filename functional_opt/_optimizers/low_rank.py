@@ -1,3 +1,5 @@
+"""Adam with moments of low rank."""
+
 from collections.abc import Callable
 from dataclasses import KW_ONLY
 from typing import final

@@ -1,3 +1,5 @@
+"""An estimated learning rate for another optimizer."""
+
 from dataclasses import KW_ONLY
 from typing import final
 

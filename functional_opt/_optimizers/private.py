@@ -1,3 +1,5 @@
+"""Gradient descent with differential privacy."""
+
 from collections.abc import Mapping
 from dataclasses import KW_ONLY
 from types import MappingProxyType

@@ -12,6 +12,7 @@ from .._extra_args import ExtraArg
 from .._fields import as_dtype, number, part, setting
 from .._transformations.gradients import as_params, real_only
 from .._types import (
+    check_transformation,
     Count,
     DecayRate,
     FloatDtype,
@@ -60,13 +61,6 @@ ESTIMATED = MappingProxyType(
 )
 
 
-def check_transformation(name: str, value: object) -> None:
-    if not isinstance(value, optax.GradientTransformation):
-        raise TypeError(
-            f"{name} must be an `optax.GradientTransformation`, got {value!r}."
-        )
-
-
 @final
 class LBFGS(AbstractOptimizer):
     """[L-BFGS](https://doi.org/10.1007/BF01589116) (Liu and Nocedal 1989).
@@ -113,7 +107,7 @@ class LBFGS(AbstractOptimizer):
 
     def __check_init__(self) -> None:
         if self.linesearch not in ("zoom", None):
-            check_transformation("`LBFGS.linesearch`", self.linesearch)
+            check_transformation("LBFGS.linesearch", self.linesearch)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
@@ -199,7 +193,7 @@ class Sophia(AbstractOptimizer):
 
     def __check_init__(self) -> None:
         if self.hessian_diagonal_fn is not None:
-            name = "`Sophia.hessian_diagonal_fn`"
+            name = "Sophia.hessian_diagonal_fn"
             check_transformation(name, self.hessian_diagonal_fn)
 
     @typed

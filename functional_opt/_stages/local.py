@@ -7,8 +7,7 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from .._types import Transformation, typed
-from .derive.tracing import check_transformation
+from .._types import check_transformation, Transformation, typed
 from .hyperparameters import Hyperparameters
 from .options import Donate, MeshAxes, StageOptions, TiedGrads
 from .partition import StagePartition
@@ -107,5 +106,5 @@ def stage_local(
         travel_limit=travel_limit,
         process_timeout=process_timeout,
     )
-    check_transformation(tx)
+    check_transformation("tx", tx)
     return split(Hyperparameters.of(tx), params, partition, options)

@@ -3,8 +3,8 @@
 import jax
 from jaxtyping import PyTree
 
+from .._types import check_transformation
 from .derive.derive import derive, INIT, STEP, UPDATE
-from .derive.tracing import check_transformation
 from .hyperparameters import Hyperparameters
 from .options import StageOptions
 from .partition import StagePartition
@@ -29,7 +29,7 @@ def split(
     options: StageOptions,
 ) -> StageLocal:
     """The implementation of `stage_local` and `build_mpmd`."""
-    check_transformation(hyperparameters.tx)
+    check_transformation("tx", hyperparameters.tx)
     derived = derive(
         hyperparameters,
         params,

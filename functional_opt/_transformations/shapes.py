@@ -1,3 +1,5 @@
+"""Parameters in other shapes than their own."""
+
 from typing import Any
 
 import jax

@@ -3,15 +3,17 @@
 `nox -s editors` installs yaml-language-server and Taplo from npm, and runs this.
 """
 
+import dataclasses
+import inspect
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import functional_opt as fo
 import pytest
 from client import Editor
-from functional_opt._cli.documents import library
-from functional_opt._codec.fields import fields_of
 
 
 NODE_MODULES = Path(os.environ["NODE_MODULES"])
@@ -28,15 +30,21 @@ FIRST_LINES = {
     "toml": "#:schema ./recipe.schema.json\n",
 }
 OPTIMIZERS = [
-    name for name, cls in library().items() if issubclass(cls, fo.AbstractOptimizer)
+    name.lower()
+    for name, kind in vars(fo).items()
+    if inspect.isclass(kind)
+    and issubclass(kind, fo.AbstractOptimizer)
+    and not inspect.isabstract(kind)
 ]
+SCHEMA = subprocess.check_output(
+    [sys.executable, "-m", "functional_opt", "schema"], text=True
+)
 
 
 @pytest.fixture(scope="module", params=["yaml", "toml"])
 def editor(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    schema = library().json_schema(fo.Recipe)
-    (folder / "recipe.schema.json").write_text(json.dumps(schema))
+    (folder / "recipe.schema.json").write_text(SCHEMA)
     editor = Editor(COMMANDS[request.param], folder, SETTINGS, request.param)
     yield editor
     editor.close()
@@ -119,7 +127,7 @@ def test_keys_are_completed(editor, opened):
         toml='schedule = 1\n[optimizer]\nname = "adamw"\n|\n',
     )
     found = set(editor.completions(*at))
-    fields = {field.name for field in fields_of(fo.AdamW)}
+    fields = {field.name for field in dataclasses.fields(fo.AdamW)}
     assert fields <= found
     # Taplo offers the keys of all optimizers.
     assert editor.format == "toml" or found == fields
@@ -127,7 +135,7 @@ def test_keys_are_completed(editor, opened):
 
 def test_keys_of_the_recipe_are_completed(editor, opened):
     at = opened(yaml="schedule: 1\n|\n", toml="schedule = 1\n|\n")
-    fields = {field.name for field in fields_of(fo.Recipe)} - {"schedule"}
+    fields = {field.name for field in dataclasses.fields(fo.Recipe)} - {"schedule"}
     assert fields <= set(editor.completions(*at))
 
 
@@ -145,6 +153,6 @@ def test_keys_are_explained(editor, opened):
         yaml="schedule: 1\noptimizer:\n  name: adamw\n  b|1: 0.9\n",
         toml='schedule = 1\n[optimizer]\nname = "adamw"\nb|1 = 0.9\n',
     )
-    properties = library().json_schema()["$defs"]["AdamW"]["properties"]
+    properties = json.loads(SCHEMA)["$defs"]["AdamW"]["properties"]
     words = properties["b1"]["description"].split("[")[0]
     assert words in editor.hover(*at)

@@ -94,13 +94,3 @@ def _check_stable(kind: str, before: PyTree, after: Sequence[Any]) -> None:
 def _text(aval: Any) -> str:
     weak = "weakly typed " if getattr(aval, "weak_type", False) else ""
     return f"{weak}{aval.dtype}{list(aval.shape)}"
-
-
-def check_transformation(tx: Any) -> None:
-    if not isinstance(tx, optax.GradientTransformation):
-        raise TypeError(
-            f"`tx` must be an `optax.GradientTransformation`, got a "
-            f"{type(tx).__name__}: {tx!r}. Build an optimizer of this library with "
-            "`optimizer.build(schedule)`, and `optax.MultiSteps` with "
-            "`.gradient_transformation()`."
-        )
