@@ -465,6 +465,20 @@ def test_nothing_compiles_again_with_an_extra_argument(value, where, on_stage):
     assert [x.committed for x in jax.tree.leaves(pieces)] == committed
 
 
+@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("tied", [False, True])
+def test_nothing_compiles_again(where, tied):
+    """Tied gradients leave parameters as committed as they were."""
+    training = Training(where, tied=tied)
+    pieces, states = training.pieces, training.states
+    committed = [x.committed for x in jax.tree.leaves(pieces)]
+    for step in range(3):
+        with compilations() as names:
+            pieces, states = training.staged.step(training.grads, states, pieces)
+        assert (step == 0) == bool(names)
+    assert [x.committed for x in jax.tree.leaves(pieces)] == committed
+
+
 def test_a_staged_transformation_is_copied_as_itself_and_not_pickled():
     training = Training("nowhere")
     assert copy.copy(training.staged) is training.staged

@@ -1,11 +1,11 @@
 """Sums tied gradients shard by shard, on the devices of their owners."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec, Sharding
+from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import Array
 
 from ..derive.slices import Leaves
@@ -35,7 +35,8 @@ class DeviceSums:
         for owners, tied in together.items():
             on = {s: sharding for s in owners if (sharding := shardings[s]) is not None}
             shapes = [ties.avals[k].shape for k in tied]
-            add = ShardedSum(on, shapes) if len(on) == len(owners) else _add_together
+            are_apart = len(on) == len(owners) and not _is_one_device(on.values())
+            add = ShardedSum(on, shapes) if are_apart else _add_together
             self._sums.append((owners, tied, add))
 
     def __call__(self, leaves: Sequence[Leaves | None]) -> list[Leaves | None]:
@@ -110,6 +111,16 @@ def _copy(grad: Any, param: Any, params: Mapping[int, Any]) -> Any:
 
 
 Adder = Callable[[Summands], Mapping[int, Sequence[Any]]]
+
+
+def _is_one_device(shardings: Collection[Sharding]) -> bool:
+    """Whether stages share a single device, without a mesh.
+
+    The result of a program on a mesh is committed to it. The parameters of the next
+    step would be so, too, and the step be compiled again.
+    """
+    without_mesh = all(isinstance(s, SingleDeviceSharding) for s in shardings)
+    return without_mesh and len({*shardings}) == 1
 
 
 @jax.jit
