@@ -185,7 +185,7 @@ def test_functions_of_all_parameters_are_refused(optimizer, name, field):
     assert jnp.abs(updates["w"]).max() > 0
 
 
-@pytest.mark.parametrize("name", EXAMPLES.keys() - OPTIMIZERS.keys())
+@pytest.mark.parametrize("name", sorted(EXAMPLES.keys() - OPTIMIZERS.keys()))
 def test_what_works_alone_is_refused_elsewhere(name):
     optimizer = EXAMPLES[name]
     match = f"cannot be or hold `{name}`: its? .* Use `{name}.build`"
