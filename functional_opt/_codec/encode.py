@@ -42,7 +42,8 @@ class Encoder:
         """Encodes a module where one of these classes is expected."""
         cls = type(module)
         if cls not in (*choice.options.values(), choice.default):
-            if not isinstance(module, AbstractConfig):
+            in_files = choice.options or choice.default is not None
+            if not (in_files or isinstance(module, AbstractConfig)):
                 text = f"a `{cls.__name__}` exists in Python only"
                 return self._refuse(path, text)
             options = known(choice.options, cls.__name__.lower())
