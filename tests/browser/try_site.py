@@ -25,6 +25,11 @@ CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 WALKS = {
     "how to decay only matrices": (["First recipe"], "min_ndim=2"),
     "what is exchanged per step": (["First staged step"], "sent per step"),
+    "how to resume on another number of stages": (
+        ["Checkpoints, and resuming elsewhere"],
+        "restored in 2 stages",
+    ),
+    "how to add an optimizer": (["Your own optimizer"], "AbstractOptimizer"),
 }
 
 
