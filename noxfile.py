@@ -131,8 +131,9 @@ def processes(session: nox.Session) -> None:
 
 @nox.session
 def table(session: nox.Session) -> None:
-    """Writes the documentation pages about transformations of Optax and of others."""
+    """Writes the documentation pages about all optimizers and transformations."""
     session.install("-e", ".", *groups("third-party"))
+    session.run("python", "tests/optimizers_table.py")
     session.run("python", "tests/optax_table.py")
 
 

@@ -1,0 +1,181 @@
+"""Writes the page with a table of all optimizers, from the classes themselves.
+
+`test_optimizers_table` checks that the page is current. As a script, it writes it.
+"""
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import optax_cases
+from catalogue import FUNCTIONS, KINDS
+from optimizer_cases import CASES
+
+
+PATH = Path(__file__).parent.parent / "docs" / "optimizers.md"
+
+START = """\
+# All optimizers
+
+Every optimizer class, with its function in Optax, its paper, and where it can be used.
+[Pictures](gallery/optimizers.md) show the path of each of them, and the
+[reference](api/optimizers.md) all fields.
+
+- **Optax**: the function with the same fields, defaults and values. Classes without one
+  are implemented from their papers, and compared with the code of their authors.
+- **Learning rate**: what the schedule multiplies. Most optimizers multiply a direction
+  by it (*factor of the step*).
+- **Extra arguments**: what `update` and `step` require besides gradients, state and
+  parameters.
+- **Not in**: where the class raises an error.
+- **Stages**: how the staged update compares with that of the whole tree, in
+  [grades](stage_local.md#equal).
+
+`nox -s table` writes this page.
+"""
+
+FACTOR = "factor of the step"
+ESTIMATED = "factor of a step size that is estimated; usually 1"
+LARGEST = "largest step size"
+SIGNS = "size of the step of every entry"
+INSIDE = "that of the optimizer inside"
+TRUST = "factor of the step, relative to the norm of the parameter"
+
+# What the learning rate means where it is more than a factor of the step.
+RATES: dict[str, str] = {
+    "Adafactor": "factor of the step, relative to the size of the parameter if "
+    "`multiply_by_parameter_scale`",
+    "AdaDelta": ESTIMATED,
+    "COCOB": "factor of the gradient; usually 1",
+    "DAdaptAdamW": ESTIMATED,
+    "DoG": ESTIMATED,
+    "DoWG": ESTIMATED,
+    "Fromage": TRUST,
+    "Frozen": "none",
+    "Groups": "that of each group, times its `schedule_scale`",
+    "Lamb": TRUST,
+    "Lars": TRUST,
+    "LBFGS": "factor of the step; usually 1 with a line search, which follows",
+    "Lion": SIGNS,
+    "Lookahead": "that of `fast_optimizer`",
+    "Mechanize": INSIDE + ", relative to a factor that is estimated",
+    "Momo": LARGEST,
+    "MomoAdam": LARGEST,
+    "Muon": "factor of the step of matrices; `adam_learning_rate` for the others",
+    "PolyakSGD": LARGEST,
+    "Prodigy": ESTIMATED,
+    "Rprop": "first step size of every entry",
+    "ScheduleFree": INSIDE,
+    "Scion": "size of the step in the norm of each parameter",
+    "SignSGD": SIGNS,
+    "Signum": SIGNS,
+}
+
+# Stages of classes that have no case of their own.
+UNGRADED = {"Frozen": "exact", "Groups": "that of its optimizers"}
+
+ORDER = ("exact", "close", "bounded", "impossible")
+CITED = re.compile(
+    r"\[([^\]]+)\]\((https?://[^)\s]+)\)(?:[^()\[\]]*\(([^()]*?\d{4})\))?"
+)
+ALIASES = {kind.__name__: name for name, kind in FUNCTIONS.items()}
+
+
+def paper(kind: type) -> str:
+    """The first paper that the docstring cites, by authors and year."""
+    text = " ".join((inspect.getdoc(kind) or "").split())
+    for name, url, authors in CITED.findall(text):
+        if authors or re.search(r"\d{4}$", name):
+            return f"[{authors or name}]({url})"
+    return ""
+
+
+def extra_args(kind: Any) -> str:
+    always = [name for name, x in kind.EXTRA_ARGS.items() if x.when is None]
+    other = [name for name, x in kind.EXTRA_ARGS.items() if x.when is not None]
+    words = [", ".join(f"`{name}`" for name in always)] if always else []
+    fields = " or ".join(f"`{field}`" for field in _deciding(kind))
+    if other:
+        words.append(", ".join(f"`{name}`" for name in other) + f": see {fields}")
+    return "; ".join(words)
+
+
+def _deciding(kind: Any) -> list[str]:
+    """The fields that the reasons and remedies of extra arguments name."""
+    remedies = " ".join(x.instead or "" for x in kind.EXTRA_ARGS.values())
+    return sorted(set(re.findall(rf"`({kind.__name__}\.\w+)`", remedies)))
+
+
+def refused(kind: Any) -> str:
+    places = [f"`{place}`" for place in kind.REFUSED_BY]
+    if any(x.instead is not None for x in kind.EXTRA_ARGS.values()):
+        places.append(
+            f"`build_mpmd` and `Groups`, by default: see `{_deciding(kind)[0]}`"
+        )
+    return ", ".join(places)
+
+
+def grades(kind: type) -> list[tuple[str, str]]:
+    """The grades of the cases of a class, the best first, each with its reason."""
+    alias = ALIASES.get(kind.__name__)
+    found = {
+        (case.equal, case.reason) for case in optax_cases.CASES if case.name == alias
+    }
+    ours = [case for case in CASES.values() if type(case.optimizer) is kind]
+    found |= {("bounded" if case.close else "exact", case.close) for case in ours}
+    return sorted(found, key=lambda pair: (ORDER.index(pair[0]), pair[1]))
+
+
+def reasons() -> list[str]:
+    """The footnotes, in the order of their numbers."""
+    given = (reason for kind in _sorted() for _, reason in grades(kind))
+    return list(dict.fromkeys(_sentence(reason) for reason in given if reason))
+
+
+def _sorted() -> list[type]:
+    return sorted(KINDS.values(), key=lambda kind: kind.__name__.lower())
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith(".") else f"{text}."
+
+
+def stages(kind: type) -> str:
+    """All grades, each with the number of its reason."""
+    notes = reasons()
+    cells = [
+        grade + (f" [{notes.index(_sentence(reason)) + 1}]" if reason else "")
+        for grade, reason in grades(kind)
+    ]
+    return " or ".join(cells) or UNGRADED[kind.__name__]
+
+
+def row(kind: type) -> str:
+    name = kind.__name__
+    alias = ALIASES.get(name)
+    cells = [
+        f"[`{name}`][functional_opt.{name}]",
+        f"`{alias}`" if alias else "",
+        paper(kind),
+        RATES.get(name, FACTOR),
+        extra_args(kind),
+        refused(kind),
+        stages(kind),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def text() -> str:
+    """The page."""
+    head = [
+        "| | Optax | Paper | Learning rate | Extra arguments | Not in | Stages |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    notes = [f"{number}. {reason}" for number, reason in enumerate(reasons(), 1)]
+    rows = map(row, _sorted())
+    return "\n".join([START, *head, *rows, "", "## Reasons", "", *notes, ""])
+
+
+if __name__ == "__main__":
+    PATH.write_text(text())
