@@ -32,6 +32,8 @@ from ._optimizers import (
     AdEMAMix as AdEMAMix,
     ADOPT as ADOPT,
     AMSGrad as AMSGrad,
+    Cautious as Cautious,
+    CautiousDecay as CautiousDecay,
     COCOB as COCOB,
     DAdaptAdamW as DAdaptAdamW,
     DoG as DoG,

@@ -70,10 +70,10 @@ def check_staged(optimizers: Iterable[Any], given: Mapping[str, Any] | None) -> 
             )
 
 
-def check_recipe(optimizers: Iterable[Any]) -> None:
-    """Refuses optimizers that work in no recipe."""
-    for name, reason in _refused(optimizers, "Recipe"):
-        raise ValueError(f"`Recipe.optimizer` cannot be or hold `{name}`: {reason}")
+def check_inside(optimizers: Iterable[Any], kind: str) -> None:
+    """Refuses optimizers that do not work in the field `optimizer` of a class."""
+    for name, reason in _refused(optimizers, kind):
+        raise ValueError(f"`{kind}.optimizer` cannot be or hold `{name}`: {reason}")
 
 
 def check_grouped(optimizers: Iterable[Any], place: str) -> None:

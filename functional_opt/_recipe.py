@@ -16,7 +16,7 @@ from ._composition.rates import schedules_in
 from ._composition.state_dtype import with_state_dtype
 from ._config import AbstractConfig
 from ._durations import known_steps, resolved, unresolved
-from ._extra_args import check_recipe, check_staged, explain_extra_args
+from ._extra_args import check_inside, check_staged, explain_extra_args
 from ._fields import as_dtype, number, part, setting
 from ._metrics import Metrics, metrics_of
 from ._optimizers.schedule_free import AVERAGING
@@ -122,7 +122,7 @@ class Recipe(AbstractConfig):
                 f"{self.decay_where} and None. Set it; the optimizer's own weight "
                 "decay uses the optimizer's own mask."
             )
-        check_recipe(all_in(self.optimizer))
+        check_inside(all_in(self.optimizer), "Recipe")
         averages = [x for x in all_in(self.optimizer) if isinstance(x, AVERAGING)]
         if self.ema_decay is not None and averages:
             raise ValueError(

@@ -19,6 +19,8 @@ KINDS: dict[str, Any] = {
 SQUARES = optax.stateless_with_tree_map(lambda grad, _: jnp.square(jnp.abs(grad)))
 # Where a class has fields without defaults, or where its defaults show little.
 GIVEN: dict[str, fo.AbstractOptimizer] = {
+    "Cautious": fo.Cautious(fo.SGD(momentum=0.9)),
+    "CautiousDecay": fo.CautiousDecay(fo.SGD(momentum=0.9)),
     "DAdaptAdamW": fo.DAdaptAdamW(estim_lr0=0.1),
     "DPSGD": fo.DPSGD(l2_norm_clip=1.0, noise_multiplier=0.5, seed=0),
     "GaLore": fo.GaLore(rank=1, update_proj_gap=2),

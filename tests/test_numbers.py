@@ -127,6 +127,7 @@ def complex_like(tree, seed):
 
 REFUSED = (
     *("AdaDelta", "ADOPT", "COCOB", "DAdaptAdamW", "DoG", "DoWG", "GaLore", "Kron"),
+    *("Cautious", "CautiousDecay"),
     *("LBFGS", "MADGRAD", "Mechanize", "Momo", "MomoAdam", "NoisySGD", "Prodigy"),
     *("Quad", "Rprop", "Scion", "SimplifiedAdEMAMix", "Skew", "SM3", "SOAP", "Sophia"),
 )

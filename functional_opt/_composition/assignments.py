@@ -54,7 +54,7 @@ def assigned(optimizer: AbstractOptimizer, params: PyTree) -> PyTree:
 def _with_own_decay(
     optimizer: AbstractOptimizer, params: PyTree, found: PyTree
 ) -> PyTree:
-    decay, mask = own_decay(optimizer)
+    decay, mask, _ = own_decay(optimizer)
     decays = True if mask is None else mask(params) if callable(mask) else mask
     decays = jax.tree.map(  # A mask may be a prefix of the tree.
         lambda is_decayed, own: jax.tree.map(lambda _: is_decayed, own),

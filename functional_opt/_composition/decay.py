@@ -1,15 +1,17 @@
 """Weight decay over a tree of optimizers."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import KW_ONLY
 from typing import Any, final, NamedTuple
 
 import optax
 
 from .._annotations import fits
-from .._base import AbstractOptimizer, WeightDecay
+from .._base import AbstractOptimizer, held_by, WeightDecay
 from .._config import field_types
 from .._fields import part, setting
+from .._transformations.cautious import where_closer_to_zero
 from .._transformations.dtypes import same_dtypes
 from .._types import LearningRate, typed
 from .._where import Mask
@@ -23,6 +25,10 @@ class OwnDecay(NamedTuple):
 
     weight_decay: Any
     mask: Mask | None
+    cautious: bool = False
+
+
+NO_DECAY = OwnDecay(0.0, None)
 
 
 @functools.singledispatch
@@ -121,19 +127,80 @@ class Decayed(AbstractOptimizer):
     - `optimizer`: the optimizer.
     - `weight_decay`: per unit of learning rate.
     - `mask`: which parameters decay; all, if omitted.
+    - `cautious`: whether entries decay only where the update brings them closer to 0.
     """
 
     _: KW_ONLY
     optimizer: AbstractOptimizer = part()
     weight_decay: WeightDecay = part()
     mask: Mask | None = setting(default=None)
+    cautious: bool = setting(default=False)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
         # Optax omits a constant weight decay of 0, and -0.0 equals 0.
         rate: Any = scaled(scaled(schedule, self.weight_decay), -1.0)
-        decay = same_dtypes(optax.add_decayed_weights(rate, self.mask))
-        return optax.chain(self.optimizer.build(schedule), decay)
+        decay = optax.add_decayed_weights(rate, self.mask)
+        if self.cautious:
+            decay = where_closer_to_zero(decay)
+        return optax.chain(self.optimizer.build(schedule), same_dtypes(decay))
+
+
+@functools.singledispatch
+def without_decay(
+    optimizer: AbstractOptimizer,
+) -> tuple[AbstractOptimizer, OwnDecay]:
+    """One optimizer without its decoupled weight decay, and this decay."""
+    is_field = "weight_decay" in field_types(type(optimizer))
+    # A class that is registered treats its own weight decay in another way.
+    is_registered = decayed.dispatch(type(optimizer)) is not decayed.dispatch(object)
+    if is_registered or not is_field:
+        return optimizer, NO_DECAY
+    return with_fields(optimizer, weight_decay=0.0), own_decay(optimizer)
+
+
+@without_decay.register
+def _(optimizer: Decayed) -> tuple[AbstractOptimizer, OwnDecay]:
+    own = OwnDecay(optimizer.weight_decay, optimizer.mask, optimizer.cautious)
+    return optimizer.optimizer, own
+
+
+@without_decay.register
+def _(optimizer: WithDecay) -> tuple[AbstractOptimizer, OwnDecay]:
+    return without_decay(decayed(optimizer.optimizer, optimizer.weight_decay))
+
+
+def keep_decay(optimizer: AbstractOptimizer) -> tuple[AbstractOptimizer, OwnDecay]:
+    """A case of `without_decay`: the weight decay depends on the step."""
+    return optimizer, NO_DECAY
+
+
+def with_decay(optimizer: AbstractOptimizer, decay: OwnDecay) -> AbstractOptimizer:
+    """An optimizer with a decoupled weight decay beside it, if there is any."""
+    if isinstance(decay.weight_decay, float) and decay.weight_decay == 0:
+        return optimizer
+    return Decayed(optimizer=optimizer, **decay._asdict())
+
+
+def change_steps(
+    optimizer: AbstractOptimizer,
+    change: Callable[[AbstractOptimizer], AbstractOptimizer],
+    attach: Callable[[AbstractOptimizer, OwnDecay], AbstractOptimizer] = with_decay,
+) -> AbstractOptimizer:
+    """Changes every optimizer in a tree that holds no other, but not its weight decay.
+
+    **Arguments:**
+
+    - `change`: of an optimizer without its decoupled weight decay.
+    - `attach`: of the result and the weight decay.
+    """
+    if isinstance(optimizer, Frozen):
+        return optimizer
+    bare, decay = without_decay(optimizer)
+    if not list(held_by(bare)):
+        return attach(change(bare), decay)
+    inside = replace_held(bare, lambda inner: change_steps(inner, change, attach))
+    return attach(inside, decay)
 
 
 def _first_field(optimizer: AbstractOptimizer, *names: str) -> Any:

@@ -8,6 +8,7 @@ from typing import ClassVar, final, Literal
 import optax
 
 from .._base import AbstractOptimizer, AbstractSchedule
+from .._composition.decay import keep_decay, without_decay
 from .._extra_args import ExtraArg
 from .._fields import number, part, setting
 from .._transformations.gradients import real_only
@@ -148,3 +149,7 @@ class MomoAdam(AbstractOptimizer):
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
         return real_only(built(optax.contrib.momo_adam, self, schedule), "`MomoAdam`")
+
+
+without_decay.register(Momo, keep_decay)
+without_decay.register(MomoAdam, keep_decay)

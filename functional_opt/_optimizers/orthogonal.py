@@ -5,14 +5,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY
 from typing import Annotated, Any, final, Literal
 
-import jax
 import optax
 from annotated_types import Interval
 from jaxtyping import PyTree
 from optax.contrib import MuonDimensionNumbers
 
 from .._base import AbstractOptimizer, AbstractSchedule, WeightDecay
-from .._composition.decay import Decayed, decayed, own_decay, OwnDecay
+from .._composition.decay import (
+    Decayed,
+    decayed,
+    own_decay,
+    OwnDecay,
+    without_decay,
+)
 from .._composition.held import AbstractPartitionedOptimizer, with_fields
 from .._composition.rates import WithRate
 from .._fields import as_dtype, number, part, setting
@@ -31,6 +36,7 @@ from .._types import (
 from .._where import Mask
 from .adaptive import AdamW
 from .decay import descend
+from .dimension_numbers import labels_of
 
 
 Coefficients = tuple[float, float, float]
@@ -161,20 +167,7 @@ class Muon(AbstractPartitionedOptimizer):
         }
 
     def labels(self, params: PyTree) -> PyTree[str]:
-        numbers = self.muon_weight_dimension_numbers
-        if numbers is None:
-            return jax.tree.map(
-                lambda leaf: "muon" if leaf.ndim == 2 else "adam", params
-            )
-        if callable(numbers):
-            numbers = numbers(params)
-        return jax.tree.map(
-            lambda given, own: jax.tree.map(
-                lambda _: "adam" if given is None else "muon", own
-            ),
-            *(numbers, params),
-            is_leaf=lambda x: x is None or isinstance(x, MuonDimensionNumbers),
-        )
+        return labels_of(self.muon_weight_dimension_numbers, params)
 
 
 @final
@@ -287,6 +280,11 @@ class Scion(AbstractOptimizer):
 @own_decay.register
 def _(optimizer: Scion) -> OwnDecay:
     return OwnDecay(optimizer._pull(), None)
+
+
+@without_decay.register
+def _(optimizer: Scion) -> tuple[AbstractOptimizer, OwnDecay]:
+    return with_fields(optimizer, unconstrained=True), own_decay(optimizer)
 
 
 @decayed.register

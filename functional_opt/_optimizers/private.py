@@ -52,7 +52,7 @@ class DPSGD(AbstractOptimizer):
     """
 
     REFUSED_BY: ClassVar[Mapping[str, str]] = MappingProxyType(
-        dict.fromkeys(("Recipe", "Groups"), PER_EXAMPLE)
+        dict.fromkeys(("Recipe", "Groups", "Cautious"), PER_EXAMPLE)
     )
 
     _: KW_ONLY

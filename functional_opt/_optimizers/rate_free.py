@@ -6,6 +6,7 @@ from typing import Any, final
 import optax
 
 from .._base import AbstractOptimizer
+from .._composition.decay import keep_decay, without_decay
 from .._fields import as_number, number, part, setting
 from .._transformations.gradients import real_only
 from .._types import DecayRate, LearningRate, NonNegative, Positive, typed
@@ -108,3 +109,7 @@ class DAdaptAdamW(AbstractOptimizer):
         check_starts(schedule, "DAdaptAdamW", "Begin above 0.")
         adamw = built(optax.contrib.dadapt_adamw, self, schedule)
         return real_only(adamw, "`DAdaptAdamW`")
+
+
+without_decay.register(DAdaptAdamW, keep_decay)
+without_decay.register(Prodigy, keep_decay)

@@ -1,7 +1,9 @@
 """Averages of iterates instead of a decay of the learning rate."""
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY
-from typing import Annotated, final
+from types import MappingProxyType
+from typing import Annotated, ClassVar, final
 
 import jax.numpy as jnp
 import optax
@@ -25,6 +27,14 @@ from .._where import Mask
 from .adaptive import RMSProp
 from .factories import built, plain_rate
 from .momentum import SGD
+
+
+STEPS_OF_AN_AVERAGE = MappingProxyType(
+    {
+        "Cautious": "the average follows from all of its step. Change the steps that "
+        "are averaged: `ScheduleFree(optimizer=Cautious(...))`."
+    }
+)
 
 
 @final
@@ -92,6 +102,8 @@ class ScheduleFreeSGD(AbstractOptimizer):
         is none.
     """
 
+    REFUSED_BY: ClassVar[Mapping[str, str]] = STEPS_OF_AN_AVERAGE
+
     _: KW_ONLY
     warmup_steps: PositiveCount | None = setting(default=None)
     b1: Annotated[Scalar, Interval(gt=0, lt=1)] = number(default=0.9)
@@ -129,6 +141,8 @@ class ScheduleFreeAdamW(AbstractOptimizer):
     - `eps`: added to the square root, in units of the gradient; at least 0.
     - `weight_decay`: weight decay per unit of learning rate; at least 0.
     """
+
+    REFUSED_BY: ClassVar[Mapping[str, str]] = STEPS_OF_AN_AVERAGE
 
     _: KW_ONLY
     warmup_steps: PositiveCount | None = setting(default=None)

@@ -1,0 +1,56 @@
+"""Wrappers of optimizers on many stages, in one model: each compiles for a while."""
+
+from typing import Any
+
+import functional_opt as fo
+import optax
+from deep_models import deep, gradients, on_stages
+from recipe_runs import recipe, SCHEDULE
+
+
+class Doubled(fo.AbstractOptimizer):
+    optimizer: fo.AbstractOptimizer
+
+    def build(self, schedule):
+        return optax.chain(self.optimizer.build(schedule), optax.scale(2.0))
+
+
+def mixed() -> dict[str, Any]:
+    """The deep model with every third parameter in bfloat16."""
+    return {
+        name: leaf.astype("bfloat16") if int(name[-2:]) % 3 == 0 else leaf
+        for name, leaf in deep().items()
+    }
+
+
+def layers(path: str, optimizer: fo.AbstractOptimizer, **fields: Any) -> fo.Group:
+    return fo.Group(fo.Where(f"layer {path}"), optimizer, **fields)
+
+
+WRAPPED = fo.Groups(
+    (
+        layers("0", fo.Cautious(fo.SGD(momentum=0.9))),
+        layers("1", fo.Cautious(fo.CautiousDecay(fo.Lion())), schedule_scale=0.1),
+        layers("4", fo.Frozen()),
+    ),
+    rest=fo.CautiousDecay(Doubled(fo.Cautious(fo.AdamW()))),
+)
+
+
+def test_on_eight_stages():
+    params = mixed()
+    ours = recipe(
+        optimizer=WRAPPED,
+        schedule=SCHEDULE,
+        clip_norm=0.5,
+        weight_decay=0.1,
+        decay_where=fo.Where(min_ndim=2),
+        skip_nonfinite=True,
+    )
+    staged = fo.testing.assert_stage_local_equal(
+        ours.build(),
+        params,
+        on_stages(params, tied=("layer 00", "layer 11")),
+        grads=gradients(params, bad=(1,)),
+    )
+    assert staged.rounds == 2  # The tied gradients, and then norm and finiteness.
