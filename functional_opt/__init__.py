@@ -107,6 +107,7 @@ from ._spikes import SkipSpikes as SkipSpikes
 from ._stages.by_devices import partition_by_devices as partition_by_devices
 from ._stages.extra import OnStage as OnStage
 from ._stages.local import stage_local as stage_local, StageLocal as StageLocal
+from ._stages.open_step import OpenStep as OpenStep
 from ._stages.partition import partition as partition, StagePartition as StagePartition
 from ._stages.program import StageProgram as StageProgram
 from ._stages.staged import Staged as Staged

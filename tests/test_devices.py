@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compilations import compilations
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rooms import batches
 
@@ -208,21 +209,6 @@ def test_a_step_moves_nothing(devices, tx):
     with jax.transfer_guard("disallow_explicit"), compilations() as names:
         training.staged.step(grads, training.states, training.pieces)
     assert names == []
-
-
-@contextlib.contextmanager
-def compilations():
-    """The names of the programs that are compiled while it is open."""
-    names, is_open = [], True
-
-    # JAX keeps listeners for good.
-    def listen(event, duration_secs, **kwargs):
-        if is_open and event.endswith("backend_compile_duration"):
-            names.append(kwargs["fun_name"])
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield names
-    is_open = False
 
 
 def test_stages_of_many_leaves_have_programs_of_their_own():

@@ -1,6 +1,5 @@
 """Hyperparameters that are arrays are inputs of staged programs."""
 
-import contextlib
 import functools
 from typing import Any
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compilations import compilations
 
 
 STAGES = 8
@@ -80,20 +80,6 @@ def make(where, recipe=FIRST):
         return pieces if devices is None else jax.device_put(pieces, tuple(devices))
 
     return staged, params, put
-
-
-@contextlib.contextmanager
-def compilations():
-    names, is_open = [], True
-
-    # JAX keeps listeners for good.
-    def listen(event, duration_secs, **kwargs):
-        if is_open and event.endswith(("compile_duration", "trace_duration")):
-            names.append(kwargs.get("fun_name"))
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield names
-    is_open = False
 
 
 @pytest.mark.parametrize("where", WHERE)

@@ -15,6 +15,7 @@ The path of a gradient, in every step:
 
     steps.py            `StageLocal.step`: from one tree per stage to one tree per stage
     program.py          flattens the trees of a stage into one list of leaves, and back
+    open_step.py        or `StageLocal.begin`: stage by stage, by run/progress.py
     run/counters.py     the rounds that this step can skip
     run/executor.py     finds the executor for the devices of the leaves, and runs it:
                         the messages and the exchange of each round, then the results
@@ -23,13 +24,16 @@ The path of a gradient, in every step:
 
 Where a change belongs:
 
-    what a user calls or sees        local, steps, whole, program, axis, report
+    what a user calls or sees        local, steps, open_step, whole, program, axis,
+                                     report
     what is passed to `stage_local`  options, partition, extra, hyperparameters
     how trees are split              trees, partition, states, whole_trees
     what a stage computes, and when  derive/; ../_slicing if it is not about Optax
-    how it is compiled and run       run/building, run/compiling, run/executor
-    which device holds which array   run/devices, run/exchange, run/sums, run/views,
-                                     run/extra_args, run/state_sharding
+    how it is compiled and run       run/building, run/compiling, run/executor,
+                                     run/progress
+    which device holds which array   run/layout, run/devices, run/exchange,
+                                     run/sums, run/views, run/extra_args,
+                                     run/state_sharding
     why a step failed                run/diagnosis
     several processes                run/processes, run/fingerprint
 

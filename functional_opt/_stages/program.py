@@ -1,9 +1,10 @@
-"""The pure functions of one stage."""
+"""The pure functions of one stage, and the leaves of its trees."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jax.sharding import Sharding
 from jaxtyping import Array, PyTree, UInt32
 
 from .._signatures import shown_short
@@ -12,7 +13,12 @@ from .derive.functions import Gathered, SplitFunction
 from .derive.slices import Leaves
 from .derive.ties import Ties
 from .partition import StagePartition
-from .trees import TreeSplit
+from .run.extra_args import placed_extra_args, ReplicatedArrays
+from .trees import Pieces, TreeSplit
+
+
+# Builds a piece from the leaves of its parameters.
+Put = Callable[[Leaves], PyTree]
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +145,7 @@ class StageProgram:
         count = len(self.partition.params.held[self.stage])
         return results[:count], results[count:]
 
-    def _take_all(self, *trees: PyTree) -> tuple[Leaves, Callable[[Leaves], PyTree]]:
+    def _take_all(self, *trees: PyTree) -> tuple[Leaves, Put]:
         leaves, put = self.take(*trees)
         return [*leaves, *self.arrays], put
 
@@ -149,7 +155,7 @@ class StageProgram:
         state: PyTree,
         params: PyTree,
         extra_args: Mapping[str, PyTree],
-    ) -> tuple[Leaves, Callable[[Leaves], PyTree]]:
+    ) -> tuple[Leaves, Put]:
         """The leaves of all pieces, and a function that replaces the parameters."""
         leaves, put = self.partition.take("params", self.stage, params)
         leaves += self.state.flatten("states", self.stage, state)
@@ -158,3 +164,40 @@ class StageProgram:
         if self.ties is not None:
             leaves = self.ties.filled(self.stage, leaves)
         return leaves, put
+
+
+@dataclass(frozen=True, eq=False)
+class StageTrees:
+    """The trees of the stages of this process, as leaves on their devices.
+
+    **Attributes:**
+
+    - `programs`: the programs of all stages.
+    - `here`: the stages of this process.
+    - `arrays`: the arrays of the recipe.
+    - `meshes`: the shardings of the stages, if `meshes` of `stage_local` are set.
+    """
+
+    programs: tuple[StageProgram, ...]
+    here: frozenset[int]
+    arrays: ReplicatedArrays
+    meshes: tuple[Sharding, ...] | None
+
+    def extra_args(
+        self, extra_args: Mapping[str, Any], params_by_stage: Pieces
+    ) -> Sequence[PyTree]:
+        """The extra arguments of each stage, on its own devices."""
+        split = self.programs[0].extra_args
+        return placed_extra_args(
+            split, extra_args, self.here, params_by_stage, self.meshes
+        )
+
+    def take(
+        self, stage: int, grads: PyTree, state: PyTree, params: PyTree, extra: PyTree
+    ) -> tuple[Leaves, Put]:
+        """The leaves of a stage, and a function that replaces its parameters."""
+        leaves, put = self.programs[stage].take(grads, state, params, extra)
+        if not self.arrays.values:
+            return leaves, put
+        mesh = None if self.meshes is None else self.meshes[stage]
+        return [*leaves, *self.arrays.at(leaves, mesh)], put

@@ -8,7 +8,7 @@ from .derive.derive import derive, INIT, STEP, UPDATE
 from .hyperparameters import Hyperparameters
 from .options import StageOptions
 from .partition import StagePartition
-from .program import StageProgram
+from .program import StageProgram, StageTrees
 from .run.building import ExecutorBuilder
 from .run.compiling import CompileCache
 from .run.counters import Counters
@@ -65,20 +65,21 @@ def split(
     ties = None if are_summed else ties
     counters, values = Counters(step, here), hyperparameters.arrays
     arrays = ReplicatedArrays(values)
-    programs = [
+    run = counters.runner(update)
+    programs = tuple(
         StageProgram(s, partition, state, extra, step, ties, values) for s in stages
-    ]
+    )
     return StageLocal(
         partition,
-        tuple(programs),
+        programs,
         here,
         options.tied_grads,
         update,
         counters,
+        run,
         hyperparameters,
-        arrays,
         StageStates(partition, state, here, shardings, init, arrays),
-        shardings,
+        StageTrees(programs, here, arrays, shardings),
         WholeTrees(
             hyperparameters,
             arrays,

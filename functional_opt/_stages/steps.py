@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax.sharding import Sharding
 from jaxtyping import PyTree
 
 from .._signatures import shown_short
@@ -17,21 +16,19 @@ from .axis import StageAxis
 from .derive.derive import STEP, UPDATE
 from .derive.slices import Leaves
 from .hyperparameters import Hyperparameters
+from .open_step import OpenStep
 from .options import TiedGrads
 from .partition import StagePartition
-from .program import StageProgram
+from .program import Put, StageProgram, StageTrees
 from .report import as_text
 from .run.counters import Counters
 from .run.executor import Executors
-from .run.extra_args import placed_extra_args, ReplicatedArrays
+from .run.extra_args import ReplicatedArrays
+from .run.layout import LeavesByStage
 from .states import StageStates
 from .trees import check_pieces, Pieces, States
 from .whole import WholeTransformation
 from .whole_trees import WholeTrees
-
-
-# Builds a piece from the leaves of its parameters.
-Put = Callable[[Leaves], PyTree]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +63,10 @@ class StageLocal:
     tied_grads: TiedGrads
     _update: Executors
     _counters: Counters
+    _run: Callable[[tuple[str, ...], LeavesByStage], list[Any]]
     _hyperparameters: Hyperparameters
-    _arrays: ReplicatedArrays
     _states: StageStates
-    _meshes: tuple[Sharding, ...] | None
+    _trees: StageTrees
     _whole: WholeTrees
 
     @functools.cached_property
@@ -160,6 +157,25 @@ class StageLocal:
         puts = {s: functools.partial(unflatten, s) for s in self.local_stages}
         return self._pieces(self._run(UPDATE, leaves), puts)
 
+    @shown_short
+    def begin(
+        self, states: States, params_by_stage: Pieces, **extra_args: Any
+    ) -> OpenStep:
+        """Begins a step whose stages start as soon as their gradients are computed.
+
+        The arguments and errors are those of `step`. `start(stage, grads)` of the
+        result passes the gradients of a stage and sends its messages;
+        `finish(stage)` returns its new parameters and its new state.
+        """
+        return OpenStep(
+            self._trees,
+            self._update,
+            self._counters,
+            states,
+            params_by_stage,
+            extra_args,
+        )
+
     def with_hyperparameters(self, *configs: Any) -> "StageLocal":
         """The same programs with other values of hyperparameters that are arrays.
 
@@ -177,12 +193,13 @@ class StageLocal:
         new = self._hyperparameters.replaced(configs)
         arrays = ReplicatedArrays(new.arrays)
         replaced = functools.partial(dataclasses.replace, arrays=arrays)
-        programs = [dataclasses.replace(p, arrays=new.arrays) for p in self.programs]
+        each = (dataclasses.replace(p, arrays=new.arrays) for p in self.programs)
+        programs = tuple(each)
         return dataclasses.replace(
             self,
-            programs=tuple(programs),
+            programs=programs,
             _hyperparameters=new,
-            _arrays=arrays,
+            _trees=replaced(self._trees, programs=programs),
             _states=replaced(self._states),
             _whole=replaced(self._whole, hyperparameters=new),
         )
@@ -252,33 +269,20 @@ class StageLocal:
         check_pieces("grads_by_stage", grads_by_stage, params, here)
         check_pieces("states", states, self._states.tree, here)
         check_pieces("params_by_stage", params_by_stage, params, here)
-        extra: list[Mapping[str, PyTree]] = [{}] * len(self.programs)
-        split = self.programs[0].extra_args
-        if extra_args or split.paths:
-            extra = placed_extra_args(
-                split, extra_args, here, params_by_stage, self._meshes
-            )
+        extra: Sequence[PyTree] = [{}] * len(self.programs)
+        if extra_args or self.programs[0].extra_args.paths:
+            extra = self._trees.extra_args(extra_args, params_by_stage)
         leaves: list[Leaves | None] = [None] * len(self.programs)
         puts: dict[int, Put] = {}
         for stage in here:
-            own, puts[stage] = self.programs[stage].take(
+            leaves[stage], puts[stage] = self._trees.take(
+                stage,
                 grads_by_stage[stage],
                 states[stage],
                 params_by_stage[stage],
                 extra[stage],
             )
-            if self._arrays.values:
-                mesh = None if self._meshes is None else self._meshes[stage]
-                own = [*own, *self._arrays.at(own, mesh)]
-            leaves[stage] = own
         return leaves, puts
-
-    def _run(
-        self, names: tuple[str, ...], leaves: Sequence[Leaves | None]
-    ) -> list[Any]:
-        if self._counters.of_state:
-            return self._counters.run(self._update, names, leaves)
-        return self._update.run(names, leaves)
 
     def _pieces(
         self,

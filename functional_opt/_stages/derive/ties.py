@@ -63,6 +63,13 @@ class Ties:
         owners = tuple(tuple(sorted(split.stage_sets[i])) for i in tied)
         return cls(owners, tuple(avals[k] for k in number.values()), params, grads)
 
+    def by_owners(self) -> dict[tuple[int, ...], list[int]]:
+        """For each set of owners, the tied parameters that they share."""
+        together: dict[tuple[int, ...], list[int]] = {}
+        for k, owners in enumerate(self.owners):
+            together.setdefault(owners, []).append(k)
+        return together
+
     def bytes_sent(self, stage: int) -> int:
         """The bytes of the summands of a stage, which the other owners receive."""
         avals = (self.avals[k] for k in self.grads[stage])

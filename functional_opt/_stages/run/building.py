@@ -1,6 +1,6 @@
 """Builds the executor of a function: its compiled programs and their exchanges."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +11,10 @@ from ..derive.slices import StageSlice
 from ..derive.ties import Ties
 from .compiling import CompileCache, groups_of, options_for
 from .exchange import Exchange
-from .executor import (
-    Executor,
-    Executors,
-    Launch,
-    Layout,
-    LeavesByStage,
-    UNSHARDED,
-)
-from .state_sharding import StateAxes
-from .sums import DeviceCopies, DeviceSums
+from .executor import Executor, Executors, Launch
+from .layout import Layout
+from .state_sharding import StateAxes, UNSHARDED
+from .sums import DeviceCopies, DeviceSums, TiedSum
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,12 +65,14 @@ class ExecutorBuilder:
         launches = self._launches(layout, finish, layout.results, donated)
         return Executor(layout, self._sums(layout), rounds, launches)
 
-    def _sums(self, layout: Layout) -> Callable[[LeavesByStage], LeavesByStage] | None:
-        if self.ties is None:
-            return None
+    def _sums(self, layout: Layout) -> list[TiedSum]:
+        ties = self.ties
+        if ties is None:
+            return []
+        each = ties.by_owners().items()
         if self.are_summed:
-            return DeviceCopies(self.ties)
-        return DeviceSums(self.ties, layout.stages)
+            return [DeviceCopies(ties, *group) for group in each]
+        return [DeviceSums(ties, *group, layout.stages) for group in each]
 
     def _launches(
         self,

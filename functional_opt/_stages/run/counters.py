@@ -2,7 +2,7 @@
 
 import functools
 import weakref
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,8 @@ from ..._slicing.idle import Counts
 from ..derive.functions import SplitFunction
 from ..derive.slices import Leaves
 from .devices import is_concrete
-from .executor import Executors, LeavesByStage
+from .executor import Executors
+from .layout import LeavesByStage
 
 
 Positions = dict[int, list[int]]
@@ -41,15 +42,41 @@ class Counters:
         first = len(self._step.arguments["params"].paths)
         return [i - first for i in self._idle.counters] if self._idle else []
 
+    def runner(
+        self, executors: Executors
+    ) -> Callable[[tuple[str, ...], LeavesByStage], list[Any]]:
+        """A function that runs steps, without their idle rounds."""
+        return (
+            functools.partial(self.run, executors) if self.of_state else executors.run
+        )
+
     def run(
         self, executors: Executors, names: tuple[str, ...], leaves: LeavesByStage
     ) -> list[Any]:
         """Runs a step, without its idle rounds."""
-        given, returned = self._positions
-        idle, counts = self.before(self._copies(leaves, given))
+        idle, counts = self.before_step(leaves)
         results = executors.run(names, leaves, idle)
-        self.remember(self._copies(results, returned), counts)
+        for stage in self._stages:
+            self.after_step(stage, results[stage], counts)
         return results
+
+    def before_step(
+        self, leaves: LeavesByStage
+    ) -> tuple[Collection[int], Counts | None]:
+        """The idle rounds of a step, and the counters after it; None if not known.
+
+        **Arguments:**
+
+        - `leaves`: the leaves of each stage, at least its parameters and its state.
+        """
+        given, _ = self._positions
+        own = [(leaves[s] or (), given[s]) for s in self._stages]
+        return self.before([leaves[k] for k in where] for leaves, where in own)
+
+    def after_step(self, stage: int, results: Leaves, counts: Counts | None) -> None:
+        """Records the counters among the results of a stage."""
+        _, returned = self._positions
+        self.remember([[results[k] for k in returned[stage]]], counts)
 
     @functools.cached_property
     def _positions(self) -> tuple[Positions, Positions]:
@@ -65,10 +92,6 @@ class Counters:
             given[stage] = [first + held.index(i) for i in self.of_state]
             returned[stage] = [after + held.index(i) for i in self.of_state]
         return given, returned
-
-    def _copies(self, leaves: LeavesByStage, where: Positions) -> list[list[Any]]:
-        """The counters of each stage of this process."""
-        return [[(leaves[s] or ())[k] for k in where[s]] for s in self._stages]
 
     def of(self, state: Leaves) -> Leaves:
         """The counters among all leaves of a state."""

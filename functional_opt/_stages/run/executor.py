@@ -1,7 +1,7 @@
 """Runs the slices of all stages, each on its devices, and their exchanges."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,32 +16,9 @@ from .compiling import compile_together
 from .devices import check_on_meshes, check_one_program, is_concrete, on_mesh
 from .diagnosis import diagnose
 from .exchange import Exchange
-from .state_sharding import StateAxes
-
-
-# For each stage the sharding that replicates a value on all of its devices. None for a
-# stage of another process, and if all stages are traced into one larger program.
-StageShardings = tuple[Sharding | None, ...]
-LeavesByStage = Sequence[Leaves | None]
-UNSHARDED = StateAxes(())
-
-
-class Layout(NamedTuple):
-    """The devices that a function runs on, and the results that it computes.
-
-    **Attributes:**
-
-    - `names`: the names of the results.
-    - `stages`: the shardings of the stages.
-    - `results`: for each stage the shardings of its result leaves; None if XLA infers
-        them from the operands.
-    - `is_traced`: whether the function is traced into a larger program.
-    """
-
-    names: tuple[str, ...]
-    stages: StageShardings
-    results: tuple[tuple[Sharding, ...] | None, ...]
-    is_traced: bool
+from .layout import Layout, LeavesByStage, StageShardings
+from .state_sharding import StateAxes, UNSHARDED
+from .sums import TiedSum
 
 
 class Launch:
@@ -94,7 +71,7 @@ class Executor:
     **Attributes:**
 
     - `layout`: the devices of the stages, and the results to compute.
-    - `sums`: sums tied gradients before the first round; None if there are none.
+    - `sums`: the sums of tied gradients, which come before the first round.
     - `rounds`: for each round the programs that compute its messages, and the exchange.
     - `finish`: the programs that compute the results.
     """
@@ -102,7 +79,7 @@ class Executor:
     def __init__(
         self,
         layout: Layout,
-        sums: Callable[[LeavesByStage], LeavesByStage] | None,
+        sums: Sequence[TiedSum],
         rounds: Sequence[tuple[Sequence[Launch], Exchange]],
         finish: Sequence[Launch],
     ) -> None:
@@ -120,11 +97,12 @@ class Executor:
 
         - `idle`: the rounds whose messages are not used.
         """
-        if self.sums is not None:
-            leaves = self.sums(leaves)
+        for add in self.sums:
+            leaves = add(leaves)
         inboxes: list[list[Inbox]] = [[] for _ in leaves]
         for number, (launches, exchange) in enumerate(self.rounds):
-            self._compile(launches, leaves, inboxes)
+            if not self._is_compiled:
+                self._compile(launches, leaves, inboxes)
             if number in idle and exchange.is_needed:
                 received = exchange.nothing
             else:
@@ -134,7 +112,8 @@ class Executor:
                 received = exchange(sent)
             for inbox, vectors in zip(inboxes, received, strict=True):
                 inbox.append(vectors)
-        self._compile(self.finish, leaves, inboxes)
+        if not self._is_compiled:
+            self._compile(self.finish, leaves, inboxes)
         for launch in self.finish:
             launch(leaves, inboxes, results)
         self._is_compiled = True
@@ -145,12 +124,11 @@ class Executor:
         leaves: LeavesByStage,
         inboxes: Sequence[Sequence[Inbox]],
     ) -> None:
-        if not self._is_compiled:
-            compile_together(
-                (launch.program, launch.operands(leaves, inboxes), where)
-                for launch in launches
-                if (where := self.layout.stages[launch.slices[0].stage]) is not None
-            )
+        compile_together(
+            (launch.program, launch.operands(leaves, inboxes), where)
+            for launch in launches
+            if (where := self.layout.stages[launch.slices[0].stage]) is not None
+        )
 
 
 class Executors:
@@ -196,24 +174,39 @@ class Executors:
         """
         results: list[Any] = [None] * len(leaves)
         try:
-            layout = self.layout(names, leaves)
-            if layout not in self._built:
-                self._built[layout] = self._build(layout)
-            self._built[layout].run(leaves, results, idle)
+            executor = self.executor(names, leaves)
+            executor.run(leaves, results, idle)
         except (TypeError, ValueError, RuntimeError) as error:
-            donated = self._donated[names]
-            diagnose(error, self._function, leaves, results, donated, self._deletes)
+            self.explain(error, names, leaves, results)
             raise
-        if self._deletes is not None and not layout.is_traced:
-            self._delete(self._deletes, leaves)
+        if self._deletes is not None and not executor.layout.is_traced:
+            self.delete(leaves)
         return results
 
-    def _delete(self, name: str, leaves: LeavesByStage) -> None:
-        """Frees the buffers of an argument once the programs that read them finish."""
+    def executor(self, names: tuple[str, ...], leaves: LeavesByStage) -> Executor:
+        """The executor for the devices of these leaves."""
+        layout = self.layout(names, leaves)
+        if layout not in self._built:
+            self._built[layout] = self._build(layout)
+        return self._built[layout]
+
+    def explain(
+        self,
+        error: Exception,
+        names: tuple[str, ...],
+        leaves: LeavesByStage,
+        results: Sequence[Any],
+    ) -> None:
+        """Raises an error that names the cause of another one, if it is found."""
+        donated = self._donated[names]
+        diagnose(error, self._function, leaves, results, donated, self._deletes)
+
+    def delete(self, leaves: LeavesByStage) -> None:
+        """Frees the buffers in `deletes` once the programs that read them finish."""
         for stage, own in enumerate(leaves):
-            if own is None:
+            if own is None or self._deletes is None:
                 continue
-            for position in self._function.positions(stage, name):
+            for position in self._function.positions(stage, self._deletes):
                 if is_concrete(leaf := own[position]) and not leaf.is_deleted():
                     leaf.delete()
 
@@ -239,7 +232,7 @@ class Executors:
             return None
         stages, default = self._shardings_of(leaves), jnp.zeros(()).sharding
         return {
-            number: self._of_slice(number, finish, stage or default, given)
+            number: self._state_axes.of_results(number, finish, stage or default, given)
             for number, (finish, given, stage) in enumerate(
                 zip(self._function.finish[names], leaves, stages, strict=True)
             )
@@ -259,19 +252,8 @@ class Executors:
         one_device = bool(leaves) and not isinstance(stage, NamedSharding)
         if one_device and not self._state_axes.names:
             return None
-        shardings = self._of_slice(number, finish, stage, leaves)
+        shardings = self._state_axes.of_results(number, finish, stage, leaves)
         return None if one_device else shardings
-
-    def _of_slice(
-        self, number: int, finish: StageSlice | None, stage: Sharding, leaves: Leaves
-    ) -> tuple[Sharding, ...]:
-        if finish is None:
-            return ()
-        axes, avals = self._state_axes, finish.program.closed.out_avals
-        axes.check(number, stage)
-        shardings = finish.shardings(leaves, stage)
-        pairs = zip(shardings, avals, strict=True)
-        return tuple(axes.sharded(one, aval.shape) for one, aval in pairs)
 
     def _shardings_of(self, leaves: LeavesByStage) -> StageShardings:
         found = shardings_of(leaves)
@@ -295,7 +277,7 @@ def is_traced(leaves_by_stage: LeavesByStage) -> bool:
 def shardings_of(leaves_by_stage: LeavesByStage) -> StageShardings:
     """The shardings of the first leaf of each stage.
 
-    A NumPy array goes to the default device if other stages are on devices.
+    If other stages are on devices, a NumPy array goes to the default device.
     """
     firsts = [leaves[0] if leaves else None for leaves in leaves_by_stage]
     found = tuple(map(sharding_of, firsts))

@@ -7,6 +7,8 @@ from typing import Any
 
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
+from ..derive.slices import Leaves, StageSlice
+
 
 @dataclass(frozen=True)
 class StateAxes:
@@ -40,6 +42,24 @@ class StateAxes:
                 f"stage {stage} has the axes {tuple(sharding.mesh.axis_names)}."
             )
 
+    def of_results(
+        self, stage: int, finish: StageSlice | None, where: Sharding, leaves: Leaves
+    ) -> tuple[Sharding, ...]:
+        """The shardings of the results of a stage, which are a state.
+
+        **Arguments:**
+
+        - `finish`: the slice that computes them.
+        - `where`: the sharding of the stage.
+        - `leaves`: the leaves of the stage.
+        """
+        if finish is None:
+            return ()
+        self.check(stage, where)
+        shardings = finish.shardings(leaves, where)
+        pairs = zip(shardings, finish.program.closed.out_avals, strict=True)
+        return tuple(self.sharded(one, aval.shape) for one, aval in pairs)
+
     @property
     def _text(self) -> str:
         return ", ".join(map(repr, self.names))
@@ -61,6 +81,9 @@ class StateAxes:
                 spec[dimension] = self.names
                 return NamedSharding(sharding.mesh, PartitionSpec(*spec))
         return sharding
+
+
+UNSHARDED = StateAxes(())
 
 
 def _axes(spec: Sequence[Any]) -> set[str]:

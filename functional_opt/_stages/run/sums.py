@@ -1,6 +1,6 @@
 """Sums tied gradients shard by shard, on the devices of their owners."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,37 +20,42 @@ Summands = Mapping[int, Leaves]
 
 
 class DeviceSums:
-    """Sums all tied gradients, with one program per set of owners.
+    """Sums the gradients of parameters that are tied between the same stages.
 
-    The programs are separate from the update: within one kernel XLA may contract the
-    sum with a multiplication of the update, which rounds differently.
+    The program is separate from the update: within one kernel XLA may contract the sum
+    with a multiplication of the update, which rounds differently.
+
+    **Arguments:**
+
+    - `owners`: the owners.
+    - `tied`: the numbers of the tied parameters.
+    - `shardings`: the shardings of all stages.
     """
 
-    def __init__(self, ties: Ties, shardings: Sequence[Sharding | None]) -> None:
-        self._ties = ties
-        together: dict[tuple[int, ...], list[int]] = {}
-        for k, owners in enumerate(ties.owners):
-            together.setdefault(owners, []).append(k)
-        self._sums: list[tuple[tuple[int, ...], list[int], Adder]] = []
-        for owners, tied in together.items():
-            on = {s: sharding for s in owners if (sharding := shardings[s]) is not None}
-            shapes = [ties.avals[k].shape for k in tied]
-            are_apart = len(on) == len(owners) and not _is_one_device(on.values())
-            add = ShardedSum(on, shapes) if are_apart else _add_together
-            self._sums.append((owners, tied, add))
+    def __init__(
+        self,
+        ties: Ties,
+        owners: tuple[int, ...],
+        tied: Sequence[int],
+        shardings: Sequence[Sharding | None],
+    ) -> None:
+        self._ties, self.owners, self._tied = ties, owners, tied
+        on = {s: sharding for s in owners if (sharding := shardings[s]) is not None}
+        shapes = [ties.avals[k].shape for k in tied]
+        are_apart = len(on) == len(owners) and not _is_one_device(on.values())
+        self._add = ShardedSum(on, shapes) if are_apart else _add_together
 
     def __call__(self, leaves: Sequence[Leaves | None]) -> list[Leaves | None]:
         """The leaves of all stages, with sums in place of summands."""
-        summed = list(leaves)
-        for owners, tied, add in self._sums:
-            summands = {
-                stage: [given[self._ties.grads[stage][k]] for k in tied]
-                for stage in owners
-                if (given := summed[stage]) is not None
-            }
-            for stage, totals in add(summands).items():
-                grads = dict(zip(tied, totals, strict=True))
-                summed[stage] = self._ties.replaced(stage, summed[stage] or (), grads)
+        summed, ties = list(leaves), self._ties
+        summands = {
+            stage: [given[ties.grads[stage][k]] for k in self._tied]
+            for stage in self.owners
+            if (given := leaves[stage]) is not None
+        }
+        for stage, totals in self._add(summands).items():
+            grads = dict(zip(self._tied, totals, strict=True))
+            summed[stage] = ties.replaced(stage, leaves[stage] or (), grads)
         return summed
 
 
@@ -58,20 +63,22 @@ class DeviceCopies:
     """Copies tied gradients that are summed already to each owner.
 
     A sum on the devices of all owners stays there. A sum on one owner is broadcast to
-    the others.
+    the others. The arguments are those of `DeviceSums`.
     """
 
-    def __init__(self, ties: Ties) -> None:
-        self._ties = ties
+    def __init__(
+        self, ties: Ties, owners: tuple[int, ...], tied: Sequence[int]
+    ) -> None:
+        self._ties, self.owners, self._tied = ties, owners, tied
 
     def __call__(self, leaves: Sequence[Leaves | None]) -> list[Leaves | None]:
         """The leaves of all stages, with a copy for each owner without a sum."""
         copied: list[Leaves | None] = list(leaves)
-        grads: dict[int, dict[int, Any]] = {}
-        for k, owners in enumerate(self._ties.owners):
-            here = [stage for stage in owners if leaves[stage] is not None]
+        here = [stage for stage in self.owners if leaves[stage] is not None]
+        grads: dict[int, dict[int, Any]] = {stage: {} for stage in here}
+        for k in self._tied:
             for stage, grad in self._copies(k, here, leaves).items():
-                grads.setdefault(stage, {})[k] = grad
+                grads[stage][k] = grad
         for stage, own in grads.items():
             copied[stage] = self._ties.replaced(stage, leaves[stage] or (), own)
         return copied
@@ -82,9 +89,9 @@ class DeviceCopies:
         ties = self._ties
         own = {s: (leaves[s] or ())[ties.grads[s][k]] for s in here}
         source = next((grad for grad in own.values() if grad is not None), None)
-        if len(here) < len(ties.owners[k]) and any(x is None for x in own.values()):
+        if len(here) < len(self.owners) and any(x is None for x in own.values()):
             raise ValueError(
-                f"A summed gradient of stages {list(ties.owners[k])} is None on a "
+                f"A summed gradient of stages {list(self.owners)} is None on a "
                 "stage of this process, and another process has an owner, too. In this "
                 "case `tied_grads='summed'` requires the sum on every owner: pass "
                 "zeros if there is no gradient."
@@ -110,7 +117,8 @@ def _copy(grad: Any, param: Any, params: Mapping[int, Any]) -> Any:
     return grad if found is None else found
 
 
-Adder = Callable[[Summands], Mapping[int, Sequence[Any]]]
+# Replaces the gradients of parameters that are tied between the same stages.
+TiedSum = DeviceSums | DeviceCopies
 
 
 def _is_one_device(shardings: Collection[Sharding]) -> bool:
