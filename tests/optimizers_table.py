@@ -47,6 +47,8 @@ RATES: dict[str, str] = {
     "Adafactor": "factor of the step, relative to the size of the parameter if "
     "`multiply_by_parameter_scale`",
     "AdaDelta": ESTIMATED,
+    "Cautious": INSIDE,
+    "CautiousDecay": INSIDE,
     "COCOB": "factor of the gradient; usually 1",
     "DAdaptAdamW": ESTIMATED,
     "DoG": ESTIMATED,
@@ -73,7 +75,13 @@ RATES: dict[str, str] = {
 }
 
 # Stages of classes that have no case of their own.
-UNGRADED = {"Frozen": "exact", "Groups": "that of its optimizers"}
+OF_ITS_OPTIMIZER = "that of its optimizer"
+UNGRADED = {
+    "Cautious": OF_ITS_OPTIMIZER,
+    "CautiousDecay": OF_ITS_OPTIMIZER,
+    "Frozen": "exact",
+    "Groups": "that of its optimizers",
+}
 
 ORDER = ("exact", "close", "bounded", "impossible")
 CITED = re.compile(
