@@ -30,7 +30,7 @@ Every optimizer class, with its function in Optax, its paper, and where it can b
   parameters.
 - **Not in**: where the class raises an error.
 - **Stages**: how the staged update compares with that of the whole tree, in
-  [grades](stage_local.md#equal).
+  [grades](ideas/equal.md#grades).
 
 `nox -s table` writes this page.
 """

@@ -60,7 +60,7 @@ def test_tied_sums_add_few():
 
 
 def test_the_picture_of_a_step_names_what_it_passes():
-    page = Path(PACKAGE).parent / "docs" / "stage_local.md"
+    page = Path(PACKAGE).parent / "docs" / "ideas" / "slicing.md"
     picture = page.read_text().partition("```mermaid")[2].partition("```")[0]
     named = set(re.findall(r'\["([A-Z]\w+\.\w+)"\]', picture))
     assert len(named) >= 8

@@ -13,6 +13,7 @@ import gallery
 import latex2mathml.converter
 import mermaidx
 import reference
+import slicing_figure
 from mkdocs.structure.files import File
 
 
@@ -32,6 +33,12 @@ PROJECT = {
 }
 
 MERMAID = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Parts of pages that are made of the objects of the library.
+MADE = {
+    "clip-picture": slicing_figure.picture,
+    "clip-programs": slicing_figure.programs,
+}
+MADE_HERE = re.compile(r"^```made\n([\w-]+)\n```$", re.MULTILINE)
 MATH = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -69,7 +76,8 @@ def _drawn_by(guide: str) -> str:
 
 
 def on_page_markdown(markdown: str, **kwargs: Any) -> str:
-    return MERMAID.sub(lambda found: _diagram(found[1]), markdown)
+    made = MADE_HERE.sub(lambda found: MADE[found[1]](), markdown)
+    return MERMAID.sub(lambda found: _diagram(found[1]), made)
 
 
 def _diagram(text: str) -> str:

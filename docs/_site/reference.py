@@ -16,7 +16,7 @@ MORE = {
     "recipes": ("How to use them", "../recipes.md"),
     "stages": ("How to use them", "../stage_local.md"),
     "checkpoints": ("How to use them", "../checkpoints.md"),
-    "testing": ("How to use them", "../stage_local.md#equal"),
+    "testing": ("How to use them", "../ideas/equal.md"),
 }
 
 
