@@ -8,8 +8,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+import functional_opt as fo
 import optax_cases
-from catalogue import FUNCTIONS, KINDS
+from catalogue import EXAMPLES, FUNCTIONS, KINDS
 from optimizer_cases import CASES
 
 
@@ -47,8 +48,6 @@ RATES: dict[str, str] = {
     "Adafactor": "factor of the step, relative to the size of the parameter if "
     "`multiply_by_parameter_scale`",
     "AdaDelta": ESTIMATED,
-    "Cautious": INSIDE,
-    "CautiousDecay": INSIDE,
     "COCOB": "factor of the gradient; usually 1",
     "DAdaptAdamW": ESTIMATED,
     "DoG": ESTIMATED,
@@ -68,17 +67,13 @@ RATES: dict[str, str] = {
     "PolyakSGD": LARGEST,
     "Prodigy": ESTIMATED,
     "Rprop": "first step size of every entry",
-    "ScheduleFree": INSIDE,
     "Scion": "size of the step in the norm of each parameter",
     "SignSGD": SIGNS,
     "Signum": SIGNS,
 }
 
 # Stages of classes that have no case of their own.
-OF_ITS_OPTIMIZER = "that of its optimizer"
 UNGRADED = {
-    "Cautious": OF_ITS_OPTIMIZER,
-    "CautiousDecay": OF_ITS_OPTIMIZER,
     "Frozen": "exact",
     "Groups": "that of its optimizers",
 }
@@ -156,7 +151,14 @@ def stages(kind: type) -> str:
         grade + (f" [{notes.index(_sentence(reason)) + 1}]" if reason else "")
         for grade, reason in grades(kind)
     ]
-    return " or ".join(cells) or UNGRADED[kind.__name__]
+    inside = INSIDE if wraps(kind) else ""
+    return " or ".join(cells) or UNGRADED.get(kind.__name__, inside)
+
+
+def wraps(kind: type) -> bool:
+    """Whether a class holds one other optimizer, in one of its fields."""
+    held = vars(EXAMPLES[kind.__name__]).values()
+    return any(isinstance(value, fo.AbstractOptimizer) for value in held)
 
 
 def row(kind: type) -> str:
@@ -166,7 +168,7 @@ def row(kind: type) -> str:
         f"[`{name}`][functional_opt.{name}]",
         f"`{alias}`" if alias else "",
         paper(kind),
-        RATES.get(name, FACTOR),
+        RATES.get(name, INSIDE if wraps(kind) else FACTOR),
         extra_args(kind),
         refused(kind),
         stages(kind),
