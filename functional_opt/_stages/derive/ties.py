@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array, UInt32
 
 from .functions import SplitFunction
@@ -112,7 +111,7 @@ class Ties:
         if not missing:
             return leaves
         zeros = {
-            k: jnp.zeros_like(param, self.avals[k].dtype, device=_sharding(param))
+            k: jnp.zeros_like(param, self.avals[k].dtype)
             for k in missing
             for param in [leaves[self.params[stage][k]]]
         }
@@ -133,8 +132,3 @@ class Ties:
 def in_order(summands: Sequence[Any]) -> Any:
     """The sum of the summands, in the order of the owners."""
     return functools.reduce(jnp.add, summands)
-
-
-def _sharding(leaf: Any) -> Any:
-    is_array = isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
-    return leaf.sharding if is_array else None
