@@ -1,6 +1,7 @@
 """The example: its text, its model and its pipeline."""
 
 import functools
+import itertools
 import os
 import re
 import subprocess
@@ -253,13 +254,21 @@ def test_the_command_line_helps():
         assert option in text
 
 
-def test_a_schedule_of_its_own_tells_each_message_early(capsys):
-    overlap.main()
-    *order, last = capsys.readouterr().out.splitlines()
-    assert order == [
-        f"{what} of stage {stage}"
-        for stage in reversed(range(overlap.STAGES))
-        for what in ("gradients", "message")
-    ]
-    apart = re.fullmatch(r"after 5 steps (.*) of the largest entry .*", last)
-    assert apart is not None and float(apart[1]) < 1e-5
+def test_the_timeline_has_every_program_of_each_stage(tmp_path, capsys, monkeypatch):
+    for size in ("WIDTH", "ROWS"):
+        monkeypatch.setattr(overlap, size, 32)
+    picture = tmp_path / "timeline.png"
+    adam, clipped = overlap.main(picture).values()
+    assert "bit for bit" in capsys.readouterr().out and picture.stat().st_size > 10_000
+    separate = {"forward", "backward", "stage_results"}
+    for spans, programs in (
+        (adam, separate),
+        (clipped, separate | {"stage_messages", "gather"}),
+    ):
+        ran = [(s.device, s.program) for s in spans if s.program in overlap.COLOURS]
+        every = itertools.product(range(overlap.STAGES), programs)
+        assert sorted(ran) == sorted(every)
+        ends = overlap.times(spans, "backward")
+        for span in spans:
+            if span.program in ("stage_messages", "stage_results"):
+                assert span.start >= ends[span.device]
