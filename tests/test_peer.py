@@ -1,5 +1,8 @@
 """Twenty steps as eformer takes them. `docs/peer.md` shows what is proved here."""
 
+import dataclasses
+import re
+
 import functional_opt as fo
 import jax.numpy as jnp
 import optax
@@ -99,3 +102,17 @@ def test_what_is_not_exact_says_why():
 
 def test_the_page_is_of_today():
     assert peer_table.PAGE.read_text() == peer_table.text(), "run `nox -s peer`"
+
+
+def test_the_page_for_migrating_names_every_field():
+    page = (peer_table.PAGE.parent / "migrating" / "eformer.md").read_text()
+    configs = {name for name in dir(eformer) if name.endswith("Config")}
+    for config in sorted(configs - {"SchedulerConfig"}):
+        rows = re.findall(rf"^\| `{config}`.*?: (.*?) \|", page, re.MULTILINE)
+        named = re.findall(r"`(\w+)`", " ".join(rows))
+        fields = [field.name for field in dataclasses.fields(getattr(eformer, config))]
+        assert sorted(named) == sorted(fields), config
+    section = page.partition("## SchedulerConfig")[2].partition("##")[0]
+    named = re.findall(r"^\| `([a-z]\w+)` \|", section, re.MULTILINE)
+    fields = dataclasses.fields(eformer.SchedulerConfig)
+    assert sorted(named) == sorted(field.name for field in fields)
