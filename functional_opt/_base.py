@@ -152,7 +152,7 @@ class AbstractOptimizer(AbstractConfig):
         gradients, state and parameters, such as the loss: an [`ExtraArg`][] for each
         name.
     - The class variable `REFUSED_BY` says why an optimizer does not work in a "Recipe",
-        in "Groups", in a "Cautious" or with "build_mpmd".
+        in "Groups", in a "Cautious" or "Hyperball", or with "build_mpmd".
 
     !!! Example
 

@@ -25,6 +25,7 @@ GIVEN: dict[str, fo.AbstractOptimizer] = {
     "DPSGD": fo.DPSGD(l2_norm_clip=1.0, noise_multiplier=0.5, seed=0),
     "GaLore": fo.GaLore(rank=1, update_proj_gap=2),
     "Groups": frozen_groups(),
+    "Hyperball": fo.Hyperball(fo.Adam()),
     "LBFGS": fo.LBFGS(memory_size=2, linesearch=None),
     "Lookahead": fo.Lookahead(
         fast_optimizer=fo.SGD(), sync_period=2, slow_step_size=0.5

@@ -21,6 +21,7 @@ CASES = {
     "adafactor": Case(fo.Adafactor(min_dim_size_to_factor=4, momentum=0.9)),
     "rmsprop": Case(fo.RMSProp(centered=True, momentum=0.9)),
     "muon": Case(fo.Muon(ns_steps=2), close=SCALARS),
+    "normuon": Case(fo.NorMuon(ns_steps=2), close=SCALARS),
     "mars": Case(fo.Mars(weight_decay=0.1)),
     "mars, bfloat16 momentum": Case(fo.Mars(optimize_1d=True, mu_dtype="bfloat16")),
     "scion": Case(fo.Scion(momentum=0.1)),

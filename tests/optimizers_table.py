@@ -41,6 +41,7 @@ ESTIMATED = "factor of a step size that is estimated; usually 1"
 LARGEST = "largest step size"
 SIGNS = "size of the step of every entry"
 INSIDE = "that of the optimizer inside"
+MATRICES = "factor of the step of matrices; `adam_learning_rate` for the others"
 TRUST = "factor of the step, relative to the norm of the parameter"
 
 # What the learning rate means where it is more than a factor of the step.
@@ -55,6 +56,7 @@ RATES: dict[str, str] = {
     "Fromage": TRUST,
     "Frozen": "none",
     "Groups": "that of each group, times its `schedule_scale`",
+    "Hyperball": "angle of the step; " + INSIDE + " where norms are not kept",
     "Lamb": TRUST,
     "Lars": TRUST,
     "LBFGS": "factor of the step; usually 1 with a line search, which follows",
@@ -63,7 +65,8 @@ RATES: dict[str, str] = {
     "Mechanize": INSIDE + ", relative to a factor that is estimated",
     "Momo": LARGEST,
     "MomoAdam": LARGEST,
-    "Muon": "factor of the step of matrices; `adam_learning_rate` for the others",
+    "Muon": MATRICES,
+    "NorMuon": MATRICES,
     "PolyakSGD": LARGEST,
     "Prodigy": ESTIMATED,
     "Rprop": "first step size of every entry",

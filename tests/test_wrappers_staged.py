@@ -31,16 +31,28 @@ WRAPPED = fo.Groups(
     (
         layers("0", fo.Cautious(fo.SGD(momentum=0.9))),
         layers("1", fo.Cautious(fo.CautiousDecay(fo.Lion())), schedule_scale=0.1),
+        layers("2", fo.Hyperball(fo.Cautious(fo.Lion()))),
         layers("4", fo.Frozen()),
     ),
     rest=fo.CautiousDecay(Doubled(fo.Cautious(fo.AdamW()))),
 )
 
 
-def test_on_eight_stages():
+MATRICES = fo.Groups(
+    (
+        layers("0", fo.NorMuon(ns_steps=1)),
+        layers("1", fo.Cautious(fo.NorMuon(ns_steps=1, consistent_rms=0.2))),
+    ),
+    rest=fo.Hyperball(fo.Muon(ns_steps=1)),
+)
+
+
+def assert_equal_on_eight_stages(
+    optimizer: fo.AbstractOptimizer, **options: Any
+) -> None:
     params = mixed()
     ours = recipe(
-        optimizer=WRAPPED,
+        optimizer=optimizer,
         schedule=SCHEDULE,
         clip_norm=0.5,
         weight_decay=0.1,
@@ -52,5 +64,15 @@ def test_on_eight_stages():
         params,
         on_stages(params, tied=("layer 00", "layer 11")),
         grads=gradients(params, bad=(1,)),
+        **options,
     )
     assert staged.rounds == 2  # The tied gradients, and then norm and finiteness.
+
+
+def test_elementwise():
+    assert_equal_on_eight_stages(WRAPPED)
+
+
+def test_matrices():
+    """XLA compiles a small matmul together with what is around it."""
+    assert_equal_on_eight_stages(MATRICES, grade="bounded")

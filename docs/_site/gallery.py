@@ -27,6 +27,7 @@ NOT_DRAWN = {
     fo.DPSGD: "takes a gradient of each example",
     fo.Frozen: "makes no step",
     fo.Lookahead: "takes pairs of parameters",
+    fo.Hyperball: "keeps the norm, which is that of the start",
     fo.Groups: "takes the steps of the optimizers in it",
 }
 

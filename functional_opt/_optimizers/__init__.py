@@ -8,6 +8,7 @@ from .adaptive import Adam as Adam, AdamW as AdamW, RMSProp as RMSProp
 from .cautious import Cautious as Cautious, CautiousDecay as CautiousDecay
 from .distance import COCOB as COCOB, DoG as DoG, DoWG as DoWG
 from .factored import Adafactor as Adafactor
+from .hyperball import Hyperball as Hyperball
 from .layerwise import (
     Fromage as Fromage,
     Lamb as Lamb,
@@ -23,6 +24,7 @@ from .mixtures import AdEMAMix as AdEMAMix, SimplifiedAdEMAMix as SimplifiedAdEM
 from .momentum import NoisySGD as NoisySGD, SGD as SGD
 from .nesterov import Adan as Adan, NAdam as NAdam, NAdamW as NAdamW
 from .normalized import ADOPT as ADOPT
+from .normuon import NorMuon as NorMuon
 from .optimistic import (
     OptimisticAdam as OptimisticAdam,
     OptimisticGradientDescent as OptimisticGradientDescent,

@@ -1,8 +1,10 @@
 """Which axes of a parameter are the rows and columns of a matrix."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import optax
 from jaxtyping import PyTree
 from optax.contrib import MuonDimensionNumbers
 
@@ -21,5 +23,25 @@ def labels_of(numbers: DimensionNumbers, params: PyTree) -> PyTree[str]:
             lambda _: "adam" if given is None else "muon", own
         ),
         *(numbers, params),
-        is_leaf=lambda x: x is None or isinstance(x, MuonDimensionNumbers),
+        is_leaf=_is_numbers,
     )
+
+
+def of_each(numbers: DimensionNumbers) -> Callable[[PyTree], PyTree]:
+    """A function from matrices, with holes for the rest, to their numbers."""
+
+    def of(params: PyTree) -> PyTree:
+        given: Any = numbers(params) if callable(numbers) else numbers
+        given = MuonDimensionNumbers() if given is None else given
+        return jax.tree.map(
+            lambda given, own: jax.tree.map(lambda _: given, own),
+            *(given, params),
+            is_leaf=_is_numbers,
+        )
+
+    return of
+
+
+def _is_numbers(node: Any) -> bool:
+    is_one = isinstance(node, MuonDimensionNumbers)
+    return node is None or is_one or isinstance(node, optax.MaskedNode)

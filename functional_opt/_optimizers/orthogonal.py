@@ -35,18 +35,9 @@ from .._types import (
 )
 from .._where import Mask
 from .adaptive import AdamW
+from .coefficients import as_coefficients, check_coefficients, Coefficients
 from .decay import descend
 from .dimension_numbers import labels_of
-
-
-Coefficients = tuple[float, float, float]
-
-
-def _as_coefficients(value: Any) -> Any:
-    """Makes lists tuples and ints floats, so that equal coefficients are equal."""
-    if isinstance(value, list | tuple):
-        return tuple(_as_coefficients(item) for item in value)
-    return float(value) if type(value) is int else value
 
 
 @final
@@ -103,7 +94,7 @@ class Muon(AbstractPartitionedOptimizer):
 
     _: KW_ONLY
     ns_coeffs: Coefficients | tuple[Coefficients, ...] | Literal["standard", "dion"] = (
-        setting(default=(3.4445, -4.7750, 2.0315), convert=_as_coefficients)
+        setting(default=(3.4445, -4.7750, 2.0315), convert=as_coefficients)
     )
     ns_steps: PositiveCount = setting(default=5)
     beta: DecayRate = number(default=0.95)
@@ -127,14 +118,7 @@ class Muon(AbstractPartitionedOptimizer):
     consistent_rms: Positive | None = number(default=None)
 
     def _check(self) -> None:
-        triples = self.ns_coeffs
-        if not triples:
-            raise ValueError("`Muon.ns_coeffs` must have at least one triple, got ().")
-        if isinstance(triples[0], tuple) and len(triples) > self.ns_steps:
-            raise ValueError(
-                f"`Muon.ns_steps` must be at least the number of triples in "
-                f"`Muon.ns_coeffs`, {len(triples)}, got {self.ns_steps}."
-            )
+        check_coefficients("Muon", self.ns_coeffs, self.ns_steps)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:

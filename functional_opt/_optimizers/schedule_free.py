@@ -31,8 +31,9 @@ from .momentum import SGD
 
 STEPS_OF_AN_AVERAGE = MappingProxyType(
     {
-        "Cautious": "the average follows from all of its step. Change the steps that "
-        "are averaged: `ScheduleFree(optimizer=Cautious(...))`."
+        name: "the average follows from all of its step. Change the steps that are "
+        f"averaged: `ScheduleFree(optimizer={name}(...))`."
+        for name in ("Cautious", "Hyperball")
     }
 )
 

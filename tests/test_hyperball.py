@@ -1,0 +1,108 @@
+"""Steps that keep the norm of parameters."""
+
+from typing import Any
+
+import functional_opt as fo
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from recipe_runs import PARAMS, recipe, run, SCHEDULE
+from rooms import library
+
+
+def of_the_paper(param: Any, step: Any, rate: float) -> Any:
+    """AdamH's rule for a matrix, with the step that is subtracted."""
+    moved = param - rate * step * np.linalg.norm(param) / np.linalg.norm(step)
+    return moved / np.linalg.norm(moved) * np.linalg.norm(param)
+
+
+def test_against_numpy():
+    stack = {"stack": jnp.stack([PARAMS["embed"], 2 * PARAMS["embed"]])}
+    params: Any = {
+        f"{i} {name}": leaf for i in range(3) for name, leaf in (PARAMS | stack).items()
+    }
+    groups = fo.Groups(
+        (
+            fo.Group(fo.Where("'0"), fo.Adam(b2=0.95)),
+            fo.Group(fo.Where("'1"), fo.Muon(ns_steps=2)),
+        ),
+        rest=fo.SGD(momentum=0.9),
+    )
+    ours = recipe(optimizer=fo.Hyperball(groups), schedule=SCHEDULE).build()
+    theirs = recipe(optimizer=groups, schedule=1.0, weight_decay=0.0).build()
+    state, their_state = ours.init(params), theirs.init(params)
+    update, their_update = jax.jit(ours.update), jax.jit(theirs.update)
+    for count in range(4):
+        grads = jax.tree.map(lambda x, i=count: jnp.sin((i + 2) * x), params)
+        found, state = update(grads, state, params)
+        plain, their_state = their_update(grads, their_state, params)
+        rate = float(SCHEDULE(count))
+        for name, param in params.items():
+            start, end, step = map(
+                np.asarray, (param, param + found[name], plain[name])
+            )
+            if name.endswith("norm"):
+                np.testing.assert_allclose(found[name], rate * step, rtol=1e-5)
+            elif name.endswith("stack"):
+                expected = [
+                    of_the_paper(*x, -rate) for x in zip(start, step, strict=True)
+                ]
+                np.testing.assert_allclose(end, expected, rtol=1e-5)
+            else:
+                expected = of_the_paper(start, step, -rate)
+                np.testing.assert_allclose(end, expected, rtol=1e-5)
+
+
+def test_what_is_not_on_the_ball_decays():
+    own = fo.AdamW(weight_decay=0.5)
+    ours = recipe(optimizer=fo.Hyperball(own), schedule=0.1)
+    without = recipe(optimizer=fo.Hyperball(fo.Adam()), schedule=0.1)
+    found, plain = run(ours.build(), 1).params, run(without.build(), 1).params
+    fo.testing.assert_equal(found["body"], plain["body"])
+    pulled = plain["norm"] - 0.1 * 0.5 * PARAMS["norm"]
+    fo.testing.assert_equal(found["norm"], pulled, grade="bounded")
+    rows = [x.split("  ")[-1].strip() for x in ours.explain(PARAMS).splitlines()[1:]]
+    assert rows == ["0", "0", "0.5"]
+    assert "(2, 2)  Hyperball(AdamW)  x 1" in ours.explain(PARAMS)
+    assert "(2,)    AdamW             x 1" in ours.explain(PARAMS)
+
+
+def test_the_outermost_wrapper_keeps_the_norm():
+    def norms(optimizer: fo.AbstractOptimizer) -> Any:
+        after = run(recipe(optimizer=optimizer, schedule=0.1).build(), 3).params
+        return [float(jnp.linalg.norm(x["embed"])) for x in (PARAMS, after)]
+
+    inner = fo.Groups((fo.Group(fo.Where("embed"), fo.Frozen()),), rest=fo.SGD())
+    start, end = norms(fo.Hyperball(fo.CautiousDecay(fo.Cautious(fo.Lion()))))
+    assert end == pytest.approx(start, rel=1e-6)
+    start, end = norms(fo.Hyperball(inner))
+    assert end == start
+    assert "0: Frozen " in recipe(optimizer=fo.Hyperball(inner)).explain(PARAMS)
+
+
+def test_a_parameter_of_zero_stays():
+    ours = fo.Hyperball(fo.Adam()).build(0.1)
+    params = {"a": jnp.zeros((2, 2))}
+    updates, _ = ours.update({"a": jnp.ones((2, 2))}, ours.init(params), params)
+    fo.testing.assert_equal(updates, params)
+
+
+def test_state_is_a_count_for_schedules_only():
+    inner = fo.SGD().build(0.1).init(PARAMS)
+    for rate, more in ((0.1, 0), (SCHEDULE, 2)):
+        state = fo.Hyperball(fo.SGD()).build(rate).init(PARAMS)
+        assert len(jax.tree.leaves(state)) == len(jax.tree.leaves(inner)) + more
+
+
+def test_an_average_is_refused():
+    with pytest.raises(
+        ValueError, match=r"`Hyperball.optimizer` cannot .*=Hyperball\("
+    ):
+        fo.Hyperball(fo.ScheduleFreeAdamW())
+
+
+def test_files():
+    optimizer = fo.Hyperball(fo.NorMuon(ns_steps=3), where=fo.Where("kernel"))
+    document = library().encode(optimizer)
+    assert library().decode(document, fo.AbstractOptimizer) == optimizer
