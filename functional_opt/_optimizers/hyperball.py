@@ -17,15 +17,18 @@ from .._where import Selection, Where
 
 @final
 class Hyperball(AbstractOptimizer):
-    """Steps that keep the norm of each parameter: AdamH, MuonH and their like.
+    """[Hyperball](https://arxiv.org/abs/2606.16899) (Wen et al. 2026).
 
-    With the step $u$ of the optimizer inside, which is of any size, and the learning
-    rate $\\gamma$, a parameter $p$ moves to $q = p - \\gamma |p| u / |u|$ and from
-    there to $|p|\\,q / |q|$, as in [Marin](https://github.com/marin-community/marin),
-    `optim/adamh.py`. The norm is Frobenius's; for parameters of rank 3 or more there is
-    one for each index of the first axis, as for stacks of layers. The learning rate is
-    an angle: there is no weight decay. Marin suggests the square root of the learning
-    rate times the weight decay of the optimizer without this wrapper.
+    Steps that keep the norm of each parameter: AdamH, MuonH and their like. With the
+    step $u$ of the optimizer inside, which is of any size, and the learning rate
+    $\\gamma$, a parameter $p$ moves to $q = p - \\gamma |p| u / |u|$ and from there to
+    $|p|\\,q / |q|$. The norm is Frobenius's. As in the code of
+    [Marin](https://github.com/marin-community/marin), it is that of the parameter
+    before the step rather than that of the first one, which differs by rounding only;
+    and for parameters of rank 3 or more there is one for each index of the first axis,
+    as for stacks of layers. The learning rate is an angle: there is no weight decay.
+    Marin suggests the square root of the learning rate times the weight decay of the
+    optimizer without this wrapper.
 
     The parameters that `where` does not select are updated by the optimizer inside,
     with its weight decay. A parameter that is 0 remains 0: leave it out. Wrappers that
