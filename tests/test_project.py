@@ -86,6 +86,17 @@ def test_issue_forms_have_what_is_required(form):
     assert len(ids) == len(set(ids))
 
 
+def test_the_readme_runs_what_ci_runs():
+    """Its commands are those that are tried for every commit."""
+    in_readme = set(re.findall(r"python -m nox -s (\w+)", read("README.md")))
+    in_ci = re.findall(r"python -m nox .*-s ([a-z ]+?)(?: --|$)", read(".ci/run"), re.M)
+    assert {"train", "tests"} <= in_readme <= set(" ".join(in_ci).split())
+
+
+def test_the_readme_fits_on_a_screen():
+    assert len(read("README.md").splitlines()) <= 100
+
+
 def test_files_that_contributing_names_exist():
     text = read("CONTRIBUTING.md")
     table = re.findall(r"^\| (`.*?`) \|", text, re.MULTILINE)
