@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
+jax.config.update("jax_num_cpu_devices", 4)  # in place of four real ones
 STAGES, LAYERS, WIDTH = 2, 4, 16
 devices = np.array(jax.devices()).reshape(STAGES, -1)
 meshes = [Mesh(row, ("data",)) for row in devices]  # a stage is a row of devices
