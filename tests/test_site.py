@@ -58,6 +58,20 @@ def test_every_page_is_in_the_navigation():
     assert {f"api/{page}.md" for page in public_names.TITLES} <= set(listed)
 
 
+PARTS = [
+    pytest.param(*found, id=f"{page.stem}-{found[-1]}")
+    for page in sorted((ROOT / "docs").rglob("*.md"))
+    for found in re.findall(r'^(--8.*?"([^":]*):?([^"]*)")$', page.read_text(), re.M)
+]
+
+
+@pytest.mark.parametrize("line, path, part", PARTS)
+def test_every_included_part_exists(line, path, part):
+    assert line == f'--8<-- "{path}:{part}"'  # formatted as code, it is not included
+    script = (ROOT / path).read_text()
+    assert f"[start:{part}]" in script and f"[end:{part}]" in script
+
+
 def drawn(base):
     kinds = [cls for cls in gallery.concrete(base) if cls not in gallery.NOT_DRAWN]
     return pytest.mark.parametrize("cls", kinds, ids=lambda cls: cls.__name__)

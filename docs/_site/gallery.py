@@ -24,11 +24,11 @@ RATES = np.geomspace(1e-3, 1e3, 31)
 
 # Optimizers without a path of their own, and why.
 NOT_DRAWN = {
-    fo.DPSGD: "takes a gradient of each example",
-    fo.Frozen: "makes no step",
-    fo.Lookahead: "takes pairs of parameters",
+    fo.DPSGD: "requires a gradient for each example",
+    fo.Frozen: "does not change its parameters",
+    fo.Lookahead: "requires pairs of parameters",
     fo.Hyperball: "keeps the norm, which is that of the start",
-    fo.Groups: "takes the steps of the optimizers in it",
+    fo.Groups: "applies the steps of its optimizers",
 }
 
 
