@@ -21,6 +21,9 @@ PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 # but imports only the few in the group "bench".
 PEER = "eformer==0.0.101"
 
+# A pipeline runtime. Its licence is the AGPL: nothing but its session installs it.
+RUNTIME = "spectrax-lib==0.1.4"
+
 # What old dependencies have broken before, and one test of each large part.
 REDUCED = [
     "tests/test_package.py::test_checks_without_the_import_hook",
@@ -218,6 +221,13 @@ def peer(session: nox.Session) -> None:
 
 
 @nox.session
+def runtimes(session: nox.Session) -> None:
+    """Trains in the pipelines of spectrax, and compares the results with Optax."""
+    session.install("-e", ".", "pytest", RUNTIME)
+    run_outside(session, "tests/runtimes/try_spectrax.py")
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Builds the site into out/site; `-- serve` shows it and follows changes."""
     session.install("-e", ".[checkpoint,examples]", *groups("docs", "lint"))
@@ -277,6 +287,13 @@ def run_tests(session: nox.Session, profile: str, tests: Sequence[str]) -> None:
     """Runs pytest on all cores, with a profile of Hypothesis."""
     env = {"HYPOTHESIS_PROFILE": profile}
     session.run("pytest", "--numprocesses=auto", *tests, env=env)
+
+
+def run_outside(session: nox.Session, tests: str) -> None:
+    """Runs tests that are not part of the suite, without its settings."""
+    options = ("--noconftest", "-o", "addopts=", "-W", "ignore", "-ra")
+    env = {"PYTHONPATH": os.pathsep.join(str(ROOT / d) for d in ("tests", "examples"))}
+    session.run("pytest", *options, tests, *session.posargs, env=env)
 
 
 def session_python(session: nox.Session) -> str:

@@ -194,6 +194,13 @@ class Exchange:
             for sharding in self.shardings
         ]
 
+    def compile(self) -> None:
+        """Compiles the exchange before its first messages."""
+        if not (self.is_needed and self.rows.here):
+            return
+        slot = jax.ShapeDtypeStruct(self.shape, np.uint32, sharding=self.sharding)
+        self.gather.lower([slot] * len(self.slots)).compile()
+
     @functools.cached_property
     def nothing(self) -> list[Any]:
         """Zeros in place of messages that are not used, without an exchange."""

@@ -102,6 +102,7 @@ class Executor:
         inboxes: list[list[Inbox]] = [[] for _ in leaves]
         for number, (launches, exchange) in enumerate(self.rounds):
             if not self._is_compiled:
+                exchange.compile()
                 self._compile(launches, leaves, inboxes)
             if number in idle and exchange.is_needed:
                 received = exchange.nothing
@@ -275,10 +276,7 @@ def is_traced(leaves_by_stage: LeavesByStage) -> bool:
 
 
 def shardings_of(leaves_by_stage: LeavesByStage) -> StageShardings:
-    """The shardings of the first leaf of each stage.
-
-    If other stages are on devices, a NumPy array goes to the default device.
-    """
+    """The shardings of the first leaf of each stage; NumPy is on the default device."""
     firsts = [leaves[0] if leaves else None for leaves in leaves_by_stage]
     found = tuple(map(sharding_of, firsts))
     if None not in found or not any(found):
