@@ -29,12 +29,13 @@ import functional_opt as fo
 import jax
 import numpy as np
 from jaxtyping import Float
-from lm.comparison import checksum, difference
+from lm.comparison import difference
 from lm.display import Display, progress_bar
 from lm.model import Model, number_of_parameters, Sizes
 from lm.picture import draw, Story
 from lm.pipeline import Device, Pipeline, stage_devices
 from lm.processes import add_arguments, join, launch
+from lm.report import checksums, costs, milliseconds, NEXT, report
 from lm.text import every_byte, hold_out, load, random_batches, unigram_bits
 from lm.training import bits, Progress, Run, train, Updates, WholeTree
 
@@ -165,9 +166,12 @@ def train_alone(job: Job) -> int:
         validation=job.validate(by_stage),
         unigram=job.byte_frequencies(),
         verdict=str(apart),
+        costs=costs(
+            staged, milliseconds(staged, by_stage), milliseconds(whole, at_once)
+        ),
     )
     print(f"\n{staged}\n\n{report(story)}\n{checksums(by_stage)}")
-    print(f"took               {time.perf_counter() - started:.0f} s")
+    print(f"took               {time.perf_counter() - started:.0f} s\n\n{NEXT}")
     print(draw(story, options.output / "pipeline_lm.png"))
     return 0 if apart.within_bound else 1
 
@@ -187,28 +191,6 @@ def train_together(job: Job) -> int:
         print(f"last loss          {run.losses[-1]:.3f}")
         print(f"validation loss    {validation:.3f} bits per byte", flush=True)
     return 0
-
-
-def checksums(run: Run) -> str:
-    """A line for each stage of this process: equal bits have equal lines."""
-    return "\n".join(
-        f"stage {stage}            parameters {checksum(piece)}"
-        for stage, piece in enumerate(run.pieces)
-        if piece is not None
-    )
-
-
-def report(story: Story) -> str:
-    """The results as text."""
-    return "\n".join(
-        [
-            f"last loss          {story.staged[-1]:.3f} by stage, "
-            f"{story.whole[-1]:.3f} whole tree",
-            f"parameters         {story.verdict}",
-            f"validation loss    {story.validation:.3f} bits per byte",
-            f"byte frequencies   {story.unigram:.3f} bits per byte",
-        ]
-    )
 
 
 def recipe_of(options: argparse.Namespace) -> fo.Recipe:

@@ -186,6 +186,13 @@ def test_the_job(monkeypatch, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert Path(lines[-1]).read_bytes().startswith(b"\x89PNG")
     assert any("bits per byte" in line for line in lines)
+    (costs,) = (line for line in lines if line.startswith("costs"))
+    assert re.search(r" \d+ bytes exchanged .* [\d.]+ ms by stage, [\d.]+ ms on", costs)
+    (start,) = (i for i, line in enumerate(lines) if line == "try next")
+    for line in lines[start + 1 : start + 4]:
+        given = line.partition(" -- ")[2].partition("#")[0].split()
+        assert line.startswith("  python -m nox -s train -- ")
+        assert pipeline_lm.parse(given)
 
 
 def test_the_job_goes_on_from_a_checkpoint_in_other_stages(

@@ -25,6 +25,7 @@ class Story(NamedTuple):
     validation: float
     unigram: float
     verdict: str
+    costs: str
 
 
 def draw(story: Story, path: Path) -> Path:
@@ -48,7 +49,8 @@ def _draw_losses(axes: Axes, story: Story) -> None:
     _level(axes, story.unigram, f"byte frequencies\n{story.unigram:.2f}", GREY)
     _level(axes, story.validation, f"validation\n{story.validation:.2f}", MARK)
     axes.set_ylabel("loss, bits per byte")
-    axes.set_title(f"Parameters at the end: {story.verdict}", loc="left", fontsize=10)
+    found = f"Parameters at the end: {story.verdict}\n{story.costs}"
+    axes.set_title(found, loc="left", fontsize=10)
     axes.legend(frameon=False, loc="best")
 
 

@@ -42,6 +42,7 @@ class Run(NamedTuple):
 
     losses: Float[np.ndarray, " steps"]
     pieces: Pieces
+    states: Any
 
 
 class WholeTree:
@@ -106,7 +107,7 @@ def train(
         display.advance(bits(losses[max(len(losses) - 2, 0)]), batch.inputs.size)
     missed = progress.step - len(losses)
     curve = [math.nan] * missed + [bits(loss) for loss in losses]
-    return Run(np.array(curve), progress.pieces)
+    return Run(np.array(curve), progress.pieces, progress.states)
 
 
 def bits(loss: Scalar) -> float:
