@@ -8,6 +8,12 @@ from ._base import (
     AbstractSchedule as AbstractSchedule,
 )
 from ._checkpoints.checkpoints import Checkpoints as Checkpoints, Restored as Restored
+from ._clips import (
+    AdaptiveClip as AdaptiveClip,
+    ClipByBlockRMS as ClipByBlockRMS,
+    ClipByNorm as ClipByNorm,
+    ClipByRecentNorms as ClipByRecentNorms,
+)
 from ._codec.errors import ConfigError as ConfigError
 from ._composition.frozen import Frozen as Frozen
 from ._composition.held import (

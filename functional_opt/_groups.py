@@ -9,6 +9,8 @@ import optax
 from jaxtyping import PyTree
 
 from ._base import AbstractOptimizer, AbstractSchedule, all_in, WeightDecay
+from ._clips import Clip
+from ._composition.clipped import Clipped
 from ._composition.decay import WithDecay
 from ._composition.held import AbstractPartitionedOptimizer
 from ._composition.rates import is_one, WithRate
@@ -43,6 +45,10 @@ class Group(AbstractConfig):
     - `weight_decay`: decoupled weight decay per unit of the group's learning rate, at
         least 0, in place of the optimizer's own and of the recipe's: a number or a
         schedule. If None, they apply.
+    - `clip`: how the gradients of the group are clipped, after the recipe's clips, if
+        at all.
+    - `clip_update`: how the updates of the group, with their weight decay, are clipped,
+        if at all.
     """
 
     where: Selection = setting()
@@ -53,6 +59,8 @@ class Group(AbstractConfig):
     )
     schedule_scale: NonNegative = number(default=1.0)
     weight_decay: WeightDecay | None = part(default=None)
+    clip: Clip | None = part(default=None)
+    clip_update: Clip | None = part(default=None)
 
     def _check(self) -> None:
         if self.schedule is not None and not is_one(self.schedule_scale):
@@ -150,6 +158,10 @@ def _part(group: Group) -> AbstractOptimizer:
     optimizer = group.optimizer
     if group.weight_decay is not None:
         optimizer = WithDecay(optimizer=optimizer, weight_decay=group.weight_decay)
+    if group.clip is not None or group.clip_update is not None:
+        optimizer = Clipped(
+            optimizer=optimizer, clip=group.clip, clip_update=group.clip_update
+        )
     return WithRate(
         optimizer=optimizer, schedule=group.schedule, scale=group.schedule_scale
     )

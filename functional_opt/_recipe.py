@@ -9,6 +9,8 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from ._base import AbstractOptimizer, AbstractSchedule, all_in, WeightDecay
+from ._chain import averaging_gradients, checking_params, linked, skipping_nonfinite
+from ._clips import Clip, clipped
 from ._composition.assignments import assigned, table
 from ._composition.decay import decayed
 from ._composition.frozen import without_frozen
@@ -28,12 +30,8 @@ from ._stages.options import Donate, MeshAxes, StageOptions, TiedGrads
 from ._stages.partition import only_params, StagePartition
 from ._stages.splitting import split
 from ._stages.steps import StageLocal
-from ._transformations.accumulation import accumulated
-from ._transformations.averaging import averaged_params, params_ema
-from ._transformations.clipping import clip_by_global_norm
-from ._transformations.dtypes import same_dtypes
+from ._transformations.averaging import averaged_params
 from ._transformations.gradients import none_as_zero, real_only
-from ._transformations.tracking import track
 from ._types import (
     DecayRate,
     FloatDtype,
@@ -79,6 +77,8 @@ class Recipe(AbstractConfig):
         down to it; greater than 0. None does not clip. The norm is computed in float32
         or wider: for narrower gradients it differs from `optax.global_norm`, which
         loses small terms.
+    - `clip`: how gradients are clipped after `clip_norm`, if at all.
+    - `clip_update`: how updates, with their weight decay, are clipped, if at all.
     - `weight_decay`: decoupled weight decay per unit of learning rate, at least 0, in
         place of the optimizer's own: a number, or a schedule of the number of completed
         updates. If None, the optimizer is not changed.
@@ -106,6 +106,8 @@ class Recipe(AbstractConfig):
     optimizer: AbstractOptimizer = part()
     schedule: AbstractSchedule | Schedule | Scalar = part(convert=as_schedule)
     clip_norm: Positive | None = number(default=None)
+    clip: Clip | None = part(default=None)
+    clip_update: Clip | None = part(default=None)
     weight_decay: WeightDecay | None = part(default=None)
     decay_where: Selection | None = setting(default=None)
     accumulate: PositiveCount = setting(default=1)
@@ -153,12 +155,11 @@ class Recipe(AbstractConfig):
     ) -> optax.GradientTransformationExtraArgs:
         """The Optax transformation.
 
-        It chains the clip, the optimizer with its decay and the average of the new
+        It chains the clips, the optimizer with its decay and the average of the new
         parameters. An accumulation with the state of `optax.MultiSteps` wraps this
         chain, the skipping of spikes wraps that, and `optax.apply_if_finite` wraps all
         of it. Frozen parameters take part in none of these. Updates have the dtypes of
-        the gradients, and the state keeps its dtypes. None in place of a gradient
-        counts as zeros.
+        the gradients, the state keeps its dtypes, and a gradient of None is zeros.
 
         **Arguments:**
 
@@ -171,16 +172,16 @@ class Recipe(AbstractConfig):
             return self.resolve(total_steps).build()
         for config, name in unresolved(self):
             known_steps(config, name)
-        transformation = self._accumulated(self._chain())
+        transformation = averaging_gradients(self._chain(), self.accumulate)
         if self.state_dtype is not None:
             transformation = real_only(transformation, "`Recipe.state_dtype`")
         if self.skip_spikes is not None:
             transformation = self.skip_spikes.around(transformation)
         if self.skip_nonfinite:
-            never = jnp.iinfo(jnp.int32).max
-            transformation = optax.apply_if_finite(transformation, never)
+            transformation = skipping_nonfinite(transformation)
         trained = without_frozen(self.optimizer, transformation)
-        return self._checked(none_as_zero(trained))
+        # On the whole tree, before groups see a part of it.
+        return checking_params(none_as_zero(trained), self._check_where)
 
     @typed
     def build_mpmd(
@@ -210,11 +211,10 @@ class Recipe(AbstractConfig):
         - `total_steps`: as in `build`.
         - `params`, `partition`, `meshes`, `donate`, `tied_grads`, `shard_state`,
             `grads`, `extra_args`, `state_stage_of`, `travel_limit`, `process_timeout`:
-            as in `stage_local`.
-            Gradients in another dtype than the parameters, such as float32 gradients of
-            bfloat16 parameters, require `grads`.
+            as in `stage_local`. Gradients in another dtype than the parameters require
+            `grads`, such as float32 gradients of bfloat16 parameters.
         """
-        check_staged(all_in(self.optimizer), extra_args)
+        check_staged(self._requiring(), extra_args)
         options = StageOptions(
             meshes=meshes,
             donate=donate,
@@ -270,43 +270,29 @@ class Recipe(AbstractConfig):
         params = only_params(params)
         self._check_where(params)
         assignments = table(params, assigned(self._decayed_optimizer(), params))
-        return assignments + explain_extra_args(all_in(self.optimizer))
+        return assignments + explain_extra_args(self._requiring())
+
+    def _requiring(self) -> list[AbstractOptimizer | SkipSpikes]:
+        """All that may require extra arguments."""
+        return [*all_in(self.optimizer), *filter(None, [self.skip_spikes])]
 
     def _chain(self) -> optax.GradientTransformationExtraArgs:
         optimizer = self._decayed_optimizer()
         if self.state_dtype is not None:
             optimizer = with_state_dtype(optimizer, jnp.dtype(self.state_dtype))
-        links: list[Any] = [optimizer.build(self.schedule)]
-        if self.clip_norm is not None or self.track_norm:
-            links.insert(0, clip_by_global_norm(self.clip_norm))
-        if self.ema_decay is not None:
-            links.append(params_ema(self.ema_decay))
-        return same_dtypes(optax.chain(*links, track(self.schedule)))
+        built = optimizer.build(self.schedule)
+        return linked(
+            clipped(built, self.clip, self.clip_update),
+            self.schedule,
+            clip_norm=self.clip_norm,
+            track_norm=self.track_norm,
+            ema_decay=self.ema_decay,
+        )
 
     def _decayed_optimizer(self) -> AbstractOptimizer:
         if self.weight_decay is None:
             return self.optimizer
         return decayed(self.optimizer, self.weight_decay, self.decay_where)
-
-    def _accumulated(
-        self, transformation: optax.GradientTransformationExtraArgs
-    ) -> optax.GradientTransformationExtraArgs:
-        if self.accumulate == 1:
-            return transformation
-        # Gradients are added up in float32, without their imaginary parts.
-        several = accumulated(transformation, self.accumulate)
-        return real_only(several, "`Recipe.accumulate`")
-
-    def _checked(
-        self, transformation: optax.GradientTransformationExtraArgs
-    ) -> optax.GradientTransformationExtraArgs:
-        """Checks the rule of the decay on the whole tree, before groups see a part."""
-
-        def init(params: PyTree) -> PyTree:
-            self._check_where(params)
-            return transformation.init(params)
-
-        return optax.GradientTransformationExtraArgs(init, transformation.update)
 
     def _check_where(self, params: PyTree) -> None:
         if self.decay_where is not None:

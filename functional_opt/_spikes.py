@@ -1,12 +1,15 @@
 """Skipping of gradient spikes."""
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY
-from typing import Annotated, final, Literal
+from types import MappingProxyType
+from typing import Annotated, ClassVar, final, Literal
 
 import optax
 from annotated_types import Interval
 
 from ._config import AbstractConfig
+from ._extra_args import ExtraArg
 from ._fields import number, setting
 from ._transformations.spikes import skip_spikes
 from ._types import Positive
@@ -54,6 +57,11 @@ class SkipSpikes(AbstractConfig):
         `optax.contrib.reduce_on_plateau`; or "either", which skips if one of them rises
         too far.
     """
+
+    EXTRA_ARGS: ClassVar[Mapping[str, ExtraArg]] = MappingProxyType(
+        {"value": ExtraArg("the loss", when=lambda skip: skip.of != "norm")}
+    )
+    REFUSED_BY: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     _: KW_ONLY
     window: Annotated[int, Interval(ge=2)] = setting(default=128)

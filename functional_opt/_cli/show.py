@@ -22,8 +22,10 @@ CHAIN = (
     "skip_spikes",
     "accumulate",
     "clip_norm",
+    "clip",
     "optimizer",
     "weight_decay",
+    "clip_update",
     "ema_decay",
 )
 

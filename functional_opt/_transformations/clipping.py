@@ -1,4 +1,4 @@
-"""Clipping by the global norm, which is recorded in the optimizer state."""
+"""Clipping by norms of all gradients or updates together."""
 
 from typing import Any, NamedTuple
 
@@ -8,6 +8,8 @@ import optax
 from jaxtyping import PyTree
 
 from .._types import Scalar
+from .dtypes import widened
+from .windows import limit, record
 
 
 class NormState(NamedTuple):
@@ -39,19 +41,68 @@ def clip_by_global_norm(max_norm: Scalar | None) -> optax.GradientTransformation
         state = NormState(norm.astype(jnp.float32))
         if max_norm is None:
             return updates, state
-        limit = max_norm
-        # The operations of `optax.clip_by_global_norm` in the same order; calling it
-        # would compute the norm a second time.
-        is_small = jnp.squeeze(norm < limit)
-
-        def clip(x: jax.Array) -> jax.Array:
-            wide = _wide(x)
-            clipped = (wide / norm.astype(wide.dtype)) * limit
-            return jax.lax.select(is_small, x, clipped.astype(x.dtype))
-
-        return jax.tree.map(clip, updates), state
+        return _limited(updates, norm, max_norm), state
 
     return optax.GradientTransformation(init, update)
+
+
+def limit_norm(max_norm: Scalar) -> optax.GradientTransformation:
+    """`clip_by_global_norm` without a record of the norm."""
+    return optax.stateless(
+        lambda updates, _: _limited(updates, wide_norm(updates), max_norm)
+    )
+
+
+class RecentNormsState(NamedTuple):
+    """The last norms, one row each, and how many there have been."""
+
+    history: jax.Array
+    observed: jax.Array
+
+
+def limit_norm_by_history(window: int, sigma: Scalar) -> optax.GradientTransformation:
+    """Clips the global norm to that of the last ones and some of their deviations.
+
+    **Arguments:**
+
+    - `window`: the number of norms, before their clip, in the mean and the deviation.
+    - `sigma`: the largest distance above the mean, in standard deviations.
+    """
+
+    def init(params: Any) -> RecentNormsState:
+        del params
+        history = jnp.zeros((window, 1), jnp.float32)
+        return RecentNormsState(history, jnp.zeros([], jnp.int32))
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        del params
+        norm = wide_norm(updates)
+        (largest,) = limit(state.history, state.observed, sigma)
+        latest = norm.astype(jnp.float32)[None]
+        new = RecentNormsState(*record(state.history, state.observed, latest))
+        return _limited(updates, norm, largest), new
+
+    return optax.GradientTransformation(init, update)
+
+
+def in_float32(
+    inner: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Computes on gradients and parameters in float32 or wider."""
+    return widened(inner, jnp.dtype("float32"))
+
+
+def _limited(updates: PyTree, norm: jax.Array, max_norm: Any) -> PyTree:
+    # The operations of `optax.clip_by_global_norm` in the same order; calling it would
+    # compute the norm a second time.
+    is_small = jnp.squeeze(norm < max_norm)
+
+    def clip(x: jax.Array) -> jax.Array:
+        wide = _wide(x)
+        clipped = (wide / norm.astype(wide.dtype)) * max_norm
+        return jax.lax.select(is_small, x, clipped.astype(x.dtype))
+
+    return jax.tree.map(clip, updates)
 
 
 def wide_norm(updates: PyTree) -> jax.Array:

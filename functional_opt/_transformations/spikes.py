@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 
 from .._types import Scalar
 from .clipping import wide_norm
+from .windows import limit, record
 
 
 class SkipSpikesState(NamedTuple):
@@ -46,46 +47,21 @@ def skip_spikes(
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
         latest = jnp.stack([MEASURES[name](updates, extra_args) for name in measures])
-        is_spike = jnp.any(_rises(state.history, state.observed, latest, sigma))
+        largest = limit(state.history, state.observed, sigma)
+        # Not a number is a spike as soon as there is a limit.
+        is_spike = jnp.any(jnp.isfinite(largest) & ~(latest <= largest))
         updates, inner_state = jax.lax.cond(
             is_spike,
             lambda: (optax.tree.zeros_like(updates), state.inner_state),
             lambda: inner.update(updates, state.inner_state, params, **extra_args),
         )
-        # A value that is not finite would hide every spike while it is in the window.
-        is_finite = jnp.all(jnp.isfinite(latest))
-        row = jnp.arange(window) == state.observed % window
-        return updates, SkipSpikesState(
-            jnp.where((row & is_finite)[:, None], latest[None], state.history),
-            jnp.where(is_finite, _next(state.observed, window), state.observed),
-            jnp.where(
-                is_spike, optax.safe_increment(state.total_spikes), state.total_spikes
-            ),
-            inner_state,
+        skipped = jnp.where(
+            is_spike, optax.safe_increment(state.total_spikes), state.total_spikes
         )
+        history, observed = record(state.history, state.observed, latest)
+        return updates, SkipSpikesState(history, observed, skipped, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _next(observed: jax.Array, window: int) -> jax.Array:
-    """Counts to twice the window and back to the window: no overflow, the same row."""
-    return jnp.where(observed + 1 < 2 * window, observed + 1, window)
-
-
-def _rises(
-    history: jax.Array, observed: jax.Array, latest: jax.Array, sigma: Scalar
-) -> jax.Array:
-    """Whether each of the latest observations is too far above those in the history."""
-    window = history.shape[0]
-    known = jnp.minimum(observed, window)
-    is_known = (jnp.arange(window) < known)[:, None]
-    mean = jnp.sum(jnp.where(is_known, history, 0.0), 0) / jnp.maximum(known, 1)
-    squares = jnp.where(is_known, jnp.square(history - mean[None]), 0.0)
-    deviation = jnp.sqrt(jnp.sum(squares, 0) / jnp.maximum(known - 1, 1))
-    # Equal observations have no deviation, and a mean that rounding has changed.
-    deviation = jnp.maximum(deviation, 1e-6 * jnp.maximum(jnp.abs(mean), 1.0))
-    is_within = latest - mean <= sigma * deviation
-    return (known >= max(2, window // 2)) & ~is_within
 
 
 def _norm(updates: PyTree, extra_args: dict[str, Any]) -> jax.Array:

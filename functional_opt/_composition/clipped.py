@@ -1,0 +1,39 @@
+"""Clips around one optimizer in a tree of them."""
+
+from dataclasses import KW_ONLY
+from typing import final
+
+import optax
+from jaxtyping import PyTree
+
+from .._base import AbstractOptimizer
+from .._clips import Clip, clipped
+from .._fields import part
+from .._types import LearningRate, typed
+from .assignments import assigned
+
+
+@final
+class Clipped(AbstractOptimizer):
+    """An optimizer with its gradients, or its updates, clipped.
+
+    **Arguments:**
+
+    - `optimizer`: the optimizer.
+    - `clip`: of the gradients, if any.
+    - `clip_update`: of the updates, with their weight decay, if any.
+    """
+
+    _: KW_ONLY
+    optimizer: AbstractOptimizer = part()
+    clip: Clip | None = part(default=None)
+    clip_update: Clip | None = part(default=None)
+
+    @typed
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
+        return clipped(self.optimizer.build(schedule), self.clip, self.clip_update)
+
+
+@assigned.register
+def _(optimizer: Clipped, params: PyTree) -> PyTree:
+    return assigned(optimizer.optimizer, params)
