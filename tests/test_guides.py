@@ -54,7 +54,8 @@ def test_prints_what_the_page_says(script, tmp_path, monkeypatch, capsys):
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    pages = [page for page in map(Path.read_text, PAGES) if script.name in page]
+    included = f'--8<-- "examples/guides/{script.name}:'
+    pages = [page for page in map(Path.read_text, PAGES) if included in page]
     assert len(pages) == 1
     if script.name not in UNSHOWN:
         said = "".join(OUTPUT.findall(pages[0]))
