@@ -204,8 +204,7 @@ def editors(session: nox.Session) -> None:
     session.run("npm", "install", "--prefix", folder, *servers, external=True)
     modules = str(Path(folder, "node_modules").resolve())
     session.run(
-        *("pytest", "--noconftest", "-o", "addopts="),
-        "tests/editors/try_editors.py",
+        *("pytest", "--noconftest", "tests/editors/try_editors.py"),
         *session.posargs,
         env={"NODE_MODULES": modules, "NODE_PATH": modules},
     )
@@ -242,7 +241,7 @@ def browser(session: nox.Session) -> None:
     session.install("-e", ".[checkpoint,examples]", *packages)
     env = {"NO_MKDOCS_2_WARNING": "1"}
     session.run("mkdocs", "build", "--strict", env=env)
-    options = ("--noconftest", "-o", "addopts=", *session.posargs)
+    options = ("--noconftest", *session.posargs)
     session.run("pytest", "tests/browser/try_site.py", *options)
 
 

@@ -1,9 +1,12 @@
-"""Several CPU devices for stages to live on, and how hard Hypothesis tries."""
+"""Several CPU devices, types checked at every call, and how hard Hypothesis tries."""
 
+import importlib.util
 import os
+import pkgutil
 
 import hypothesis
 import jax
+import jaxtyping
 
 
 DEVICES = "--xla_force_host_platform_device_count"
@@ -11,6 +14,14 @@ DEVICES = "--xla_force_host_platform_device_count"
 # JAX reads this once, when it makes its first array.
 if DEVICES not in (flags := os.environ.get("XLA_FLAGS", "")):
     os.environ["XLA_FLAGS"] = f"{flags} {DEVICES}=8".strip()
+
+# The types of every call are checked, but within `_slicing`: a derivation calls its
+# small functions a million times, and would take several times as long.
+package = importlib.util.find_spec("functional_opt")
+assert package is not None
+modules = pkgutil.iter_modules(package.submodule_search_locations)
+checked = [f"functional_opt.{name}" for _, name, _ in modules if name != "_slicing"]
+jaxtyping.install_import_hook([*checked, "lm"], "beartype.beartype")
 
 # A vector that meets a matrix by mistake is an error. Code of others that broadcasts
 # so is named where it is used, with `jax.numpy_rank_promotion("allow")`.
