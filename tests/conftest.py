@@ -15,12 +15,15 @@ DEVICES = "--xla_force_host_platform_device_count"
 if DEVICES not in (flags := os.environ.get("XLA_FLAGS", "")):
     os.environ["XLA_FLAGS"] = f"{flags} {DEVICES}=8".strip()
 
-# The types of every call are checked, but within `_slicing`: a derivation calls its
-# small functions a million times, and would take several times as long.
+# The types of every call are checked where arrays are. Elsewhere small functions are
+# called a million times, and pyright checks them.
+WITHOUT_ARRAYS = {"_annotations", "_cli", "_codec", "_slicing"}
 package = importlib.util.find_spec("functional_opt")
 assert package is not None
-modules = pkgutil.iter_modules(package.submodule_search_locations)
-checked = [f"functional_opt.{name}" for _, name, _ in modules if name != "_slicing"]
+rooms = {
+    name for _, name, _ in pkgutil.iter_modules(package.submodule_search_locations)
+}
+checked = [f"functional_opt.{name}" for name in sorted(rooms - WITHOUT_ARRAYS)]
 jaxtyping.install_import_hook([*checked, "lm"], "beartype.beartype")
 
 # A vector that meets a matrix by mistake is an error. Code of others that broadcasts

@@ -24,14 +24,14 @@ def test_only_config_errors_come_out():
     """In a process of its own, where nothing checks the types of every call."""
     script = Path(__file__).with_name("fuzz_codec.py")
     done = subprocess.run(
-        [sys.executable, script, "20000", "1"],
+        [sys.executable, script, "8000", "1"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2_000:]
-    assert done.stdout.splitlines()[-1].startswith("20,000 documents")
+    assert done.stdout.splitlines()[-1].startswith("8,000 documents")
 
 
 # Python's `re` may find a drawn pattern odd; users see that as a warning too.
@@ -41,7 +41,7 @@ def test_schema_and_decoder_agree():
     schema = jsonschema.Draft202012Validator(registry.json_schema())
     mutations = Mutations(registry, seed=2)
     agreed = {True: 0, False: 0}
-    for _ in range(800):
+    for _ in range(500):
         data = mutations.plain(is_json=True)
         problems = problems_of(registry, data)
         is_valid = schema.is_valid(data)
@@ -50,7 +50,7 @@ def test_schema_and_decoder_agree():
             assert not any(OF_SHAPE.search(text) for _, text in problems), problems
         else:
             assert problems, data
-    assert min(agreed.values()) > 150
+    assert min(agreed.values()) > 90
 
 
 def problems_of(registry, data):

@@ -28,7 +28,7 @@ from rooms import Packing, slice_jaxpr, Slices
 from sliced import cut, place, run
 
 
-MANY = {"ci": 300, "thorough": 5_000}[os.environ.get("HYPOTHESIS_PROFILE", "ci")]
+MANY = {"ci": 200, "thorough": 5_000}[os.environ.get("HYPOTHESIS_PROFILE", "ci")]
 
 
 def sliced(program: Program, args: Any, marks: Any = None) -> tuple[Any, Slices | None]:
