@@ -32,7 +32,7 @@ class Adafactor(AbstractOptimizer):
 
     `optax.adafactor`: algorithms 4 and 5 with the decay of section 7.2. A matrix keeps
     the moving averages of its gradient's squares along rows and along columns, and no
-    more. The share that stays at update $t$ is $1 - t^{-c}$, with $c$ = `decay_rate`.
+    more. The decay rate at update $t$ is $1 - t^{-c}$, with $c$ = `decay_rate`.
 
     ```python
     >>> import functional_opt as fo
