@@ -17,21 +17,26 @@ from optimizer_cases import CASES
 PATH = Path(__file__).parent.parent / "docs" / "optimizers.md"
 
 START = """\
+---
+hide: [toc]
+---
+
 # All optimizers
 
 Every optimizer class, with its function in Optax, its paper, and where it can be used.
 [Pictures](gallery/optimizers.md) show the path of each of them, and the
 [reference](api/optimizers.md) all fields.
 
-- **Optax**: the function with the same fields, defaults and values. Classes without one
-  are implemented from their papers, and compared with the code of their authors.
+- **Class**: below it is the function of Optax with the same fields, defaults and
+  values. Classes without one are implemented from their papers, and compared with the
+  code of their authors.
+- **Stages**: how the staged update compares with that of the whole tree, in
+  [grades](ideas/equal.md#grades).
 - **Learning rate**: what the schedule multiplies. Most optimizers multiply a direction
   by it (*factor of the step*).
 - **Extra arguments**: what `update` and `step` require besides gradients, state and
   parameters.
 - **Not in**: where the class raises an error.
-- **Stages**: how the staged update compares with that of the whole tree, in
-  [grades](ideas/equal.md#grades).
 
 `nox -s table` writes this page.
 """
@@ -110,15 +115,13 @@ def extra_args(kind: Any) -> str:
 def _deciding(kind: Any) -> list[str]:
     """The fields that the reasons and remedies of extra arguments name."""
     remedies = " ".join(x.instead or "" for x in kind.EXTRA_ARGS.values())
-    return sorted(set(re.findall(rf"`({kind.__name__}\.\w+)`", remedies)))
+    return sorted(set(re.findall(rf"`{kind.__name__}\.(\w+)`", remedies)))
 
 
 def refused(kind: Any) -> str:
     places = [f"`{place}`" for place in kind.REFUSED_BY]
     if any(x.instead is not None for x in kind.EXTRA_ARGS.values()):
-        places.append(
-            f"`build_mpmd` and `Groups`, by default: see `{_deciding(kind)[0]}`"
-        )
+        places.append(f"`build_mpmd`, `Groups`: see `{_deciding(kind)[0]}`")
     return ", ".join(places)
 
 
@@ -166,15 +169,14 @@ def wraps(kind: type) -> bool:
 
 def row(kind: type) -> str:
     name = kind.__name__
-    alias = ALIASES.get(name)
+    alias = f"<br>`{ALIASES[name]}`" if name in ALIASES else ""
     cells = [
-        f"[`{name}`][functional_opt.{name}]",
-        f"`{alias}`" if alias else "",
+        f"[`{name}`][functional_opt.{name}]{alias}",
         paper(kind),
+        stages(kind),
         RATES.get(name, INSIDE if wraps(kind) else FACTOR),
         extra_args(kind),
         refused(kind),
-        stages(kind),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -182,8 +184,8 @@ def row(kind: type) -> str:
 def text() -> str:
     """The page."""
     head = [
-        "| | Optax | Paper | Learning rate | Extra arguments | Not in | Stages |",
-        "|---|---|---|---|---|---|---|",
+        "| Class | Paper | Stages | Learning rate | Extra arguments | Not in |",
+        "|---|---|---|---|---|---|",
     ]
     notes = [f"{number}. {reason}" for number, reason in enumerate(reasons(), 1)]
     rows = map(row, _sorted())
