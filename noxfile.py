@@ -227,6 +227,13 @@ def runtimes(session: nox.Session) -> None:
 
 
 @nox.session
+def launchers(session: nox.Session) -> None:
+    """Trains under SLURM and Open MPI, on this machine, and compares the parameters."""
+    session.install("-e", ".[checkpoint,examples]", "pytest")
+    run_outside(session, "tests/launchers/try_launchers.py")
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Builds the site into out/site; `-- serve` shows it and follows changes."""
     session.install("-e", ".[checkpoint,examples]", *groups("docs", "lint"))

@@ -150,8 +150,7 @@ def train_alone(job: Job) -> int:
     staged = job.recipe.build_mpmd(job.model, job.partition)
     whole = WholeTree(job.recipe.build(), job.partition, job.pipeline)
     start = job.start(staged)
-    if start.step:
-        print(f"resumes from step {start.step} in {options.checkpoint}\n")
+    announce(start, options)
     with progress_bar() as progress:
         display = Display(progress, "by stage", job.rates)
         by_stage = job.run(staged, start, display=display, save=job.saver(staged))
@@ -176,11 +175,19 @@ def train_alone(job: Job) -> int:
     return 0 if apart.within_bound else 1
 
 
+def announce(start: Progress, options: argparse.Namespace) -> None:
+    """Prints the step from which the training resumes, if it does."""
+    if start.step:
+        print(f"resumes from step {start.step} in {options.checkpoint}\n", flush=True)
+
+
 def train_together(job: Job) -> int:
     """Trains in stages, as one of several processes."""
     meshes = job.pipeline.devices
     staged = job.recipe.build_mpmd(job.model, job.partition, meshes=meshes)
     start = job.start(staged)
+    if job.pipeline.has_loss:
+        announce(start, job.options)
     with progress_bar(job.pipeline.has_loss) as progress:
         display = Display(progress, "by stage", job.rates)
         run = job.run(staged, start, display=display, save=job.saver(staged))
