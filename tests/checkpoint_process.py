@@ -20,6 +20,7 @@ from rooms import saving
 
 
 STEP = 3
+ROWS = PartitionSpec("x")
 EXTRA = {"rng": np.array([0, 5], np.uint32), "data": {"file": "part-1", "at": 2**40}}
 
 
@@ -51,14 +52,14 @@ def train(steps):
     return params, state
 
 
-def in_stages(meshes):
+def in_stages(meshes, **options):
     """The first and the last stage have a parameter in common."""
     num_stages = len(meshes)
     stage_of = {f"layer{i}": i * num_stages // 6 for i in range(6)}
     stage_of |= {"tied": {0, num_stages - 1}}
     params = make_params()
     partition = fo.partition(params, stage_of, num_stages=num_stages)
-    return fo.stage_local(make_tx(), params, partition, meshes=meshes)
+    return fo.stage_local(make_tx(), params, partition, meshes=meshes, **options)
 
 
 def make_meshes():
@@ -69,18 +70,20 @@ def make_meshes():
     return [Mesh(np.array(group), ("x",)) for group in groups]
 
 
-def place(piece, mesh):
+def place(piece, mesh, spec=ROWS):
     """A stage's piece on its mesh, or None if that is of other processes."""
     owners = {device.process_index for device in mesh.devices.flat}
     if jax.process_index() not in owners:
         return None
-    return jax.tree.map(lambda leaf: place_leaf(leaf, mesh), piece)
+    return jax.tree.map(lambda leaf: place_leaf(leaf, mesh, spec), piece)
 
 
-def place_leaf(leaf, mesh):
+def place_leaf(leaf, mesh, spec):
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(place_leaf(jax.random.key_data(leaf), mesh))
-    spec = PartitionSpec("x") if leaf.ndim > 1 else PartitionSpec()
+        return jax.random.wrap_key_data(
+            place_leaf(jax.random.key_data(leaf), mesh, spec)
+        )
+    spec = spec if leaf.ndim > 1 else PartitionSpec()
     sharding, data = NamedSharding(mesh, spec), np.asarray(leaf)
     return jax.make_array_from_callback(leaf.shape, sharding, data.__getitem__)
 
@@ -107,6 +110,27 @@ def assert_restored(checkpoints, staged, meshes):
     assert step == STEP
     assert described == same
     fo.testing.assert_equal(found, expected)
+
+
+def check_sharded_states(given, own, staged, meshes):
+    """Into states that are sharded over the devices of a stage, and back."""
+    sharded = in_stages(meshes, shard_state="x")
+    params, state = train(STEP)
+    pieces = [
+        place(piece, mesh, PartitionSpec())
+        for piece, mesh in zip(sharded.partition.split(params), meshes, strict=True)
+    ]
+    expected = sharded.split_state(state, pieces)
+    parts = [not x.is_fully_replicated for x in jax.tree.leaves(expected)]
+    ours = [m.size > 1 and p is not None for m, p in zip(meshes, pieces, strict=True)]
+    assert any(parts) or not any(ours)
+    target = sharded.init(pieces)
+    _, *restored = fo.Checkpoints(given).restore(pieces, target, staged=sharded)
+    (found, described), (wanted, same) = map(shards, (restored, [pieces, expected]))
+    assert described[:2] == same[:2]
+    fo.testing.assert_equal(found, wanted)
+    fo.Checkpoints(own).save(STEP, *restored, sharded)
+    assert_restored(fo.Checkpoints(own), staged, meshes)
 
 
 def check_failures(directory, params, states, staged):
@@ -146,6 +170,7 @@ def main():
     meshes = make_meshes()
     staged = in_stages(meshes)
     assert_restored(fo.Checkpoints(given), staged, meshes)
+    check_sharded_states(given, f"{own}-sharded", staged, meshes)
     checkpoints = fo.Checkpoints(own, keep=2)
     for step in range(STEP + 1):
         params, states = place_all(staged, *train(step), meshes)

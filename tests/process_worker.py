@@ -84,9 +84,24 @@ def whole_training(tx, params, partition, steps):
     return params, state
 
 
-def check(tx, params, partition, meshes, spec=COPIES, grade: Any = "exact"):
+def one_by_one(staged, grads, states, pieces):
+    """A step whose stages start in the order of a backward pass."""
+    step = staged.begin(states, pieces)
+    for stage in sorted(staged.local_stages, reverse=True):
+        step.start(stage, grads[stage])
+    results = {stage: step.finish(stage) for stage in staged.local_stages}
+    return zip(
+        *(results.get(stage, (None, None)) for stage in range(len(grads))), strict=True
+    )
+
+
+def check(
+    tx, params, partition, meshes, spec=COPIES, grade: Any = "exact", shard_state=None
+):
     """Trains staged and whole, and compares what is on this process."""
-    staged = fo.stage_local(tx, params, partition, meshes=meshes, donate=True)
+    staged = fo.stage_local(
+        tx, params, partition, meshes=meshes, donate=True, shard_state=shard_state
+    )
     pieces = tuple(
         put(piece, mesh, spec) if stage in staged.local_stages else None
         for stage, (piece, mesh) in enumerate(
@@ -96,11 +111,14 @@ def check(tx, params, partition, meshes, spec=COPIES, grade: Any = "exact"):
     states = staged.init(pieces)
     gradients_of = jax.jit(gradients)
     with jax.transfer_guard("disallow"):
-        for _ in range(3):
+        for number in range(3):
             grads = tuple(
                 None if piece is None else gradients_of(piece) for piece in pieces
             )
-            pieces, states = staged.step(grads, states, pieces)
+            if number == 1:
+                pieces, states = one_by_one(staged, grads, states, pieces)
+            else:
+                pieces, states = staged.step(grads, states, pieces)
     whole, state = whole_training(tx, params, partition, 3)
     expected = partition.split(whole), staged.split_state(state, pieces)
     for stage in range(len(meshes)):
@@ -113,6 +131,9 @@ def check(tx, params, partition, meshes, spec=COPIES, grade: Any = "exact"):
         wanted = shards(expected[1][stage])
         fo.testing.assert_equal(shards(states[stage]), wanted, grade)
         assert shardings(states[stage]) == shardings(expected[1][stage])
+        are_parts = [not x.is_fully_replicated for x in shardings(states[stage])]
+        is_split = shard_state is not None and meshes[stage].size > 1
+        assert any(are_parts) or not is_split
     return staged
 
 
@@ -166,6 +187,7 @@ def spanning():
     params = make_params(len(meshes))
     partition = fo.partition(params, list(range(len(meshes))))
     check(CLIPPED, params, partition, meshes)
+    check(CLIPPED, params, partition, meshes, shard_state="data")
     rows = PartitionSpec(None, "data")
     staged = check(optax.adam(1e-2), params, partition, meshes, rows)
     assert staged.rounds == 0
