@@ -48,6 +48,7 @@ from ._optimizers import (
     Fromage as Fromage,
     GaLore as GaLore,
     Hyperball as Hyperball,
+    KahanSummation as KahanSummation,
     Kron as Kron,
     Lamb as Lamb,
     Lars as Lars,
@@ -85,6 +86,7 @@ from ._optimizers import (
     SM3 as SM3,
     SOAP as SOAP,
     Sophia as Sophia,
+    StochasticRounding as StochasticRounding,
     Yogi as Yogi,
 )
 from ._recipe import Recipe as Recipe

@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 
 from ._base import AbstractOptimizer, AbstractSchedule, all_in, WeightDecay
 from ._clips import Clip
-from ._composition.clipped import Clipped
+from ._composition.clipped import check_clip_update, Clipped
 from ._composition.decay import WithDecay
 from ._composition.held import AbstractPartitionedOptimizer
 from ._composition.rates import is_one, WithRate
@@ -63,6 +63,7 @@ class Group(AbstractConfig):
     clip_update: Clip | None = part(default=None)
 
     def _check(self) -> None:
+        check_clip_update("Group", self.clip_update, self.optimizer)
         if self.schedule is not None and not is_one(self.schedule_scale):
             raise ValueError(
                 f"`Group.schedule_scale` = {self.schedule_scale} scales the recipe's "

@@ -12,6 +12,7 @@ from ._base import AbstractOptimizer, AbstractSchedule, all_in, WeightDecay
 from ._chain import averaging_gradients, checking_params, linked, skipping_nonfinite
 from ._clips import Clip, clipped
 from ._composition.assignments import assigned, table
+from ._composition.clipped import check_clip_update
 from ._composition.decay import decayed
 from ._composition.frozen import without_frozen
 from ._composition.rates import schedules_in
@@ -125,12 +126,12 @@ class Recipe(AbstractConfig):
                 "decay uses the optimizer's own mask."
             )
         check_inside(all_in(self.optimizer), "Recipe")
+        check_clip_update("Recipe", self.clip_update, self.optimizer)
         averages = [x for x in all_in(self.optimizer) if isinstance(x, AVERAGING)]
         if self.ema_decay is not None and averages:
             raise ValueError(
                 f"`Recipe.ema_decay` = {self.ema_decay} and "
-                f"`{type(averages[0]).__name__}` both average the parameters. Omit "
-                "one of them."
+                f"`{type(averages[0]).__name__}` both average the parameters. Omit one."
             )
 
     @typed
@@ -165,8 +166,7 @@ class Recipe(AbstractConfig):
 
         - `total_steps`: as in `resolve`; required if a duration is a `Fraction`.
 
-        **Raises:** `ValueError` naming the field whose duration is not known, or the
-        phases that take longer than the run.
+        **Raises:** `ValueError` for an unknown duration, or phases longer than the run.
         """
         if total_steps is not None:
             return self.resolve(total_steps).build()

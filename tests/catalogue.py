@@ -26,6 +26,7 @@ GIVEN: dict[str, fo.AbstractOptimizer] = {
     "GaLore": fo.GaLore(rank=1, update_proj_gap=2),
     "Groups": frozen_groups(),
     "Hyperball": fo.Hyperball(fo.Adam()),
+    "KahanSummation": fo.KahanSummation(fo.SGD(momentum=0.9)),
     "LBFGS": fo.LBFGS(memory_size=2, linesearch=None),
     "Lookahead": fo.Lookahead(
         fast_optimizer=fo.SGD(), sync_period=2, slow_step_size=0.5
@@ -33,6 +34,7 @@ GIVEN: dict[str, fo.AbstractOptimizer] = {
     "Mechanize": fo.Mechanize(base_optimizer=fo.Adam()),
     "Prodigy": fo.Prodigy(estim_lr0=0.1, safeguard_warmup=True),
     "ScheduleFree": fo.ScheduleFree(optimizer=fo.SGD(momentum=0.9)),
+    "StochasticRounding": fo.StochasticRounding(fo.SGD(momentum=0.9)),
     "Sophia": fo.Sophia(update_interval=2, hessian_diagonal_fn=SQUARES),
 }
 EXAMPLES = {name: GIVEN.get(name) or kind() for name, kind in KINDS.items()}

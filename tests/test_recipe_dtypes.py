@@ -93,6 +93,7 @@ def test_dtypes_stay_from_step_to_step(name, dtype, params_dtype):
     updates, after = jax.eval_shape(update, params, state, params)
     assert eqx.tree_equal(after, state)
     assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype(params_dtype)}
-    if dtype == "float32":
+    # A compensation has the dtype of the parameters, whose digits it holds.
+    if dtype == "float32" and name != "KahanSummation":
         floats = [x for x in moments(state) if jnp.issubdtype(x.dtype, jnp.floating)]
         assert {x.dtype for x in floats} <= {jnp.dtype("float32")}

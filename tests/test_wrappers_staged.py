@@ -29,12 +29,15 @@ def layers(path: str, optimizer: fo.AbstractOptimizer, **fields: Any) -> fo.Grou
 
 WRAPPED = fo.Groups(
     (
-        layers("0", fo.Cautious(fo.SGD(momentum=0.9))),
+        layers(
+            "0",
+            fo.StochasticRounding(fo.CautiousDecay(Doubled(fo.Cautious(fo.AdamW())))),
+        ),
         layers("1", fo.Cautious(fo.CautiousDecay(fo.Lion())), schedule_scale=0.1),
         layers("2", fo.Hyperball(fo.Cautious(fo.Lion()))),
-        layers("4", fo.Frozen()),
+        layers("3", fo.KahanSummation(fo.Cautious(fo.SGD(momentum=0.9)))),
     ),
-    rest=fo.CautiousDecay(Doubled(fo.Cautious(fo.AdamW()))),
+    rest=fo.Frozen(),
 )
 
 

@@ -6,11 +6,12 @@ from typing import final
 import optax
 from jaxtyping import PyTree
 
-from .._base import AbstractOptimizer
+from .._base import AbstractOptimizer, all_in
 from .._clips import Clip, clipped
 from .._fields import part
 from .._types import LearningRate, typed
 from .assignments import assigned
+from .state_dtype import rounds_updates
 
 
 @final
@@ -32,6 +33,19 @@ class Clipped(AbstractOptimizer):
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
         return clipped(self.optimizer.build(schedule), self.clip, self.clip_update)
+
+
+def check_clip_update(
+    kind: str, clip: Clip | None, optimizer: AbstractOptimizer
+) -> None:
+    """Refuses to clip updates that are rounded for their parameters."""
+    rounding = [x for x in all_in(optimizer) if rounds_updates(x)]
+    if clip is not None and rounding:
+        name = type(rounding[0]).__name__
+        raise ValueError(
+            f"`{kind}.clip_update` = {clip} would change updates that `{name}` has "
+            f"rounded. Clip inside: `{name}(Groups((Group(..., clip_update=...),)))`."
+        )
 
 
 @assigned.register

@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 import optax
 
-from .._base import AbstractOptimizer, held_by
+from .._base import AbstractOptimizer, all_in, held_by
 from .._fields import part, setting
 from .._transformations.dtypes import stored, widened
 from .._types import LearningRate, typed
@@ -23,9 +23,19 @@ def with_state_dtype(
 
     If an optimizer has a field for the dtype of a moment, such as `mu_dtype`, that
     field is set; otherwise all arrays of its state are stored in this dtype. Parameters
-    of a narrower dtype are updated in this one.
+    of a narrower dtype are updated in this one, inside optimizers that round the result
+    themselves.
     """
+    if any(map(rounds_updates, all_in(optimizer))):
+        return replace_held(optimizer, lambda inner: with_state_dtype(inner, dtype))
     return Widened(optimizer=_with_moments(optimizer, dtype), dtype=dtype)
+
+
+@functools.singledispatch
+def rounds_updates(optimizer: AbstractOptimizer) -> bool:
+    """Whether an optimizer returns updates that are rounded for its parameters."""
+    del optimizer
+    return False
 
 
 @functools.singledispatch

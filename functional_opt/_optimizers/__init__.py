@@ -33,6 +33,10 @@ from .orthogonal import Muon as Muon, Scion as Scion
 from .preconditioned import Kron as Kron, SOAP as SOAP
 from .private import DPSGD as DPSGD
 from .rate_free import DAdaptAdamW as DAdaptAdamW, Prodigy as Prodigy
+from .rounding import (
+    KahanSummation as KahanSummation,
+    StochasticRounding as StochasticRounding,
+)
 from .schedule_free import (
     ScheduleFree as ScheduleFree,
     ScheduleFreeAdamW as ScheduleFreeAdamW,
