@@ -70,6 +70,7 @@ from ._optimizers import (
     OptimisticGradientDescent as OptimisticGradientDescent,
     PolyakSGD as PolyakSGD,
     Prodigy as Prodigy,
+    QKClip as QKClip,
     Quad as Quad,
     RAdam as RAdam,
     RMSProp as RMSProp,

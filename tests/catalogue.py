@@ -33,6 +33,9 @@ GIVEN: dict[str, fo.AbstractOptimizer] = {
     ),
     "Mechanize": fo.Mechanize(base_optimizer=fo.Adam()),
     "Prodigy": fo.Prodigy(estim_lr0=0.1, safeguard_warmup=True),
+    "QKClip": fo.QKClip(
+        fo.SGD(), query=fo.Where("embed|'w'"), key=fo.Where("body|'b'"), threshold=1.0
+    ),
     "ScheduleFree": fo.ScheduleFree(optimizer=fo.SGD(momentum=0.9)),
     "StochasticRounding": fo.StochasticRounding(fo.SGD(momentum=0.9)),
     "Sophia": fo.Sophia(update_interval=2, hessian_diagonal_fn=SQUARES),

@@ -132,10 +132,11 @@ def test_extra_arguments_are_announced(name):
     inside = fo.Groups(
         (fo.Group(fo.Where("w"), optimizer=OPTIMIZERS[name]),), rest=fo.SGD()
     )
-    line = f"\n{name} requires the extra argument `value`: the loss"
+    ((arg, extra),) = OPTIMIZERS[name].extra_args().items()
+    line = f"\n{name} requires the extra argument `{arg}`: {extra.meaning}"
     assert line in recipe.explain(PARAMS)
     assert line in fo.Recipe(optimizer=inside, schedule=1.0).explain(PARAMS)
-    message = rf"^`{name}` requires the extra argument `value`, the loss .*'value': "
+    message = rf"^`{name}` requires the extra argument `{arg}`, the l.*'{arg}': "
     for split in (
         lambda **given: OPTIMIZERS[name].build_mpmd(1.0, PARAMS, PARTITION, **given),
         lambda **given: inside.build_mpmd(1.0, PARAMS, PARTITION, **given),
@@ -143,11 +144,11 @@ def test_extra_arguments_are_announced(name):
     ):
         with pytest.raises(ValueError, match=message):
             split()
-        assert isinstance(split(extra_args={"value": 1.0}), fo.Staged)
+        assert isinstance(split(extra_args={arg: jnp.float32(1.0)}), fo.Staged)
 
 
 def test_only_those_that_require_extra_arguments_announce_them():
-    assert set(NEEDED) == {"PolyakSGD", "Momo", "MomoAdam"}
+    assert set(NEEDED) == {"PolyakSGD", "Momo", "MomoAdam", "QKClip"}
     assert "requires" not in fo.Recipe(optimizer=fo.Adam(), schedule=1.0).explain(
         PARAMS
     )

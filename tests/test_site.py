@@ -124,5 +124,5 @@ def test_every_optimizer_is_drawn_and_comes_closer(cls):
 
 def test_all_but_a_few_optimizers_are_drawn():
     assert set(gallery.NOT_DRAWN) == {
-        *(fo.DPSGD, fo.Frozen, fo.Groups, fo.Hyperball, fo.Lookahead)
+        *(fo.DPSGD, fo.Frozen, fo.Groups, fo.Hyperball, fo.Lookahead, fo.QKClip)
     }

@@ -3,6 +3,7 @@
 from typing import Any
 
 import functional_opt as fo
+import jax.numpy as jnp
 import optax
 from deep_models import deep, gradients, on_stages
 from recipe_runs import recipe, SCHEDULE
@@ -78,4 +79,16 @@ def test_elementwise():
 
 def test_matrices():
     """XLA compiles a small matmul together with what is around it."""
-    assert_equal_on_eight_stages(MATRICES, grade="bounded")
+    clipped = fo.QKClip(
+        MATRICES, query=fo.Where("layer [01]0"), key=fo.Where("layer 32")
+    )
+    logits: dict[str, Any] = {
+        "layer 00": jnp.array([50.0, 400.0]),
+        "layer 10": jnp.float32(200.0),
+        "layer 32": jnp.array([500.0, 90.0]),
+    }
+    assert_equal_on_eight_stages(
+        clipped,
+        grade="bounded",
+        extra_args={"max_logits": fo.OnStage(logits, 7)},
+    )

@@ -28,6 +28,7 @@ NOT_DRAWN = {
     fo.Frozen: "does not change its parameters",
     fo.Lookahead: "requires pairs of parameters",
     fo.Hyperball: "keeps the norm, which is that of the start",
+    fo.QKClip: "needs the logits of an attention layer",
     fo.Groups: "applies the steps of its optimizers",
 }
 

@@ -32,6 +32,7 @@ from .optimistic import (
 from .orthogonal import Muon as Muon, Scion as Scion
 from .preconditioned import Kron as Kron, SOAP as SOAP
 from .private import DPSGD as DPSGD
+from .qk_clip import QKClip as QKClip
 from .rate_free import DAdaptAdamW as DAdaptAdamW, Prodigy as Prodigy
 from .rounding import (
     KahanSummation as KahanSummation,
