@@ -139,7 +139,7 @@ def arrays(draw, limits: tuple[Any, ...]) -> Any:
         value = draw(st.sampled_from(NUMBERS) | drawn)
     else:
         value = draw(st.sampled_from(NUMBERS))
-    value = value if within(limits)(value) else 0.5
+    value = next((x for x in (value, 0.5, -0.5, 1.5) if within(limits)(x)), value)
     return jnp.asarray(value) if dtype is None else jnp.asarray(value, dtype)
 
 

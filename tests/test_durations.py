@@ -1,7 +1,7 @@
 import dataclasses
 import inspect
 import re
-from typing import Any
+from typing import Any, get_type_hints
 
 import functional_opt as fo
 import jax
@@ -234,7 +234,12 @@ def durations():
 @pytest.mark.parametrize("kind, name", [*durations()])
 def test_a_fraction_of_no_steps_leaves_its_phase_out_or_is_refused(kind, name):
     required = [x for x in dataclasses.fields(kind) if x.default is dataclasses.MISSING]
-    fields = {x.name: 5 for x in required if x.metadata.get("is_duration")}
+    hints = get_type_hints(kind)
+    fields: dict[str, Any] = {
+        x.name: 5
+        for x in required
+        if x.metadata.get("is_duration") or hints[x.name] is int
+    }
     fields |= {x.name: 0.5 for x in required if x.name not in fields}
     fields |= {"schedule": fo.Constant(0.5)} if "schedule" in fields else {}
     fields |= {"init_value": 0.25} if name == "warmup_steps" else {}

@@ -1,3 +1,4 @@
+import functools
 import inspect
 from typing import Any
 
@@ -126,6 +127,10 @@ SCHEDULES = [
     ),
     fo.InverseSqrt(peak_value=0.3, warmup_steps=3, timescale=3),
     fo.InverseSqrt(peak_value=0.3),
+    fo.Inv(peak_value=0.3, warmup_steps=3, decay_steps=9, end_value=0.1),
+    fo.Inv(peak_value=0.3, decay_steps=9, end_value=0.7),
+    fo.Power(peak_value=0.02, warmup_steps=3, batch_size=32, seq_length=64),
+    fo.Power(peak_value=0.02, batch_size=2, seq_length=4, a=0.01, b=-0.7),
     *(
         fo.WarmupStableDecay(
             peak_value=0.3,
@@ -319,6 +324,82 @@ def test_root_decay():
     np.testing.assert_allclose(schedule.values(range(6)), expected, rtol=1e-6)
 
 
+def by_inv(count, *, peak, end, warmup, both):
+    """The formula of `Inv`, in float64."""
+    part = np.clip((count - warmup) / (both - warmup), 0, 1)
+    decayed = peak / (1 + (peak / end - 1) * part)
+    return np.where(count < warmup, peak * count / max(warmup, 1), decayed)
+
+
+def by_power(count, *, peak, warmup, batch, length, a=4.6, b=-0.51):
+    """The formula of `Power`, in float64."""
+
+    def law(count):
+        return np.minimum(
+            peak, batch * a * np.maximum(batch * length * count, 0.5) ** b
+        )
+
+    return np.where(count < warmup, law(warmup) * count / max(warmup, 1), law(count))
+
+
+# Every count near the corners, and then all magnitudes up to the largest int32.
+LAST = 2**31 - 1
+EDGES = {*range(70), *(LAST - back for back in range(3))}
+RANGE = np.array(
+    sorted(EDGES | {2**bits + side for bits in range(7, 31) for side in (-1, 0, 1)}),
+    np.int32,
+)
+FORMULAS = [
+    (
+        fo.Inv(peak_value=2.0, warmup_steps=warmup, decay_steps=both, end_value=end),
+        functools.partial(by_inv, peak=2.0, end=end, warmup=warmup, both=both),
+    )
+    for warmup, both in ((0, 1), (0, 60), (7, 60), (2**20, LAST), (LAST - 1, LAST))
+    for end in (0.1, 1e-6, 2.0, 5.0)
+] + [
+    (
+        fo.Power(peak_value=peak, warmup_steps=warmup, batch_size=batch, seq_length=64),
+        functools.partial(by_power, peak=peak, warmup=warmup, batch=batch, length=64),
+    )
+    for warmup in (0, 7, 2**20, LAST)
+    for peak, batch in ((0.02, 1), (0.02, 4096), (10.0, 2**26))
+]
+
+
+@pytest.mark.parametrize("schedule, formula", FORMULAS)
+def test_is_the_formula_at_all_counts(schedule, formula):
+    expected = formula(RANGE.astype(np.float64))
+    # A float32 power of a large number is this exact, and the rest a few roundings. The
+    # linear warmup is Optax's, which is exact to a rounding of its last value.
+    close = functools.partial(
+        np.testing.assert_allclose, rtol=3e-6, atol=1e-7 * expected.max()
+    )
+    close(schedule(jnp.asarray(RANGE)), expected)
+    close(schedule.values(RANGE), expected)
+    for index in (0, 1, 7, 8, -2, -1):
+        close(schedule(jnp.int32(RANGE[index])), expected[index])
+
+
+def test_inverse_decay_is_that_of_levanter():
+    """From the second update on: its first has the value of the second."""
+    schedule = fo.Inv(peak_value=0.3, decay_steps=50, end_value=0.03)
+    counts = np.arange(1, 60)
+    theirs = 0.3 * np.minimum(1, 1 / ((0.3 / 0.03 - 1) * counts / 50 + 1))
+    np.testing.assert_allclose(
+        schedule.values(counts), np.maximum(theirs, 0.03), rtol=1e-6
+    )
+    assert float(schedule(0)) == np.float32(0.3)
+
+
+def test_power_law_has_gradients_at_every_count():
+    def total(a, b, peak):
+        schedule = fo.Power(peak_value=peak, batch_size=2, seq_length=4, a=a, b=b)
+        return jnp.sum(schedule(jnp.arange(9)))
+
+    gradients = jax.grad(total, argnums=(0, 1, 2))(0.1, -0.5, 0.05)
+    assert all(np.isfinite(x) and x != 0 for x in gradients)
+
+
 @pytest.mark.parametrize("branch", [4, 10])
 def test_cooldown_branches_off(branch):
     stable = fo.WarmupConstant(init_value=0.0, peak_value=0.3, warmup_steps=2)
@@ -353,10 +434,13 @@ def test_array_of_counts_gives_array_of_values(schedule):
     singles = [schedule(jnp.int32(count)) for count in range(12)]
     singles = jnp.stack([jnp.asarray(x) for x in singles])
     # XLA takes powers and cosines of vectors and of scalars by other instructions, and
-    # one plus a cosine cancels where a cycle ends.
+    # divides vectors by one number through its reciprocal. One plus a cosine cancels
+    # where a cycle ends.
     grades: dict[type, Grade] = {
         fo.ExponentialDecay: "close",
         fo.CosineOnecycle: "bounded",
+        fo.Inv: "close",
+        fo.Power: "close",
     }
     fo.testing.assert_equal(array, singles, grades.get(type(schedule), "exact"))
 
@@ -414,6 +498,20 @@ def test_schedule_is_an_optax_schedule():
         (
             lambda: fo.Cosine(peak_value=1.0, decay_steps=5, exponent=-1),
             r"`Cosine.exponent` must be at least 0, got -1\.0\.",
+        ),
+        (
+            lambda: fo.Inv(
+                peak_value=1.0, warmup_steps=5, decay_steps=5, end_value=0.1
+            ),
+            r"`Inv.decay_steps` must be greater than `Inv.warmup_steps`, got 5 and 5\.",
+        ),
+        (
+            lambda: fo.Inv(peak_value=1.0, decay_steps=5, end_value=0.0),
+            r"`Inv.end_value` must be greater than 0, got 0\.0\.",
+        ),
+        (
+            lambda: fo.Power(peak_value=1.0, batch_size=1, seq_length=1, b=0.0),
+            r"`Power.b` must be less than 0, got 0\.0\.",
         ),
         (
             lambda: fo.Constant(float("inf")),

@@ -4,6 +4,7 @@ from .exponential import (
     ExponentialDecay as ExponentialDecay,
     WarmupExponentialDecay as WarmupExponentialDecay,
 )
+from .inverse import Inv as Inv
 from .inverse_sqrt import InverseSqrt as InverseSqrt
 from .onecycle import CosineOnecycle as CosineOnecycle, LinearOnecycle as LinearOnecycle
 from .piecewise import (
@@ -12,5 +13,6 @@ from .piecewise import (
     PiecewiseInterpolate as PiecewiseInterpolate,
 )
 from .polynomial import Linear as Linear, Polynomial as Polynomial
+from .power import Power as Power
 from .sequence import Phase as Phase, Sequence as Sequence
 from .stable import Cooldown as Cooldown, WarmupStableDecay as WarmupStableDecay
