@@ -5,12 +5,15 @@
 
 import inspect
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import functional_opt as fo
+import jax
+import jax.numpy as jnp
 import optax_cases
-from catalogue import EXAMPLES, FUNCTIONS, KINDS
+from catalogue import EXAMPLES, extra_args as given_to, FUNCTIONS, KINDS
 from optimizer_cases import CASES
 
 
@@ -32,6 +35,8 @@ Every optimizer class, with its function in Optax, its paper, and where it can b
   code of their authors.
 - **Stages**: how the staged update compares with that of the whole tree, in
   [grades](ideas/equal.md#grades).
+- **Exchange**: what all stages together exchange per step, with 40 parameters in 8
+  stages. It does not depend on the sizes of the parameters.
 - **Learning rate**: what the schedule multiplies. Most optimizers multiply a direction
   by it (*factor of the step*).
 - **Extra arguments**: what `update` and `step` require besides gradients, state and
@@ -40,6 +45,24 @@ Every optimizer class, with its function in Optax, its paper, and where it can b
 
 `nox -s table` writes this page.
 """
+
+NUM_STAGES = 8
+# The leaves of one stage. Stages that are alike share their programs.
+SHAPES = {"embed": (6, 4), "body": (4, 6), "out": (4, 6), "bias": (5,), "norm": (3,)}
+PARAMS = [
+    {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in SHAPES.items()}
+    for _ in range(NUM_STAGES)
+]
+PARTITION = fo.partition(PARAMS, [dict.fromkeys(SHAPES, s) for s in range(NUM_STAGES)])
+STAGED = frozenset(
+    name for name, x in EXAMPLES.items() if "build_mpmd" not in x.REFUSED_BY
+)
+# Where gradients are not like parameters: those of two examples each.
+EXAMPLE_GRADS = {
+    "DPSGD": jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype), PARAMS
+    )
+}
 
 FACTOR = "factor of the step"
 ESTIMATED = "factor of a step size that is estimated; usually 1"
@@ -91,6 +114,28 @@ CITED = re.compile(
     r"\[([^\]]+)\]\((https?://[^)\s]+)\)(?:[^()\[\]]*\(([^()]*?\d{4})\))?"
 )
 ALIASES = {kind.__name__: name for name, kind in FUNCTIONS.items()}
+
+
+def staged(name: str) -> Any:
+    """The stage-local update of an optimizer, on 40 leaves in 8 stages."""
+    optimizer, given = EXAMPLES[name], given_to(name)
+    grads = EXAMPLE_GRADS.get(name)
+    return optimizer.build_mpmd(0.1, PARAMS, PARTITION, grads=grads, extra_args=given)
+
+
+def exchange(update: Any) -> str:
+    """The rounds and bytes of a stage-local update."""
+    if not update.rounds:
+        return "none"
+    plural = "s" if update.rounds > 1 else ""
+    return f"{update.rounds} round{plural}, {sum(update.bytes_sent):,} bytes"
+
+
+def exchange_on_page() -> dict[str, str]:
+    """What the page says that each optimizer exchanges."""
+    rows = (line.split(" | ") for line in PATH.read_text().splitlines())
+    named = ((re.match(r"\| \[`(\w+)`\]", row[0]), row) for row in rows)
+    return {name[1]: row[3] for name, row in named if name is not None}
 
 
 def paper(kind: type) -> str:
@@ -167,13 +212,14 @@ def wraps(kind: type) -> bool:
     return any(isinstance(value, fo.AbstractOptimizer) for value in held)
 
 
-def row(kind: type) -> str:
+def row(kind: type, exchanged: Mapping[str, str]) -> str:
     name = kind.__name__
     alias = f"<br>`{ALIASES[name]}`" if name in ALIASES else ""
     cells = [
         f"[`{name}`][functional_opt.{name}]{alias}",
         paper(kind),
         stages(kind),
+        exchanged.get(name, "none"),
         RATES.get(name, INSIDE if wraps(kind) else FACTOR),
         extra_args(kind),
         refused(kind),
@@ -181,16 +227,20 @@ def row(kind: type) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def text() -> str:
-    """The page."""
-    head = [
-        "| Class | Paper | Stages | Learning rate | Extra arguments | Not in |",
-        "|---|---|---|---|---|---|",
-    ]
+def text(exchanged: Mapping[str, str]) -> str:
+    """The page.
+
+    **Arguments:**
+
+    - `exchanged`: what the stages of each optimizer exchange.
+    """
+    columns = ("Class", "Paper", "Stages", "Exchange", "Learning rate")
+    titles = [*columns, "Extra arguments", "Not in"]
+    head = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     notes = [f"{number}. {reason}" for number, reason in enumerate(reasons(), 1)]
-    rows = map(row, _sorted())
+    rows = [row(kind, exchanged) for kind in _sorted()]
     return "\n".join([START, *head, *rows, "", "## Reasons", "", *notes, ""])
 
 
 if __name__ == "__main__":
-    PATH.write_text(text())
+    PATH.write_text(text({name: exchange(staged(name)) for name in sorted(STAGED)}))
