@@ -125,11 +125,12 @@ def check_sharded_states(given, own, staged, meshes):
     ours = [m.size > 1 and p is not None for m, p in zip(meshes, pieces, strict=True)]
     assert any(parts) or not any(ours)
     target = sharded.init(pieces)
-    _, *restored = fo.Checkpoints(given).restore(pieces, target, staged=sharded)
-    (found, described), (wanted, same) = map(shards, (restored, [pieces, expected]))
+    restored = fo.Checkpoints(given).restore(pieces, target, staged=sharded)
+    both = [restored.params, restored.state]
+    (found, described), (wanted, same) = map(shards, (both, [pieces, expected]))
     assert described[:2] == same[:2]
     fo.testing.assert_equal(found, wanted)
-    fo.Checkpoints(own).save(STEP, *restored, sharded)
+    fo.Checkpoints(own).save(STEP, *both, staged=sharded)
     assert_restored(fo.Checkpoints(own), staged, meshes)
 
 
