@@ -96,8 +96,10 @@ def test_a_local_path_and_an_object_of_epath(tmp_path, monkeypatch):
 def test_what_is_no_directory(tmp_path):
     with pytest.raises(ValueError, match=r"`ftp://host/run` cannot be .* `ftp://`"):
         fo.Checkpoints("ftp://host/run")
-    with pytest.raises(ValueError, match=r"`gs:/bucket/run` is a URI that `pathlib"):
+    with pytest.raises(ValueError, match=r"`gs:/bucket/run` is a URI without its sec"):
         fo.Checkpoints(type(tmp_path)("gs://bucket/run"))
+    with pytest.raises(ValueError, match=r"`gs:/bucket/run` is a URI without its sec"):
+        fo.Checkpoints(str(type(tmp_path)("gs://bucket/run")))
 
 
 def test_a_backend_that_is_missing(monkeypatch):

@@ -405,8 +405,8 @@ SMALL = fo.Registry.of(fo.AdamW, fo.SGD, fo.Cosine, fo.Constant, Everything)
         (
             RECIPE | {"decay_where": {"name": "wear"}},
             "decay_where.name",
-            "no where is named 'wear'; did you mean 'where'? known: where, allof, "
-            "anyof, not",
+            "expected the name of a table for Where, got 'wear'; did you mean 'where'? "
+            "known: where, allof, anyof, not",
         ),
         (RECIPE | {1: 2}, "1", "a key must be a string, got 1"),
         (RECIPE | {"a.b": 2}, '"a.b"', "unknown key of Recipe; known: "),

@@ -52,10 +52,11 @@ def open_directory(given: str | os.PathLike[str]) -> "AbstractDirectory":
     **Raises:** `ValueError` for a URI that `etils.epath` has no backend for.
     """
     text = os.fspath(given)
-    if re.match(r"[A-Za-z][\w+.-]+:/(?!/)", text) and not isinstance(given, str):
+    if re.match(r"[A-Za-z][\w+.-]+:/(?!/)", text):
         raise ValueError(
-            f"`{text}` is a URI that `pathlib.Path` has shortened. Pass the directory "
-            "as a string or as an `etils.epath.Path`."
+            f"`{text}` is a URI without its second slash, which `pathlib.Path` "
+            "removes. Pass the directory as a string or as an `etils.epath.Path`; a "
+            f"local directory of that name is `./{text}`."
         )
     try:
         path = epath.Path(given)

@@ -116,7 +116,12 @@ def targets_of(
 
 def named_leaves(extra: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The paths and leaves of all values, in the order of JAX."""
-    leaves = jax.tree.leaves_with_path(dict(extra))
+    try:
+        leaves = jax.tree.leaves_with_path(dict(extra))
+    except ValueError as error:  # JAX sorts keys without naming the dict.
+        raise ValueError(
+            f"`extra` holds a dict whose keys cannot be sorted: {error} Use strings."
+        ) from error
     return [(f"extra{path_text(path)}", leaf) for path, leaf in leaves]
 
 

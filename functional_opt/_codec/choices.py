@@ -27,6 +27,14 @@ class Choice(NamedTuple):
     noun: str  # With its article, as in "an optimizer is expected here".
     options: Mapping[str, type]
     default: type | None
+    is_abstract: bool = False  # Whether the title names a kind of classes.
+
+    @property
+    def unknown(self) -> str:
+        """The start of the error for a name that no class has."""
+        if self.is_abstract:
+            return f"no {self.title.lower()} is named"
+        return f"expected the name of {self.noun}, got"
 
     def name_of(self, cls: type) -> str | None:
         """The `name` that a table of this class requires here, if any."""
@@ -49,6 +57,7 @@ def choice_of(bases: tuple[type, ...], kinds: tuple[type, ...]) -> Choice:
         noun=with_article(title.lower()) if is_abstract else f"a table for {title}",
         options=MappingProxyType(options),
         default=concrete[0] if concrete == list(bases) != [] else None,
+        is_abstract=is_abstract,
     )
 
 
@@ -75,7 +84,9 @@ def root_choice(kinds: tuple[type, ...], kind: type | None) -> Choice:
     if kind is not None:
         return choice_of((kind,), kinds)
     options = {name_of(x): x for x in (Recipe, *kinds, *reachable(kinds), *kinds)}
-    return Choice("Module", "a table for Recipe", MappingProxyType(options), Recipe)
+    return Choice(
+        "Module", "a table for Recipe", MappingProxyType(options), Recipe, True
+    )
 
 
 def reachable(kinds: tuple[type, ...]) -> list[type]:
@@ -113,7 +124,7 @@ def why_not(name: Any, choice: Choice, kinds: tuple[type, ...]) -> str:
         if name_of(kind) == name:
             is_other = f"{shown(name)} is {_sort_of(kind)}"
             return f"{is_other}; {choice.noun} is expected here; {known}"
-    return f"no {choice.title.lower()} is named {shown(name)}; {known}"
+    return f"{choice.unknown} {shown(name)}; {known}"
 
 
 def _sort_of(cls: type) -> str:

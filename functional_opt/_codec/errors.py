@@ -117,7 +117,7 @@ def shown(value: Any) -> str:
             keys = ", ".join(str(key)[:SHOWN] for key in list(value)[:4])
             return f"a table with {keys}{', ...' if len(value) > 4 else ''}"
         case list() if len(value) > SHOWN or any(isinstance(x, dict) for x in value):
-            return f"a list of {len(value):,} items"
+            return f"a list of {len(value):,} item{'s' if len(value) > 1 else ''}"
     try:
         text = repr(value)
     except ValueError:  # Python refuses to write integers of thousands of digits.

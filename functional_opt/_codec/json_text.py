@@ -15,6 +15,7 @@ from .spans import check_bounds, Mistake, Span
 
 
 COMMA_BEFORE = re.compile(r",\s*\Z")
+LEADING_ZERO = re.compile(r"(?<![\w.+-])-?0\Z")
 WORD = re.compile(r"[-\w.+]+")
 
 
@@ -42,6 +43,14 @@ def _mistake(text: str, error: json.JSONDecodeError) -> Mistake:
     """A description of a mistake that `json` found, with a correction if known."""
     offset = error.pos
     found = text[offset : offset + 1]
+    if not text.strip():
+        return Mistake("the document is empty", 0)
+    if not text[offset:].strip():
+        return Mistake("the document ends before its last bracket is closed", offset)
+    if error.msg.startswith("Unterminated string"):
+        return Mistake("the string does not end", offset)
+    if error.msg.startswith("Invalid control character"):
+        return Mistake(f"a string cannot contain {found!r}; write an escape", offset)
     if found in ("}", "]") and (comma := COMMA_BEFORE.search(text, 0, offset)):
         return Mistake(f"JSON allows no comma before `{found}`", comma.start())
     if found == "," and re.match(r",\s*[]}]", text[offset:]):  # Python 3.13
@@ -50,6 +59,8 @@ def _mistake(text: str, error: json.JSONDecodeError) -> Mistake:
         return Mistake("JSON strings require double quotes", offset)
     if found in ("#", "/"):
         return Mistake("JSON has no comments", offset)
+    if found.isdecimal() and (zero := LEADING_ZERO.search(text, 0, offset)):
+        return Mistake("a number cannot begin with 0 and a digit", zero.start(), offset)
     if word := WORD.match(text, offset):
         return Mistake(_word(word[0]), offset, word.end())
     if error.msg == "Extra data":

@@ -15,6 +15,7 @@ from .spans import check_bounds, line_and_column, Mistake, offset_of, Span
 
 
 WORD = re.compile(r"[^\s,\]}#]+")
+COMMA_BEFORE = re.compile(r",[ \t]*\Z")
 HEADER = re.compile(r"^[ \t]*(\[{1,2}[^\]\n]+\]{1,2})", re.MULTILINE)
 
 
@@ -47,6 +48,10 @@ def _mistake(text: str, message: str, offset: int) -> Mistake:
         return Mistake("the string does not end on its line", offset)
     if is_end and message.startswith("Invalid initial character"):
         return Mistake("a table in braces must be on one line", offset)
+    if text[offset : offset + 1] == "}" and (
+        comma := COMMA_BEFORE.search(text, 0, offset)
+    ):
+        return Mistake("TOML allows no comma before `}`", comma.start())
     return Mistake(message[:1].lower() + message[1:], offset)
 
 
@@ -63,22 +68,24 @@ def _invalid(word: str) -> str:
 
 
 def _given_twice(text: str, offset: int) -> Mistake | None:
-    """The key just before an offset, if it was given before."""
+    """The key on the line of an offset, if it was given before."""
     known: dict[Location, Span] = {}
     key = None
+    mistake = None
     for span in spans(text):
         if span.start > offset:
             break
         if span.is_key:
             key = span
-        elif key is not None:
-            first = known.setdefault(span.location, key)
-            if first is not key and span.end >= offset - 1:
-                line, _ = line_and_column(text, first.start)
-                name = location_text(span.location)
-                said = f"{name}: the key is given twice, first on line {line}"
-                return Mistake(said, key.start, key.end)
-    return None
+            known.setdefault(span.location, span)
+        elif key is not None and known.get(span.location, key) is not key:
+            first, _ = line_and_column(text, known[span.location].start)
+            name = location_text(span.location)
+            said = f"{name}: the key is given twice, first on line {first}"
+            mistake = Mistake(said, key.start, key.end)
+    if mistake is None or "\n" in text[mistake.start : offset]:
+        return None
+    return mistake
 
 
 def spans(text: str) -> Iterator[Span]:

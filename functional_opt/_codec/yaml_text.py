@@ -39,6 +39,14 @@ OCTAL = re.compile(r"0o[0-7]++")
 HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]++")
 FLOAT = re.compile(r"[-+]?(?:\.[0-9]++|[0-9]++(?:\.[0-9]*+)?)(?:[eE][-+]?[0-9]++)?")
 MERGE = "<<"
+MEANINGS = MappingProxyType(
+    {
+        "expected key": "expected a key; check the indentation",
+        "expected <document start>": "a file holds one document, and this follows it",
+        "mapping values are not allowed in this context": "a second colon with a "
+        "space; put a value with a colon in quotes, and a table on lines of its own",
+    }
+)
 
 
 def parse(text: str) -> Any:
@@ -72,11 +80,16 @@ def _mistake(error: yaml.MarkedYAMLError, text: str) -> Mistake:
     offset = len(text) if mark is None else min(mark.index, len(text))
     said = " ".join(str(error.problem or error.context).split())
     said = said.removeprefix("did not find ")
-    if said == "expected key":
-        said = "expected a key; check the indentation"
-    if text[offset : offset + 1] == "\t":
+    found = text[offset : offset + 1]
+    if said == "found unexpected end of stream" and error.context_mark is not None:
+        return Mistake("the string does not end", error.context_mark.index)
+    if found == "\t":
         said = "YAML does not allow tabs for indentation; use spaces"
-    return Mistake(said, offset)
+    elif said == "expected key" and found in ("]", "}"):
+        said = f"no bracket is open that `{found}` could close"
+    elif said == "found character that cannot start any token":
+        said = f"a value cannot begin with `{found}`; put it in quotes"
+    return Mistake(MEANINGS.get(said, said), offset)
 
 
 def scalar(text: str) -> Any:
