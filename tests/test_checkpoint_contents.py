@@ -246,12 +246,12 @@ def test_forgetting_the_stages(tmp_path):
     pieces = PARTITION.split(PARAMS)
     states = staged.init(pieces)
     checkpoints = fo.Checkpoints(tmp_path)
-    with pytest.raises(ValueError, match="look like the pieces of 2 stages"):
+    with pytest.raises(ValueError, match=r"pieces of 2 stages, .* as `staged`"):
         checkpoints.save(1, pieces, states)
-    with pytest.raises(ValueError, match="look like the pieces of 2 stages"):
+    with pytest.raises(ValueError, match=r"pieces of 2 stages, .* as `staged`"):
         checkpoints.restore(pieces, states)
     sgd = fo.stage_local(optax.sgd(0.1), PARAMS, PARTITION)
-    with pytest.raises(ValueError, match="look like the pieces of 2 stages"):
+    with pytest.raises(ValueError, match=r"pieces of 2 stages, .* as `staged`"):
         checkpoints.save(1, pieces, sgd.init(pieces))
     assert checkpoints.steps == ()
 
@@ -320,3 +320,8 @@ def test_a_big_endian_array(tmp_path):
     found = checkpoints.restore({"a": np.zeros(3, ">f8")}, ()).params["a"]
     assert found.dtype == params["a"].dtype
     assert found.tobytes() == params["a"].tobytes()
+
+
+def test_keys_that_cannot_be_sorted(tmp_path):
+    with pytest.raises(ValueError, match="`extra` holds a dict whose keys cannot be"):
+        fo.Checkpoints(tmp_path).save(1, PARAMS, (), extra={"a": {1: 2, "b": 3}})

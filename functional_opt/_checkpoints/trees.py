@@ -189,8 +189,8 @@ def check_whole(params: PyTree, state: PyTree) -> None:
     if len(params) == len(state):
         raise ValueError(
             f"`params` and `state` look like the pieces of {len(params)} stages, with "
-            "None in place of leaves of other stages. Pass their `StageLocal`: "
-            "`save(step, params, state, staged)`."
+            "None in place of leaves of other stages. Pass their `StageLocal` as "
+            "`staged`."
         )
 
 
