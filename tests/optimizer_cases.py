@@ -18,6 +18,9 @@ class Case:
 
 
 CASES = {
+    "adam-mini": Case(
+        fo.AdamMini(blocks=(fo.Blocks(fo.Where(min_ndim=2)),), weight_decay=0.1)
+    ),
     "adafactor": Case(fo.Adafactor(min_dim_size_to_factor=4, momentum=0.9)),
     "rmsprop": Case(fo.RMSProp(centered=True, momentum=0.9)),
     "muon": Case(fo.Muon(ns_steps=2), close=SCALARS),

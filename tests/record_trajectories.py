@@ -2,6 +2,7 @@
 
     python -m venv authors && authors/bin/pip install numpy==2.4.6 torch==2.13.0
     authors/bin/pip install --no-deps kron-torch==0.3.3 quad-torch==0.4.5 opt-einsum
+    authors/bin/pip install --no-deps adam-mini==1.1.1 prodigyopt==1.1.2
     git clone https://github.com/AGI-Arena/MARS
     git clone https://github.com/nikhilvyas/SOAP
     git clone https://github.com/LIONS-EPFL/scion
@@ -236,6 +237,36 @@ def _matrix(tensor: Any) -> Any:
     return tensor.detach().clone().reshape(shape).requires_grad_()
 
 
+def adam_mini(params: Any) -> Any:
+    """By names: a block, an entry, two rows, a row, and a block each."""
+    assert importlib.metadata.version("adam-mini") == "1.1.1"
+    names = ("norm", "bias", "wq", "mlp", "stack")
+    module: Any = importlib.import_module("adam_mini")
+    return module.Adam_mini(
+        zip(names, params, strict=True),
+        lr=0.1,
+        betas=(0.8, 0.95),
+        weight_decay=0.2,
+        dim=6,
+        n_heads=3,
+        verbose=False,
+    )
+
+
+def prodigy(params: Any) -> Any:
+    return _prodigy(params, betas=(0.9, 0.999), weight_decay=0.2)
+
+
+def prodigy_safeguard(params: Any) -> Any:
+    return _prodigy(params, betas=(0.8, 0.95), safeguard_warmup=True, d0=1e-3)
+
+
+def _prodigy(params: Any, **options: Any) -> Any:
+    assert importlib.metadata.version("prodigyopt") == "1.1.2"
+    module: Any = importlib.import_module("prodigyopt")
+    return module.Prodigy(params, lr=1.0, use_bias_correction=True, **options)
+
+
 def _load(folder: str, module: str) -> Any:
     found = subprocess.check_output(["git", "-C", folder, "rev-parse", "HEAD"])
     assert found.decode().strip() == SOURCES[folder], f"{folder} is at {found}"
@@ -275,6 +306,7 @@ CASES = [
     *(mars, mars_1d, soap, soap_merged, scion, scion_norms, scion_more_norms),
     *(kron, kron_every_third, kron_flat_start),
     *(quad, quad_diagonal, skew, skew_diagonal),
+    *(adam_mini, prodigy, prodigy_safeguard),
 ]
 
 if __name__ == "__main__":

@@ -96,10 +96,24 @@ OPTIMIZERS = {
         preconditioner_init_scale=1.0,
         noise_scale=1e-3,
     ),
+    "adam_mini": fo.AdamMini(
+        b1=0.8,
+        b2=0.95,
+        blocks=(
+            fo.Blocks(fo.Where("square"), count=3),
+            fo.Blocks(fo.Where("wide|vector")),
+        ),
+        weight_decay=0.2,
+        mask=fo.Where(min_ndim=2),
+    ),
 }
 
 TRANSFORMATIONS = {
     **{name: optimizer.build(0.1) for name, optimizer in OPTIMIZERS.items()},
+    "prodigy": fo.Prodigy(weight_decay=0.2).build(1.0),
+    "prodigy_safeguard": fo.Prodigy(
+        betas=(0.8, 0.95), estim_lr0=1e-3, safeguard_warmup=True
+    ).build(1.0),
     "scion_norms": scion_of_each(
         unconstrained=True,
         scalar=dict(norm="BiasRMS"),

@@ -5,6 +5,7 @@ from .accumulated import (
     SM3 as SM3,
 )
 from .adaptive import Adam as Adam, AdamW as AdamW, RMSProp as RMSProp
+from .blockwise import AdamMini as AdamMini, Blocks as Blocks
 from .cautious import Cautious as Cautious, CautiousDecay as CautiousDecay
 from .distance import COCOB as COCOB, DoG as DoG, DoWG as DoWG
 from .factored import Adafactor as Adafactor
