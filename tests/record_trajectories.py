@@ -7,6 +7,7 @@
     git clone https://github.com/nikhilvyas/SOAP
     git clone https://github.com/LIONS-EPFL/scion
     git clone https://github.com/lixilinx/psgd_torch
+    git clone https://github.com/apple/ml-ademamix
     authors/bin/python tests/record_trajectories.py
 
 The clones are looked for in the working directory, at the commits in `SOURCES`. Each
@@ -34,6 +35,7 @@ import trajectory_inputs as inputs
 SOURCES = {
     "MARS/MARS/optimizers": "4831e28eba863a4e69d7e9474ff8e73bc1b410fe",
     "SOAP": "a1e553530fde97d0e6b307d7c82ac6d38b072340",
+    "ml-ademamix/pytorch": "c3d73c09f1287e5c33b95189bb0aa7de0a5a7667",
     "psgd_torch": "a8616f1d802136159793419ed382cd2ba8fb91dd",
     "scion": "f58a393e010395a5913176be5673d8839caa6285",
 }
@@ -267,6 +269,12 @@ def _prodigy(params: Any, **options: Any) -> Any:
     return module.Prodigy(params, lr=1.0, use_bias_correction=True, **options)
 
 
+def ademamix(params: Any) -> Any:
+    return _load("ml-ademamix/pytorch", "ademamix").AdEMAMix(
+        params, lr=0.1, betas=(0.8, 0.95, 0.99), alpha=3.0, weight_decay=0.2
+    )
+
+
 def _load(folder: str, module: str) -> Any:
     found = subprocess.check_output(["git", "-C", folder, "rev-parse", "HEAD"])
     assert found.decode().strip() == SOURCES[folder], f"{folder} is at {found}"
@@ -306,7 +314,7 @@ CASES = [
     *(mars, mars_1d, soap, soap_merged, scion, scion_norms, scion_more_norms),
     *(kron, kron_every_third, kron_flat_start),
     *(quad, quad_diagonal, skew, skew_diagonal),
-    *(adam_mini, prodigy, prodigy_safeguard),
+    *(adam_mini, prodigy, prodigy_safeguard, ademamix),
 ]
 
 if __name__ == "__main__":

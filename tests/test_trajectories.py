@@ -96,6 +96,7 @@ OPTIMIZERS = {
         preconditioner_init_scale=1.0,
         noise_scale=1e-3,
     ),
+    "ademamix": fo.AdEMAMix(b1=0.8, b2=0.95, b3=0.99, alpha=3.0, weight_decay=0.2),
     "adam_mini": fo.AdamMini(
         b1=0.8,
         b2=0.95,
