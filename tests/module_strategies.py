@@ -48,15 +48,22 @@ def modules(draw, cls: Any, kinds: tuple[type, ...], depth: int = 2) -> Any:
     """A module of a class; of any of `kinds` below an abstract class."""
     if inspect.isabstract(cls):
         cls = draw(st.sampled_from([kind for kind in kinds if issubclass(kind, cls)]))
-    hints = get_type_hints(cls, include_extras=True)
-    for _ in range(5):
-        fields = {
-            name: draw(values(annotation, kinds, depth))
-            for name, annotation in hints.items()
-            if annotation is not dataclasses.KW_ONLY
-            and get_origin(annotation) is not ClassVar
-            and (not hasattr(cls, name) or (depth > 0 and draw(st.integers(0, 3))))
+    drawn = {
+        name: values(annotation, kinds, depth)
+        for name, annotation in get_type_hints(cls, include_extras=True).items()
+        if annotation is not dataclasses.KW_ONLY
+        and get_origin(annotation) is not ClassVar
+    }
+    required = {name for name in drawn if not hasattr(cls, name)}
+    optional = {name for name in drawn if not drawn[name].is_empty} - required
+    for attempt in range(5):
+        # Defaults suffice in the depth, but some classes need any of their fields.
+        more = {
+            name
+            for name in sorted(optional)
+            if (depth > 0 or attempt > 0) and draw(st.integers(0, 3))
         }
+        fields = {name: draw(drawn[name]) for name in drawn if name in required | more}
         try:
             return cls(**fields)
         except ValueError:  # What a class checks of its fields together.
