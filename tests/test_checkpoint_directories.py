@@ -98,6 +98,8 @@ def test_what_is_no_directory(tmp_path):
         fo.Checkpoints("ftp://host/run")
     with pytest.raises(ValueError, match=r"`gs:/bucket/run` is a URI without its sec"):
         fo.Checkpoints(type(tmp_path)("gs://bucket/run"))
+    with pytest.raises(ValueError, match="must not be ''"):
+        fo.Checkpoints("")
     with pytest.raises(ValueError, match=r"`gs:/bucket/run` is a URI without its sec"):
         fo.Checkpoints(str(type(tmp_path)("gs://bucket/run")))
 

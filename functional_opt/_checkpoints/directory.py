@@ -49,9 +49,14 @@ def overtaken(directory: "AbstractDirectory", step: int) -> ValueError:
 def open_directory(given: str | os.PathLike[str]) -> "AbstractDirectory":
     """The directory of a path or a URI; nothing is read yet.
 
-    **Raises:** `ValueError` for a URI that `etils.epath` has no backend for.
+    **Raises:** `ValueError` for an empty string, and for a URI that `etils.epath` has
+    no backend for.
     """
     text = os.fspath(given)
+    if not text:
+        raise ValueError(
+            "The directory of checkpoints must not be ''. Use '.' for the current one."
+        )
     if re.match(r"[A-Za-z][\w+.-]+:/(?!/)", text):
         raise ValueError(
             f"`{text}` is a URI without its second slash, which `pathlib.Path` "

@@ -1,5 +1,6 @@
 """The error of a document: every mistake, with its position."""
 
+import datetime
 import difflib
 import json
 import re
@@ -113,6 +114,8 @@ def shown(value: Any) -> str:
             return "null"
         case bool():
             return str(value).lower()
+        case datetime.date() | datetime.time():
+            return f"the date or time {value.isoformat()}"
         case Mapping() if value:
             keys = ", ".join(str(key)[:SHOWN] for key in list(value)[:4])
             return f"a table with {keys}{', ...' if len(value) > 4 else ''}"

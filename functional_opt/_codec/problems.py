@@ -161,7 +161,7 @@ def _reworded(
         return InitErrorDetails(type=kind, loc=path, input=None)
     reading.refusal(Problem((), ""))
     if error["type"] == "extra_forbidden":
-        text = f"unknown key of {title}; {_meant(path[-1], keys)}"
+        text = f"unknown key of {title}; {_meant(path[-1], title, keys)}"
         return _details(Problem(path, text, About.KEY), unknown=path[-1])
     if error["type"] == "missing":
         is_item = isinstance(path[-1], int)
@@ -176,8 +176,10 @@ def _errors(error: ValidationError) -> Any:
     return error.errors(include_url=False)
 
 
-def _meant(key: str, keys: list[str]) -> str:
-    """The keys of the same table that an unknown key may stand for."""
+def _meant(key: str, title: str, keys: list[str]) -> str:
+    """What an unknown key of a table may stand for."""
+    if key.replace("_", "").lower() == title.lower():
+        return f"write the keys of {title} without a table `{key}` around them"
     habit = HABITS.get(key)
     if habit is None or not set(habit.keys) <= {*keys, "name"}:
         return suggestion(key, keys)

@@ -141,10 +141,13 @@ def dtype_wire(limits: tuple[Any, ...]) -> Any:
 
 
 def _dtype_wire(names: tuple[str, ...]) -> Any:
+    is_floating = all(jnp.issubdtype(name, jnp.floating) for name in names)
+    noun = "a floating-point dtype" if is_floating else "a dtype"
+
     def read(value: Any, info: Info) -> np.dtype:
         if isinstance(value, str) and value in names:
             return jnp.dtype(value)
-        text = f"expected a dtype, got {shown(value)}; {suggestion(value, names)}"
+        text = f"expected {noun}, got {shown(value)}; {suggestion(value, names)}"
         raise info.context.refusal(Problem((), text))
 
     schema = WithJsonSchema({"type": "string", "enum": list(names)})
