@@ -192,7 +192,8 @@ def test_a_step_runs_few_programs(devices, tx):
     with compilations() as names:
         training.staged.step(grads, training.states, training.pieces)
     groups, rounds = len({*devices}), training.staged.rounds
-    assert Counter(names) == +Counter(
+    compiled = [name for name in names if name.startswith("jit(")]
+    assert Counter(compiled) == +Counter(
         {
             "jit(stage_messages)": groups * rounds,
             "jit(stage_results)": groups,

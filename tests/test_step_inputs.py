@@ -1,6 +1,5 @@
 """What a step may be given, on a tree of 48 leaves in 8 stages."""
 
-import contextlib
 import copy
 import pickle
 from typing import Any
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compilations import compilations
 
 
 STAGES = 8
@@ -425,20 +425,6 @@ def test_values_of_few_bits_travel(dtype):
     partition = fo.partition(params, owners(False))
     staged = fo.testing.assert_stage_local_equal(tx, params, partition)
     assert staged.rounds == 1 or dtype == "int8"
-
-
-@contextlib.contextmanager
-def compilations():
-    names, is_open = [], True
-
-    # JAX keeps listeners for good.
-    def listen(event, duration_secs, **kwargs):
-        if is_open and event.endswith(("compile_duration", "trace_duration")):
-            names.append(kwargs.get("fun_name"))
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield names
-    is_open = False
 
 
 @pytest.mark.parametrize("where", WHERE)
