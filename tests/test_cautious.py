@@ -194,3 +194,12 @@ def test_files():
     document = library().encode(optimizer)
     assert document["optimizer"]["min_fraction"] == 0.5
     assert library().decode(document, fo.AbstractOptimizer) == optimizer
+
+
+def test_what_is_not_a_number_is_seen():
+    transformation = fo.Cautious(fo.Adam()).build(0.1)
+    state = transformation.init(PARAMS)
+    bad = jax.tree.map(lambda x: x * jnp.nan, PARAMS)
+    for grads in (bad, PARAMS):
+        updates, state = transformation.update(grads, state, PARAMS)
+        assert all(jnp.isnan(x).all() for x in jax.tree.leaves(updates))

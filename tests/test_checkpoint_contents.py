@@ -141,6 +141,22 @@ def test_what_changed_in_a_recipe_that_fits(tmp_path, caplog):
     assert same.recipe_changes == ()
 
 
+def test_rules_are_compared_as_fields(tmp_path):
+    def recipe(path):
+        rule = fo.Where(path) & ~fo.Where(min_ndim=2)
+        group = fo.Group(rule, fo.AdamW(b2=0.9))
+        return recipe_of(optimizer=fo.Groups((group,), rest=fo.AdamW()))
+
+    fo.Checkpoints(tmp_path, recipe=recipe("b")).save(1, PARAMS, state_of(recipe("b")))
+    for path, expected in [
+        ("b", ()),
+        ("'b'", ("optimizer.groups[0].where.parts[0].path was 'b', is \"'b'\"",)),
+    ]:
+        checkpoints = fo.Checkpoints(tmp_path, recipe=recipe(path))
+        found = checkpoints.restore(PARAMS, state_of(recipe(path)))
+        assert found.recipe_changes == expected
+
+
 @pytest.mark.parametrize(
     "fields, words",
     [

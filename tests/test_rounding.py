@@ -163,3 +163,13 @@ def test_files():
     document = library().encode(optimizer)
     assert document["seed"] == 3
     assert library().decode(document, fo.AbstractOptimizer) == optimizer
+
+
+def test_kahan_summation_of_no_parameters():
+    everything = fo.Groups(
+        (fo.Group(fo.Where(""), fo.SGD()),), rest=fo.KahanSummation(fo.AdamW())
+    )
+    params = narrow(PARAMS)
+    found = run(recipe(optimizer=everything).build(), params=params)
+    expected = run(recipe(optimizer=fo.SGD()).build(), params=params)
+    fo.testing.assert_equal(found.params, expected.params)

@@ -138,3 +138,26 @@ def test_tied_gradients_on_other_devices(params, partition):
     grads = jax.device_put(pieces, devices[::-1])
     with pytest.raises(ValueError, match=r"`grads\[0\]` is on .*2, but .* is on .*0"):
         staged.step(grads, staged.init(pieces), pieces)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        dict(skip_nonfinite=True),
+        dict(accumulate=2),
+        dict(skip_nonfinite=True, accumulate=2, ema_decay=0.9),
+    ],
+    ids=lambda fields: " and ".join(fields),
+)
+@pytest.mark.parametrize("owners", [{0, 1}, {0, 1, 2}], ids=str)
+def test_all_other_parameters_are_on_one_stage(fields, owners):
+    """Within the conditional, the norm is computed there, but each owner needs it."""
+    params = {f"{i}": jnp.arange(6.0).reshape(2, 3) + i for i in range(5)}
+    params["head"] = jnp.ones(3)
+    partition = fo.partition(params, dict.fromkeys(params, 0) | {"head": owners})
+    recipe = fo.Recipe(optimizer=fo.AdamW(), schedule=0.1, clip_norm=1.0, **fields)
+    # The choice for the tied parameter is compiled apart from that of the others.
+    staged = fo.testing.assert_stage_local_equal(
+        recipe.build(), params, partition, grade="close"
+    )
+    assert staged.rounds == 2  # of which one is the sum of tied gradients

@@ -11,6 +11,7 @@ from jax.core import Tracer
 from .._codec.errors import ConfigError
 from .._config import AbstractConfig
 from .._registry import Registry
+from .._where import AbstractWhere
 
 
 PYTHON = "python"  # the key for the name of a value that exists in Python only
@@ -54,7 +55,7 @@ def changes(manifest: Mapping[str, Any], recipe: Any) -> list[str]:
 
 def _fields(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     """The paths and values of all fields; for a module its class."""
-    if isinstance(value, AbstractConfig):
+    if isinstance(value, AbstractConfig | AbstractWhere):
         yield path, {"class": type(value).__name__}
         start = "" if path == "recipe" else f"{path}."
         for field in dataclasses.fields(value):

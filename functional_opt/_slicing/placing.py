@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 from jax.extend.core.primitives import cond_p, scan_p, select_n_p
 
 from .conds import Branch, Choice, may_not_end, only_if_taken
@@ -20,6 +20,7 @@ from .dimensions import CALLS, Marks, marks_of_results
 from .fidelity import count_readers, Readers
 from .jaxprs import Atom, body_of_call, nbytes, shape, unroll
 from .placed import Placed, Value
+from .ranges import Range, Ranges
 from .stage_sets import NOWHERE, StageSet
 from .times import Clock, NEVER
 from .trimming import keep_cond_results, keep_results
@@ -217,9 +218,9 @@ class _Placer:
         branches = eqn.params["branches"]
         if isinstance(index, Literal):
             return self.inline(branches[int(index.val)], operands, within, steps)
-        homes = self._homes_of_results(
-            branches, [self.value(atom).home for atom in operands]
-        )
+        held = [self._range(atom) for atom in operands]
+        ranges = Ranges(self.stages, self._may_travel).of_results(branches, held)
+        homes = [each.home if each.is_settled else NOWHERE for each in ranges]
         given = eqn.replace(invars=[index, *operands])
         results: dict[int, Atom] = {}
         for home in dict.fromkeys(homes):
@@ -232,29 +233,10 @@ class _Placer:
             results.update(zip(chosen, parts, strict=True))
         return [results[i] for i in range(len(homes))]
 
-    def _homes_of_results(
-        self, branches: Sequence[ClosedJaxpr], operands: Sequence[StageSet]
-    ) -> list[StageSet]:
-        """The stages that can compute each result of a cond if no value travels."""
-        by_branch = [self._homes(branch.jaxpr, operands) for branch in branches]
-        return [frozenset.intersection(*each) for each in zip(*by_branch, strict=True)]
-
-    def _homes(self, body: Jaxpr, operands: Sequence[StageSet]) -> list[StageSet]:
-        home = dict(zip(body.invars, operands, strict=True))
-
-        def read(atom: Atom) -> StageSet:
-            return home.get(atom, self.stages) if isinstance(atom, Var) else self.stages
-
-        for eqn in body.eqns:
-            index, *given = [read(atom) for atom in eqn.invars] or [self.stages]
-            if eqn.primitive is cond_p:
-                inner = self._homes_of_results(eqn.params["branches"], given)
-                home.update(
-                    (v, index & one) for v, one in zip(eqn.outvars, inner, strict=True)
-                )
-            else:
-                home.update(dict.fromkeys(eqn.outvars, index.intersection(*given)))
-        return [read(atom) for atom in body.outvars]
+    def _range(self, atom: Atom) -> Range:
+        value = self.value(atom)
+        reach = self.stages if value.may_travel else value.home
+        return Range(value.home, reach, value.marks, value.may_travel)
 
     def _choose(
         self,

@@ -24,7 +24,9 @@ def mask_by_sign(
 
     def keep(step: jax.Array, grad: jax.Array) -> jax.Array:
         # Signs, since products of small numbers vanish.
-        descends = jnp.sign(step) * jnp.sign(grad).astype(step.dtype) < 0
+        # A step that is not a number is kept, to be seen.
+        agreement = jnp.sign(step) * jnp.sign(grad).astype(step.dtype)
+        descends = ~(agreement >= 0)
         wide = jnp.promote_types(step.dtype, jnp.float32)
         fraction = jnp.maximum(jnp.mean(descends, dtype=wide), min_fraction)
         kept = jnp.where(descends, step.astype(wide) / fraction, 0.0)

@@ -93,7 +93,8 @@ def sum_with_compensation(
         )
         pairs = jax.tree.map(_compensated, updates, state.compensation, params)
         structure = jax.tree.structure(updates)
-        steps, lost = zip(*structure.flatten_up_to(pairs), strict=True)
+        found = structure.flatten_up_to(pairs)
+        steps, lost = ([pair[k] for pair in found] for k in range(2))
         compensation = jax.tree.unflatten(structure, lost)
         return jax.tree.unflatten(structure, steps), KahanState(
             compensation, inner_state
