@@ -55,7 +55,8 @@ def changes(manifest: Mapping[str, Any], recipe: Any) -> list[str]:
 
 def _fields(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     """The paths and values of all fields; for a module its class."""
-    if isinstance(value, AbstractConfig | AbstractWhere):
+    is_ours = isinstance(value, AbstractConfig | AbstractWhere)
+    if is_ours and dataclasses.is_dataclass(value):  # a rule of users may be none
         yield path, {"class": type(value).__name__}
         start = "" if path == "recipe" else f"{path}."
         for field in dataclasses.fields(value):
