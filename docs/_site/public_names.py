@@ -1,6 +1,7 @@
 """The public names, and the page of the reference that each is on."""
 
 import inspect
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,6 +66,6 @@ def pages() -> dict[str, list[str]]:
 
 
 def summary(value: Any) -> str:
-    """The first sentence of a docstring, without links to pages."""
+    """The first sentence of a docstring, without references to names beside it."""
     first = " ".join((inspect.getdoc(value) or "").partition("\n\n")[0].split())
-    return first
+    return re.sub(r"\[(`\w+`)\]\[\]", r"\1", first)
