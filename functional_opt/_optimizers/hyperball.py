@@ -26,9 +26,10 @@ class Hyperball(AbstractOptimizer):
     [Marin](https://github.com/marin-community/marin), it is that of the parameter
     before the step rather than that of the first one, which differs by rounding only;
     and for parameters of rank 3 or more there is one for each index of the first axis,
-    as for stacks of layers. The learning rate is an angle: there is no weight decay.
-    Marin suggests the square root of the learning rate times the weight decay of the
-    optimizer without this wrapper.
+    as for stacks of layers. If $u$ is perpendicular to $p$, a small $\\gamma$ is the
+    angle in radians between $p$ and the result. Norms are kept, so these parameters
+    have no weight decay. As $\\gamma$, Marin suggests the square root of the learning
+    rate times the weight decay of the optimizer without this wrapper.
 
     The parameters that `where` does not select are updated by the optimizer inside,
     with its weight decay. A parameter that is 0 remains 0: leave it out. Wrappers that

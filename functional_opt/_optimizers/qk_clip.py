@@ -29,7 +29,8 @@ class QKClip(AbstractOptimizer):
     $S$ is the extra argument `max_logits` of `update` and `step`: a tree like the
     parameters, with an array at each query and key weight and None elsewhere, or one
     array for all of these weights. An array is a scalar for all heads together, or has
-    one entry per head, or has the shape (layers, heads) for a stack of layers. Where
+    one entry per head, or has the shape (layers, heads) for a stack of layers. With
+    `Recipe.accumulate`, only the logits of the last gradient of an update count. Where
     several queries share a key, the entry of the key is their largest. There is no
     state. Stages exchange nothing if all of them are given the logits, and the logits
     alone if these are [`OnStage`][].
