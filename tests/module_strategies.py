@@ -99,7 +99,7 @@ def has_parts(annotation: Any) -> bool:
     """Whether modules may be inside what this annotation allows."""
     inner = get_args(annotation)
     if dataclasses.is_dataclass(annotation):
-        inner = get_type_hints(annotation, include_extras=True).values()
+        inner = get_type_hints(annotation).values()
     return any(dataclasses.is_dataclass(x) or has_parts(x) for x in inner)
 
 
