@@ -110,3 +110,7 @@ def test_tests_import_public_names():
     assert {name for name, _ in found} == {"rooms.py"}
     assert len(found) <= MOST_PRIVATE
     assert all(line.startswith("# ") for line in found.values())
+
+
+def test_the_map_of_the_stages_fits_on_a_screen():
+    assert len((PACKAGE / "_stages" / "__init__.py").read_text().splitlines()) <= 40

@@ -29,13 +29,11 @@ Where a change belongs:
     what is passed to `stage_local`  options, partition, extra, hyperparameters
     how trees are split              trees, partition, states, whole_trees
     what a stage computes, and when  derive/; ../_slicing if it is not about Optax
-    how it is compiled and run       run/building, run/compiling, run/executor,
-                                     run/progress
-    which device holds which array   run/layout, run/devices, run/exchange,
-                                     run/sums, run/views, run/extra_args,
-                                     run/state_sharding
-    why a step failed                run/diagnosis
-    several processes                run/processes, run/fingerprint
+    how it is compiled and run       run/ building, compiling, executor, progress
+    which device holds which array   run/ layout, devices, exchange, sums, views,
+                                     extra_args, state_sharding
+    why a step failed                run/ diagnosis
+    several processes                run/ processes, fingerprint
 
 `derive/` does not depend on devices, and imports nothing from `run/`.
 """
