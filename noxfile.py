@@ -221,9 +221,11 @@ def peer(session: nox.Session) -> None:
 
 @nox.session
 def runtimes(session: nox.Session) -> None:
-    """Trains in the pipelines of spectrax, and compares the results with Optax."""
-    session.install("-e", ".", "pytest", RUNTIME)
+    """Trains in the pipelines of spectrax, and writes the tables of the page."""
+    session.install("-e", ".", "pytest", RUNTIME, *groups("bench"))
+    session.install("--no-deps", PEER)
     run_outside(session, "tests/runtimes/try_spectrax.py")
+    run_outside(session, "tests/runtimes/try_eformer.py")
 
 
 @nox.session

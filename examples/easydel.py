@@ -9,68 +9,61 @@ three functions of its optimizer, with arguments by keyword:
   delete_grads)`, which returns the new parameters and the new state.
 
 To use this, override `get_optimizer_and_scheduler` of its `TrainingArguments` to return
-`stage_local_optimizer(tx)` and the schedule in `tx`.
+`StageLocalOptimizer(tx)` and the schedule in `tx`.
 """
 
-import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import functional_opt as fo
 import jax
 import optax
 from jax.core import Tracer
-from jaxtyping import PyTree
 
 
-class StageLocalOptimizer(NamedTuple):
-    """What EasyDeL's trainer expects of its optimizer."""
+class StageLocalOptimizer:
+    """What EasyDeL's trainer expects of its optimizer.
 
-    init: Callable[..., PyTree]
-    update: Callable[..., tuple[PyTree, PyTree]]
-    apply_gradients_stage_local: Callable[..., tuple[PyTree, PyTree]]
+    **Arguments:**
 
+    - `tx`: any Optax transformation, with its schedule.
+    - `options`: those of `fo.stage_local`.
+    """
 
-def is_concrete(x: Any) -> bool:
-    return isinstance(x, jax.Array) and not isinstance(x, Tracer)
+    def __init__(self, tx: optax.GradientTransformation, **options: Any) -> None:
+        self._tx, self._options = tx, options
+        self._split: dict[Any, fo.WholeTransformation] = {}
 
+    def init(self, params: Any) -> Any:
+        return self._whole(params).init(params)
 
-def stage_local_optimizer(
-    tx: optax.GradientTransformation, **options: Any
-) -> StageLocalOptimizer:
-    """An optimizer for EasyDeL; `options` are those of `fo.stage_local`."""
+    def update(self, updates: Any, state: Any, params: Any) -> Any:
+        return self._whole(params).update(updates, state, params)
 
-    @functools.cache
-    def split(structure: Any, leaves: tuple[Any, ...]) -> fo.WholeTransformation:
-        params = jax.tree.unflatten(structure, leaves)
-        partition = fo.partition_by_devices(params)
-        return fo.stage_local(tx, params, partition, **options).whole
-
-    def whole(params: PyTree) -> Any:
-        leaves, structure = jax.tree.flatten(params)
-        if not all(map(is_concrete, leaves)):
-            return tx
-        placed = [
-            jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves
-        ]
-        return split(structure, tuple(placed))
-
-    def apply_gradients(
+    def apply_gradients_stage_local(
+        self,
         *,
-        params: PyTree,
-        grads: PyTree,
-        opt_state: PyTree,
+        params: Any,
+        grads: Any,
+        opt_state: Any,
         learning_rate_fn: Any = None,
         delete_grads: bool = False,
-    ) -> tuple[PyTree, PyTree]:
+    ) -> tuple[Any, Any]:
         del learning_rate_fn  # the schedule is in `tx`
-        results = whole(params).step(grads, opt_state, params)
+        results = self._whole(params).step(grads, opt_state, params)
         if delete_grads:
             jax.tree.map(lambda grad: grad.delete(), grads)
         return results
 
-    return StageLocalOptimizer(
-        lambda params: whole(params).init(params),
-        lambda updates, state, params: whole(params).update(updates, state, params),
-        apply_gradients,
-    )
+    def _whole(self, params: Any) -> Any:
+        """The transformation, split once for the devices of these parameters."""
+        leaves, structure = jax.tree.flatten(params)
+        if not all(
+            isinstance(x, jax.Array) and not isinstance(x, Tracer) for x in leaves
+        ):
+            return self._tx  # shapes only
+        key = structure, tuple((x.shape, x.dtype, x.sharding) for x in leaves)
+        if key not in self._split:
+            partition = fo.partition_by_devices(params)
+            staged = fo.stage_local(self._tx, params, partition, **self._options)
+            self._split[key] = staged.whole
+        return self._split[key]

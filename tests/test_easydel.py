@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from easydel import stage_local_optimizer
+from easydel import StageLocalOptimizer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
@@ -35,7 +35,7 @@ def whole_step(grads, state, params):
 
 
 def test_as_the_trainer_calls_it():
-    tx = stage_local_optimizer(TX, donate=True)
+    tx = StageLocalOptimizer(TX, donate=True)
     keys = jax.random.split(jax.random.key(0), STAGES)
     whole = [{"w": jax.random.normal(k, (4, 3)), "b": jnp.ones(3)} for k in keys]
     expected, params = jax.jit(TX.init)(whole), place(whole)

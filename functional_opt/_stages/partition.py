@@ -111,6 +111,9 @@ class StagePartition:
 
     def gradients(self, name: str, grads: PyTree) -> list[Any]:
         """The gradients of all parameters, some of which may be None."""
+        leaves, structure = jax.tree.flatten(grads)
+        if structure == self.params.structure:
+            return leaves
         leaves = leaves_or_none(self.params.structure, grads)
         if leaves is None:
             leaves = leaves_or_none(self.model.structure, grads)

@@ -17,6 +17,7 @@ from .run.executor import Executors
 from .run.extra_args import ReplicatedArrays
 from .run.processes import check_same_plan, local_stages
 from .run.state_sharding import StateAxes
+from .run.views import Copies
 from .states import StageStates
 from .steps import StageLocal
 from .whole_trees import WholeTrees
@@ -90,6 +91,7 @@ def split(
             init,
             summed,
             counters,
+            Copies(),
             shardings,
         ),
     )

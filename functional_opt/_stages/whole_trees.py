@@ -21,7 +21,7 @@ from .run.counters import Counters
 from .run.devices import check_one_program, devices_text
 from .run.executor import Executors, is_traced, sharding_of
 from .run.extra_args import placed_extra_args, ReplicatedArrays
-from .run.views import joined, view
+from .run.views import Copies
 from .trees import check_stages, Pieces, TreeSplit
 
 
@@ -40,6 +40,7 @@ class WholeTrees:
     - `donates`: whether buffers of the state are donated.
     - `run_init`, `run_update`: the programs, which expect summed tied gradients.
     - `counters`: the values of the counters in states.
+    - `copies`: the copies of leaves that several stages hold.
     - `meshes`: the shardings of the stages, if `meshes` of `stage_local` are set.
     """
 
@@ -52,6 +53,7 @@ class WholeTrees:
     run_init: Executors
     run_update: Executors
     counters: Counters
+    copies: Copies
     meshes: tuple[Sharding, ...] | None
 
     def init(self, params: PyTree) -> PyTree:
@@ -214,7 +216,7 @@ class WholeTrees:
                 home = homes[stage]
                 if home is None:
                     continue
-                own = view(leaves[i], home)
+                own = self.copies.view(leaves[i], home)
                 if own is None:
                     raise _not_on_all(split, i, leaves[i], stage, home)
                 devices = frozenset(home.device_set)
@@ -239,7 +241,8 @@ class WholeTrees:
         for i, copies in split.shared:
             parts = [leaves_by_stage[stage][position] for stage, position in copies]
             label = f"`{split.paths[i]}` of `{name}`"
-            leaves[i] = joined(parts, None if like is None else like[i], label)
+            given = None if like is None else like[i]
+            leaves[i] = self.copies.joined(parts, given, label)
         return leaves
 
 

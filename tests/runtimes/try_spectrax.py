@@ -16,141 +16,30 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import functional_opt as fo
 import jax
-import jax.numpy as jnp
-import optax
+import pages
 import pytest
 import spectrax as spx
 from compilations import compilations
-from easydel import stage_local_optimizer
-from jax.sharding import NamedSharding, PartitionSpec
-from spectrax.runtime import schedules
-from spectrax_model import make, VOCABULARY
+from easydel import StageLocalOptimizer
+from jax.sharding import NamedSharding
+from pipelines import (
+    connect,
+    filled,
+    on_one_device,
+    Pipeline,
+    RECIPE,
+    SCHEDULES,
+    TOKENS,
+    whole_tree,
+)
+from spectrax.runtime.primitives.split import auto_split
+from spectrax.runtime.schedules import Std1F1B
+from spectrax.sharding import logical_axis_rules
+from spectrax_model import cross_entropy, Llama, LOGICAL_AXES
 
 
 logging.disable(logging.INFO)
-PAGE = Path(__file__).parents[2] / "docs" / "runtimes.md"
 STAGES, STEPS = 4, 4
-TOKENS = jax.random.randint(jax.random.key(1), (16, 8), 0, VOCABULARY)
-RECIPE = fo.Recipe(
-    optimizer=fo.AdamW(b2=0.95),
-    schedule=fo.Cosine(peak_value=3e-3, warmup_steps=1, decay_steps=10),
-    clip_norm=1.0,
-    weight_decay=0.1,
-    decay_where=fo.Where(min_ndim=2),
-)
-
-# Each schedule, how many parts of the model each device has, and what creates it.
-SCHEDULES = {
-    "GPipe": (1, {}),
-    "Std1F1B": (1, {}),
-    "Eager1F1B": (1, {}),
-    "ZeroBubbleH1": (1, {}),
-    "InterleavedGPipe": (2, {"virtual_stages": 2}),
-    "InterleavedH1": (2, {"virtual_stages": 2}),
-    "Interleaved1F1BPlusOne": (2, {"virtual_stages": 2}),
-    "KimiK2": (2, {"virtual_stages": 2}),
-    "DualPipeV": (2, {}),
-}
-
-
-class Pipeline:
-    """The model in a pipeline of spectrax, with its parameters where that puts them."""
-
-    def __init__(self, schedule, *, stages=STAGES, is_tied=False):
-        parts, options = SCHEDULES[schedule]
-        self.mesh = spx.create_mesh(axis_dims=(stages, 1, -1, 1, 1, 1), mpmd_axis="pp")
-        params, loss = make(stages * parts, is_tied)
-        if is_tied or stages == len(jax.devices()):
-            # With one device per stage, what is on the first device counts as assigned
-            # to its stage; and a tied parameter must be on all stages.
-            everywhere = NamedSharding(self.mesh.jax_mesh, PartitionSpec())
-            params = jax.device_put(params, everywhere)
-        self.loss = spx.jit(
-            loss,
-            mesh=self.mesh,
-            schedule=getattr(schedules, schedule)(microbatches=8, **options),
-            batch_argnums=(1,),
-        )
-        self.value_and_grad = spx.sxvalue_and_grad(self.loss, argnums=0)
-        _, (grads,) = self.value_and_grad(params, TOKENS)
-        self.params = jax.tree.map(
-            lambda p, g: p if g is None else jax.device_put(p, g.sharding),
-            params,
-            grads,
-        )
-
-    def grads(self, params):
-        _, (grads,) = self.value_and_grad(params, TOKENS)
-        return grads
-
-
-def whole_tree(tx, params):
-    """The same transformation on one device: a step, and its first state."""
-
-    @jax.jit
-    def step(grads, state, params):
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    return step, jax.jit(tx.init)(params)
-
-
-def on_one_device(tree):
-    return jax.device_put(jax.device_get(tree), jax.devices()[0])
-
-
-def filled(grads, params):
-    """With zeros in place of the gradients of unused parameters."""
-    return jax.tree.map(
-        lambda p, g: jnp.zeros_like(p) if g is None else g, params, grads
-    )
-
-
-def shardings(tree):
-    return [leaf.sharding for leaf in jax.tree.leaves(tree)]
-
-
-def check(pipeline, tx, init, step, grade: Any = "exact"):
-    """Trains with the pipeline and with Optax, and compares after every step."""
-    params, state = pipeline.params, init(pipeline.params)
-    whole = on_one_device(params)
-    reference, whole_state = whole_tree(tx, whole)
-    for number in range(STEPS):
-        grads = pipeline.grads(params)
-        before = shardings((params, state))
-        with (
-            compilations() as names,
-            jax.transfer_guard_device_to_device("disallow_explicit"),
-        ):
-            params, state = step(grads, state, params)
-        assert not number or names == []
-        assert shardings((params, state)) == before
-        given = filled(on_one_device(grads), whole)
-        whole, whole_state = reference(given, whole_state, whole)
-        fo.testing.assert_equal((params, state), (whole, whole_state), grade=grade)
-        if grade != "exact":  # Compare each step alone: differences would grow.
-            whole, whole_state = on_one_device((params, state))
-
-
-# The lines that connect a runtime with the optimizer: docs/runtimes.md shows them.
-def connect(recipe, params):
-    partition = fo.partition_by_devices(params)
-    tx = recipe.build_mpmd(params, partition).whole
-    return tx, tx.init(params)
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_every_schedule(schedule):
-    pipeline = Pipeline(schedule)
-    tx, _ = connect(RECIPE, pipeline.params)
-    assert fo.partition_by_devices(pipeline.params).num_stages == STAGES
-    check(pipeline, RECIPE.build(), tx.init, tx.step)
-
-
-@pytest.fixture(scope="module")
-def pipeline():
-    return Pipeline("Std1F1B")
-
 
 # What works on whole matrices on a device rounds differently in another program.
 OPTIMIZERS: dict[str, tuple[fo.Recipe, Any]] = {
@@ -163,11 +52,11 @@ OPTIMIZERS: dict[str, tuple[fo.Recipe, Any]] = {
     ),
     "Muon": (fo.Recipe(optimizer=fo.Muon(), schedule=1e-3, clip_norm=0.5), "bounded"),
     "SOAP": (fo.Recipe(optimizer=fo.SOAP(), schedule=1e-3), "bounded"),
-    "accumulate": (
+    "accumulate=2": (
         fo.Recipe(optimizer=fo.AdamW(), schedule=1e-3, clip_norm=0.5, accumulate=2),
         "exact",
     ),
-    "skip, averages": (
+    "skip_nonfinite, ema_decay": (
         fo.Recipe(
             optimizer=fo.AdamW(), schedule=1e-3, skip_nonfinite=True, ema_decay=0.9
         ),
@@ -175,31 +64,161 @@ OPTIMIZERS: dict[str, tuple[fo.Recipe, Any]] = {
     ),
 }
 
+ONE_DEVICE = "`Std1F1B`, one device per stage"
+TIED = "`Std1F1B`, a tied embedding and an unused head"
+LLAMA = "`spx.run` with `Std1F1B`, Llama with sharded leaves"
+FUSED = "the fused `sxvalue_and_grad_and_apply`"
+EASYDEL = "`Std1F1B`, through the adapter for EasyDeL"
+
+
+@pytest.fixture(scope="module")
+def tables():
+    schedules = [f"`{name}`" for name in SCHEDULES]
+    pipelines = [*schedules, ONE_DEVICE, TIED, LLAMA, FUSED, EASYDEL]
+    recipes = [f"`{name}`" for name in OPTIMIZERS]
+    return pages.Tables({"pipelines": pipelines, "recipes": recipes})
+
+
+def shardings(tree):
+    return [leaf.sharding for leaf in jax.tree.leaves(tree)]
+
+
+def size_of(params):
+    """The stages and devices that hold parameters."""
+    stages = fo.partition_by_devices(params).num_stages
+    devices = {d for s in shardings(params) for d in s.device_set}
+    return f"{stages} x {len(devices) // stages}"
+
+
+def check(pipeline, tx, init, step, grade: Any = "exact", put=on_one_device):
+    """Trains with the pipeline and with Optax, and compares after every step."""
+    params, state = pipeline.params, init(pipeline.params)
+    whole = put(params)
+    reference, whole_state = whole_tree(tx, whole)
+    for number in range(STEPS):
+        grads = pipeline.grads(params)
+        before = shardings((params, state))
+        with (
+            compilations() as names,
+            jax.transfer_guard_device_to_device("disallow_explicit"),
+        ):
+            params, state = step(grads, state, params)
+        assert not number or names == []
+        assert shardings((params, state)) == before
+        given = filled(put(grads), whole)
+        whole, whole_state = reference(given, whole_state, whole)
+        fo.testing.assert_equal((params, state), (whole, whole_state), grade=grade)
+        if grade != "exact":  # Compare each step alone: differences would grow.
+            whole, whole_state = on_one_device((params, state))
+    return {
+        "stages x devices": size_of(params),
+        "leaves of parameters and state": len(jax.tree.leaves((params, state))),
+        "equal": grade,
+    }
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule(schedule, tables):
+    pipeline = Pipeline(schedule, stages=STAGES)
+    tx, _ = connect(RECIPE, pipeline.params)
+    assert fo.partition_by_devices(pipeline.params).num_stages == STAGES
+    found = check(pipeline, RECIPE.build(), tx.init, tx.step)
+    virtual = {} if SCHEDULES[schedule][0] == 1 else {"parts per stage": 2}
+    tables.add(
+        "pipelines", f"`{schedule}`", pipeline=f"`{schedule}`", **found, **virtual
+    )
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return Pipeline("Std1F1B", stages=STAGES)
+
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_optimizers(pipeline, name):
+def test_optimizers(pipeline, name, tables):
     recipe, grade = OPTIMIZERS[name]
     tx, _ = connect(recipe, pipeline.params)
-    check(pipeline, recipe.build(), tx.init, tx.step, grade)
+    found = check(pipeline, recipe.build(), tx.init, tx.step, grade)
+    tables.add("recipes", f"`{name}`", recipe=f"`{name}`", **found)
 
 
-def test_one_device_per_stage():
+def test_one_device_per_stage(tables):
     pipeline = Pipeline("Std1F1B", stages=8)
     tx, _ = connect(RECIPE, pipeline.params)
-    check(pipeline, RECIPE.build(), tx.init, tx.step)
+    found = check(pipeline, RECIPE.build(), tx.init, tx.step)
+    tables.add("pipelines", ONE_DEVICE, pipeline=ONE_DEVICE, **found)
 
 
-def test_tied_embedding_and_unused_head():
+def test_tied_embedding_and_unused_head(tables):
     pipeline = Pipeline("Std1F1B", stages=2, is_tied=True)
     gradients = jax.tree.leaves(
         pipeline.grads(pipeline.params), is_leaf=lambda leaf: leaf is None
     )
     assert None in gradients
     tx, _ = connect(RECIPE, pipeline.params)
-    check(pipeline, RECIPE.build(), tx.init, tx.step)
+    found = check(pipeline, RECIPE.build(), tx.init, tx.step)
+    tables.add("pipelines", TIED, pipeline=TIED, **found)
 
 
-def test_inside_the_fused_step(pipeline):
+class LlamaPipeline:
+    """Llama under `spx.run`, which splits the model: one tree per stage."""
+
+    def __init__(self):
+        self.mesh = spx.create_mesh(axis_dims=(2, 1, 2, 1, 2, 1), mpmd_axis="pp")
+        with logical_axis_rules(LOGICAL_AXES), self.mesh:
+            self.model = Llama(rngs=spx.Rngs(0))
+            self.stages = auto_split(self.model, 2)
+        params = tuple(
+            spx.export(stage)[1].filter("parameters", copy=True)
+            for stage in self.stages
+        )
+        self.params = jax.tree.map(
+            lambda p, g: jax.device_put(p, g.sharding), params, self._run()
+        )
+
+    def _run(self):
+        with logical_axis_rules(LOGICAL_AXES), self.mesh:
+            _, grads = spx.run(
+                self.model,
+                inputs=TOKENS,
+                targets=TOKENS,
+                mesh=self.mesh,
+                mode="train",
+                loss_fn=cross_entropy,
+                schedule=Std1F1B(microbatches=4),
+            )
+        return tuple(grads)
+
+    def grads(self, params):
+        for stage, own in zip(self.stages, params, strict=True):
+            spx.update(stage, own)
+        return self._run()
+
+
+def test_llama_with_sharded_leaves(tables):
+    """Compared with Optax on one stage's devices, with the same shards of each leaf.
+
+    A sum of squares adds up its shards in another order than on one device.
+    """
+    pipeline = LlamaPipeline()
+    first = pipeline.mesh.mpmd_mesh.unstack()[0]
+
+    def put(tree):
+        return jax.tree.map(
+            lambda x: jax.device_put(
+                jax.device_get(x), NamedSharding(first, x.sharding.spec)
+            ),
+            tree,
+        )
+
+    sharded = [s for s in shardings(pipeline.params) if not s.is_fully_replicated]
+    assert len(sharded) > len(jax.tree.leaves(pipeline.params)) // 2
+    tx, _ = connect(RECIPE, pipeline.params)
+    found = check(pipeline, RECIPE.build(), tx.init, tx.step, put=put)
+    tables.add("pipelines", LLAMA, pipeline=LLAMA, **found)
+
+
+def test_inside_the_fused_step(pipeline, tables):
     """The update in `assemble_outputs`, as `apply_fn` has no norm of all stages."""
     tx, state = connect(RECIPE, pipeline.params)
     fused = spx.sxvalue_and_grad_and_apply(pipeline.loss, argnums=0)
@@ -219,23 +238,32 @@ def test_inside_the_fused_step(pipeline):
         expected, after = tx.step(grads, after, expected)
         _, params, state = fused(params, TOKENS, opt_state=state, **outputs)
         fo.testing.assert_equal((params, state), (expected, after), grade="exact")
+    leaves = len(jax.tree.leaves((params, state)))
+    found = {
+        "stages x devices": size_of(params),
+        "leaves of parameters and state": leaves,
+        "equal": "exact, compared with the two calls",
+    }
+    tables.add("pipelines", FUSED, pipeline=FUSED, **found)
 
 
-def test_through_the_adapter_for_easydel(pipeline):
-    tx = stage_local_optimizer(RECIPE.build())
+def test_through_the_adapter_for_easydel(pipeline, tables):
+    tx = StageLocalOptimizer(RECIPE.build())
 
     def step(grads, state, params):
         return tx.apply_gradients_stage_local(
             params=params, grads=grads, opt_state=state, learning_rate_fn=None
         )
 
-    check(pipeline, RECIPE.build(), tx.init, step)
+    found = check(pipeline, RECIPE.build(), tx.init, step)
+    tables.add("pipelines", EASYDEL, pipeline=EASYDEL, **found)
 
 
-def test_the_page_shows_the_lines_that_connect():
-    source = Path(__file__).read_text()
+def test_the_page(tables):
+    """Writes the tables; the lines that connect are those that ran here."""
+    source = Path(__file__).with_name("pipelines.py").read_text()
     (lines,) = re.findall(r"def connect\(.*\n((?:    .*\n)+)", source)
-    page = PAGE.read_text()
+    page = pages.PAGE.read_text()
     for line in lines.splitlines()[:-1]:
-        assert line.strip() in page
-    assert all(name in page for name in (*SCHEDULES, *OPTIMIZERS))
+        assert line.strip().replace(", **options", "") in page
+    tables.write()

@@ -107,6 +107,13 @@ class Exchange:
         shardings: Sequence[Sharding | None],
     ) -> None:
         self.senders, self.num_words, self.shardings = senders, num_words, shardings
+        # A mesh of one device is no different, but takes JAX longer to make arrays on.
+        self.received = [
+            s
+            if s is None or len(s.device_set) > 1
+            else SingleDeviceSharding(*s.device_set)
+            for s in shardings
+        ]
         self.is_needed = len(group_by_devices(shardings)) > 1
         if self.is_needed:
             self._set_up(DeviceRows(shardings))
@@ -191,7 +198,7 @@ class Exchange:
         copies, shape = shards_of(table), table.shape
         return [
             None if sharding is None else taken(copies, sharding, shape)
-            for sharding in self.shardings
+            for sharding in self.received
         ]
 
     def compile(self) -> None:
@@ -213,7 +220,7 @@ class Exchange:
             return jax.make_array_from_callback(shape, sharding, part)
 
         with jax.transfer_guard("allow"):
-            return list(map(on, self.shardings))
+            return list(map(on, self.received))
 
 
 def taken(shards: dict[jax.Device, Array], like: Sharding, shape: Any) -> Any:
@@ -230,6 +237,9 @@ def taken(shards: dict[jax.Device, Array], like: Sharding, shape: Any) -> Any:
 def shards_of(*arrays: Array) -> dict[jax.Device, Array]:
     shards = {}
     for array in arrays:
+        if isinstance(array.sharding, SingleDeviceSharding):
+            shards[array.device] = array
+            continue
         for shard in array.addressable_shards:
             shards[shard.device] = shard.data
     return shards

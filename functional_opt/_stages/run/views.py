@@ -8,6 +8,7 @@ on stage 0 (devices 0, 1) and stage 1 (devices 2, 3):
 """
 
 import functools
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,39 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from .devices import device_order, devices_text, is_concrete
 from .exchange import shards_of, taken
+
+
+class Copies:
+    """The copies of which arrays were joined, while these arrays exist.
+
+    A step joins the counters of its state, and the next step needs their copies again.
+    Making them anew takes as long as launching a program.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[Any] | None, Any]] = {}
+
+    def view(self, leaf: Any, home: Sharding) -> Any | None:
+        """As the function `view`."""
+        ref, copies = self._known.get(id(leaf), (None, {}))
+        found = copies.get(frozenset(home.device_set)) if copies else None
+        if found is None or ref is None or ref() is not leaf:
+            return view(leaf, home)
+        return found
+
+    def joined(self, copies: Sequence[Any], like: Any, label: str) -> Any:
+        """As the function `joined`."""
+        whole = joined(copies, like, label)
+        if all(copy is not whole for copy in copies):
+            forget = functools.partial(_forget, self._known, id(whole))
+            devices = (frozenset(copy.sharding.device_set) for copy in copies)
+            own = dict(zip(devices, copies, strict=True))
+            self._known[id(whole)] = weakref.ref(whole, forget), own
+        return whole
+
+
+def _forget(known: dict[int, Any], key: int, _: weakref.ref[Any]) -> None:
+    known.pop(key, None)
 
 
 def view(leaf: Any, home: Sharding) -> Any | None:
