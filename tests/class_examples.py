@@ -1,5 +1,6 @@
 """An instance of any class: its defaults, and a valid value where it has none."""
 
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any, get_args, get_origin, Literal
@@ -15,8 +16,16 @@ NUMBERS, INTEGERS = (1e-3, 0.5, 1.0, 0.0), (1_000, 1, 0)
 MOST_TRIED, DEEPEST = 1_000, 3
 
 
-def example(cls: type, kinds: tuple[type, ...], depth: int = 0) -> Any:
+def example(cls: type, kinds: tuple[type, ...]) -> Any:
     """An instance of the class, or `ValueError` if none is found."""
+    found = _example(cls, kinds, depth=0)
+    if found is None:
+        raise ValueError(f"no example of {cls.__name__} is known")
+    return found
+
+
+@functools.cache
+def _example(cls: type, kinds: tuple[type, ...], depth: int) -> Any:
     required = [field for field in fields_of(cls) if field.required]
     values = [list(_values(field, kinds, depth)) for field in required]
     for given in itertools.islice(itertools.product(*values), MOST_TRIED):
@@ -24,7 +33,7 @@ def example(cls: type, kinds: tuple[type, ...], depth: int = 0) -> Any:
             return cls(**{x.name: y for x, y in zip(required, given, strict=True)})
         except (TypeError, ValueError):
             continue
-    raise ValueError(f"no example of {cls.__name__} is known")
+    return None
 
 
 def _values(field: Field, kinds: tuple[type, ...], depth: int) -> Iterator[Any]:
@@ -67,7 +76,6 @@ def _modules(annotation: Any, kinds: tuple[type, ...], depth: int) -> Iterator[A
         return
     options = choice_of(bases, kinds).options
     for name in sorted(options, key=lambda name: name not in PREFERRED):
-        try:
-            yield example(options[name], kinds, depth + 1)
-        except ValueError:
-            continue
+        found = _example(options[name], kinds, depth + 1)
+        if found is not None:
+            yield found
