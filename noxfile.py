@@ -292,9 +292,14 @@ def wheel(session: nox.Session) -> None:
 
 
 def run_tests(session: nox.Session, profile: str, tests: Sequence[str]) -> None:
-    """Runs pytest on all cores, with a profile of Hypothesis."""
-    env = {"HYPOTHESIS_PROFILE": profile}
-    session.run("pytest", "--numprocesses=auto", *tests, env=env)
+    """Runs pytest on all cores, with a profile of Hypothesis.
+
+    Tests that follow each other stay in one process, since they share compiled
+    programs. What is imported is compiled once, not by each process that tests start.
+    """
+    env = {"HYPOTHESIS_PROFILE": profile, "PYTHONDONTWRITEBYTECODE": ""}
+    options = ("--numprocesses=auto", "--dist=worksteal")
+    session.run("pytest", *options, *tests, env=env)
 
 
 def run_outside(session: nox.Session, tests: str) -> None:
