@@ -8,6 +8,9 @@
     git clone https://github.com/LIONS-EPFL/scion
     git clone https://github.com/lixilinx/psgd_torch
     git clone https://github.com/apple/ml-ademamix
+    git clone https://github.com/iShohei220/adopt
+    git clone https://github.com/Liuhong99/Sophia
+    git clone https://github.com/kyleliang919/C-Optim
     authors/bin/python tests/record_trajectories.py
 
 The clones are looked for in the working directory, at the commits in `SOURCES`. Each
@@ -33,8 +36,11 @@ import trajectory_inputs as inputs
 
 
 SOURCES = {
+    "C-Optim": "2c0517c4db2e50b56d389ba4803eab1f4b3b8ae3",
     "MARS/MARS/optimizers": "4831e28eba863a4e69d7e9474ff8e73bc1b410fe",
     "SOAP": "a1e553530fde97d0e6b307d7c82ac6d38b072340",
+    "Sophia": "a7e157229b71d58cf995d32854f1be15c265b350",
+    "adopt/src": "6468572b4b3688a2f056b796b071da540568520e",
     "ml-ademamix/pytorch": "c3d73c09f1287e5c33b95189bb0aa7de0a5a7667",
     "psgd_torch": "a8616f1d802136159793419ed382cd2ba8fb91dd",
     "scion": "f58a393e010395a5913176be5673d8839caa6285",
@@ -275,11 +281,49 @@ def ademamix(params: Any) -> Any:
     )
 
 
-def _load(folder: str, module: str) -> Any:
+def adopt(params: Any) -> Any:
+    module = _load("adopt/src", "adopt")
+    return module.ADOPT(params, lr=0.1, betas=(0.8, 0.95), eps=1e-3, foreach=False)
+
+
+class SophiaG:
+    """Sophia with the square of the gradient as its estimate of the Hessian.
+
+    Optax corrects the momentum for its start at 0, and the authors' code does not. A
+    `rho` multiplied by the correction does the same.
+    """
+
+    def __init__(self, params: Any):
+        self._optimizer = _load("Sophia", "sophia").SophiaG(
+            params, lr=0.1, betas=(0.8, 0.95), weight_decay=0.2
+        )
+        self._count = 0
+
+    def step(self) -> None:
+        (group,) = self._optimizer.param_groups
+        group["rho"] = 0.3 * (1 - 0.8 ** (self._count + 1))
+        self._optimizer.step(bs=1)
+        if self._count % 3 == 0:
+            self._optimizer.update_hessian()
+        self._count += 1
+
+
+def sophia(params: Any) -> Any:
+    return SophiaG(params)
+
+
+def cautious(params: Any) -> Any:
+    return _load("C-Optim", "c_adamw", ".").AdamW(
+        params, lr=0.1, betas=(0.8, 0.95), eps=0.0, weight_decay=0.2, foreach=False
+    )
+
+
+def _load(folder: str, module: str, root: str | None = None) -> Any:
+    """A module of a clone; one of the package that the clone is, if it has a `root`."""
     found = subprocess.check_output(["git", "-C", folder, "rev-parse", "HEAD"])
     assert found.decode().strip() == SOURCES[folder], f"{folder} is at {found}"
-    sys.path.insert(0, folder)
-    return importlib.import_module(module)
+    sys.path.insert(0, folder if root is None else root)
+    return importlib.import_module(module if root is None else f"{folder}.{module}")
 
 
 def _in_float64() -> None:
@@ -314,7 +358,7 @@ CASES = [
     *(mars, mars_1d, soap, soap_merged, scion, scion_norms, scion_more_norms),
     *(kron, kron_every_third, kron_flat_start),
     *(quad, quad_diagonal, skew, skew_diagonal),
-    *(adam_mini, prodigy, prodigy_safeguard, ademamix),
+    *(adam_mini, prodigy, prodigy_safeguard, ademamix, adopt, sophia, cautious),
 ]
 
 if __name__ == "__main__":

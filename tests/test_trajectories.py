@@ -97,6 +97,18 @@ OPTIMIZERS = {
         noise_scale=1e-3,
     ),
     "ademamix": fo.AdEMAMix(b1=0.8, b2=0.95, b3=0.99, alpha=3.0, weight_decay=0.2),
+    "adopt": fo.ADOPT(b1=0.8, b2=0.95, eps=1e-3),
+    "cautious": fo.Cautious(fo.AdamW(b1=0.8, b2=0.95, eps=0.0, weight_decay=0.2)),
+    "sophia": fo.Sophia(
+        b1=0.8,
+        b2=0.95,
+        weight_decay=0.2,
+        gamma=0.3,
+        update_interval=3,
+        hessian_diagonal_fn=optax.stateless(
+            lambda gradients, _: jax.tree.map(jnp.square, gradients)
+        ),
+    ),
     "adam_mini": fo.AdamMini(
         b1=0.8,
         b2=0.95,

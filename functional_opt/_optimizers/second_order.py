@@ -128,7 +128,8 @@ class Sophia(AbstractOptimizer):
     its start at 0, and $h$ that of an estimate of the diagonal of the Hessian, which is
     made every `update_interval` updates, a step is the learning rate times
     $clip(m / \\max(\\gamma h, \\epsilon), \\rho) + \\lambda \\theta$, with $\\rho$ =
-    `clip_threshold` (algorithm 3).
+    `clip_threshold` (algorithm 3). The correction of $m$ is that of Optax; the authors'
+    code has none.
 
     ```python
     >>> import functional_opt as fo
