@@ -1,6 +1,7 @@
 """What a step may be given, on a tree of 48 leaves in 8 stages."""
 
 import copy
+import functools
 import pickle
 from typing import Any
 
@@ -14,6 +15,7 @@ from compilations import compilations
 
 
 STAGES = 8
+MESHES = tuple(jax.devices())
 CLIPPED = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(1e-2))
 
 
@@ -57,13 +59,31 @@ def spread(pieces, where):
 class Training:
     """Stages that are ready for a step."""
 
-    def __init__(self, where="apart", tx=CLIPPED, tied=False, dtype=None, **options):
-        self.params, self.tx = make_params(dtype or jnp.float32), tx
+    def __init__(
+        self,
+        where="apart",
+        staged=None,
+        tied=False,
+        dtype=jnp.float32,
+        donate=False,
+        meshes=None,
+    ):
+        self.params = make_params(dtype)
         self.partition = fo.partition(self.params, owners(tied))
-        self.staged = fo.stage_local(tx, self.params, self.partition, **options)
+        self.staged = staged or derived(tied, dtype, donate=donate, meshes=meshes)
         self.pieces = spread(self.partition.split(self.params), where)
         self.grads = spread(self.partition.split_gradients(waves(self.params)), where)
         self.states = self.staged.init(self.pieces)
+
+
+def derive(tied=False, dtype=jnp.float32, tx=CLIPPED, **options):
+    params = make_params(dtype)
+    partition = fo.partition(params, owners(tied))
+    return fo.stage_local(tx, params, partition, **options)
+
+
+# Shared with all that was compiled, but by tests of what is compiled.
+derived = functools.cache(derive)
 
 
 def where_is(tree):
@@ -361,7 +381,7 @@ class TestPartOfALargerProgram:
         fo.testing.assert_equal(found, training.states)
 
     def test_shapes_of_a_state(self):
-        training = Training(meshes=jax.devices())
+        training = Training(meshes=MESHES)
         shapes = jax.eval_shape(lambda: training.partition.split(make_params()))
         found = jax.eval_shape(training.staged.init, shapes)
         fo.testing.assert_equal(
@@ -373,7 +393,7 @@ class TestPartOfALargerProgram:
 
     @pytest.mark.parametrize("given", [False, True], ids=["found", "given"])
     def test_stages_apart(self, given):
-        training = Training(meshes=jax.devices() if given else None)
+        training = Training(meshes=MESHES if given else None)
 
         def step(factor):
             grads = jax.tree.map(lambda x: factor * x, training.params)
@@ -433,7 +453,7 @@ def test_values_of_few_bits_travel(dtype):
 def test_nothing_compiles_again_with_an_extra_argument(value, where, on_stage):
     shape = jax.ShapeDtypeStruct((), jnp.float32)
     example = {"value": fo.OnStage(shape, 5) if on_stage else shape}
-    training = Training(where, tx=optax.polyak_sgd(), extra_args=example)
+    training = Training(where, derive(tx=optax.polyak_sgd(), extra_args=example))
     loss = jax.jit(lambda pieces: sum(map(jnp.sum, jax.tree.leaves(pieces))))
     if where != "apart":
         loss(training.pieces)
@@ -455,7 +475,7 @@ def test_nothing_compiles_again_with_an_extra_argument(value, where, on_stage):
 @pytest.mark.parametrize("tied", [False, True])
 def test_nothing_compiles_again(where, tied):
     """Tied gradients leave parameters as committed as they were."""
-    training = Training(where, tied=tied)
+    training = Training(where, derive(tied), tied)
     pieces, states = training.pieces, training.states
     committed = [x.committed for x in jax.tree.leaves(pieces)]
     for step in range(3):
