@@ -1,5 +1,6 @@
 """Whole trees whose leaves lie where their stages are, on 44 leaves in 8 stages."""
 
+import functools
 from typing import Any
 
 import functional_opt as fo
@@ -11,7 +12,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
-DEVICES = jax.devices()
+DEVICES = tuple(jax.devices())
 STAGES = 8
 MATRICES = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)  # noqa: E731
 CLIPPED = optax.chain(
@@ -40,8 +41,10 @@ PARAMS = make_params()
 OWNERS = {"apart": [0, 7], "pairs": [0, 3], "together": [0, 7]}
 MESHES = {
     "apart": DEVICES,
-    "pairs": [Mesh(np.array(DEVICES[k : k + 2]), ("data",)) for k in range(0, 8, 2)],
-    "together": [DEVICES[0]] * STAGES,
+    "pairs": tuple(
+        Mesh(np.array(DEVICES[k : k + 2]), ("data",)) for k in range(0, 8, 2)
+    ),
+    "together": DEVICES[:1] * STAGES,
 }
 
 
@@ -81,17 +84,22 @@ def place(tree, where):
     return {"blocks": blocks, "embed": embed}
 
 
-def make(where, tx=CLIPPED, **options):
+def derive(where, tx=CLIPPED, **options):
     partition = fo.partition(PARAMS, owners(where))
     if where == "together":
         options = {"meshes": MESHES[where]} | options
     return fo.stage_local(tx, PARAMS, partition, **options)
 
 
+# Shared with all that was compiled, but by the test of what is compiled.
+make = functools.cache(derive)
+
+
 def waves(tree, step):
     return jax.tree.map(lambda x: jnp.sin(x + step), tree)
 
 
+@functools.cache
 def reference(tx):
     @jax.jit
     def step(grads, state, params):
@@ -140,7 +148,7 @@ def test_a_loop_that_knows_only_optax(name):
 
 @pytest.mark.parametrize("where", ["apart", "pairs"])
 def test_nothing_is_copied_and_nothing_compiled(where):
-    tx = make(where).whole
+    tx = derive(where).whole
     params = place(PARAMS, where)
     grads, state = place(waves(PARAMS, 0), where), tx.init(params)
     params, state = tx.step(grads, state, params)
@@ -268,7 +276,7 @@ def test_extra_arguments():
     tx = optax.polyak_sgd(1.0)
     shape = jax.ShapeDtypeStruct((), jnp.float32)
     for value in (shape, fo.OnStage(shape, STAGES - 1)):
-        placed = make("apart", tx, extra_args={"value": value}).whole
+        placed = derive("apart", tx, extra_args={"value": value}).whole
         params = place(PARAMS, "apart")
         grads, state = place(waves(PARAMS, 0), "apart"), placed.init(params)
         found, _ = placed.update(grads, state, params, value=jnp.float32(3.0))
