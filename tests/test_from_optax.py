@@ -61,16 +61,16 @@ def keys_in_schema(kind):
 
 def trained(tx, steps=2):
     @jax.jit
-    def run(params):
-        state = tx.init(params)
-        for _ in range(steps):
-            grads = jax.tree.map(jnp.cos, params)
-            updates, state = tx.update(grads, state, params)
-            params = optax.apply_updates(params, updates)
-        return params, state
+    def step(params, state):
+        grads = jax.tree.map(jnp.cos, params)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
 
+    found = PARAMS, tx.init(PARAMS)
     with jax.numpy_rank_promotion("allow"):  # both of Kron scale rows by a vector
-        return run(PARAMS)
+        for _ in range(steps):
+            found = step(*found)
+    return found
 
 
 @pytest.mark.parametrize("name", CLASSES)
