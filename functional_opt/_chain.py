@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
+from ._clips import Clip, recording_norm
 from ._transformations.accumulation import accumulated
 from ._transformations.averaging import params_ema
 from ._transformations.clipping import clip_by_global_norm
@@ -20,13 +21,19 @@ def linked(
     schedule: LearningRate,
     *,
     clip_norm: Scalar | None,
+    clip: Clip | None,
     track_norm: bool,
     ema_decay: Scalar | None,
 ) -> optax.GradientTransformationExtraArgs:
-    """The clip or the record of the norm, the optimizer, the average, the records."""
-    links: list[optax.GradientTransformation] = [optimizer]
-    if clip_norm is not None or track_norm:
-        links.insert(0, clip_by_global_norm(clip_norm))
+    """The clips or the record of the norm, the optimizer, the average, the records."""
+    recording = recording_norm(clip) if clip is not None else None
+    links: list[optax.GradientTransformation] = []
+    if clip_norm is not None or (track_norm and recording is None):
+        links.append(clip_by_global_norm(clip_norm))
+    if clip is not None:
+        # The norm before the first clip is the one that counts.
+        links.append(clip.build() if links or recording is None else recording)
+    links.append(optimizer)
     if ema_decay is not None:
         links.append(params_ema(ema_decay))
     return same_dtypes(optax.chain(*links, track(schedule)))

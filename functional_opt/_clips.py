@@ -1,14 +1,22 @@
 """How gradients and updates are clipped, besides by the norm of the whole model."""
 
+import functools
 from dataclasses import KW_ONLY
-from typing import Annotated, final
+from typing import Annotated, Any, final
 
+import jax.numpy as jnp
 import optax
 from annotated_types import Interval
 
 from ._config import AbstractConfig
 from ._fields import number, setting
-from ._transformations.clipping import in_float32, limit_norm, limit_norm_by_history
+from ._transformations.clipping import (
+    clip_by_global_norm,
+    in_float32,
+    limit_norm,
+    limit_norm_by_history,
+)
+from ._transformations.gradients import checking_each
 from ._types import NonNegative, Positive, typed
 
 
@@ -98,7 +106,18 @@ class AdaptiveClip(AbstractConfig):
 
     @typed
     def build(self) -> optax.GradientTransformation:
-        return in_float32(optax.adaptive_grad_clip(self.clipping, self.eps, self.axis))
+        clip = optax.adaptive_grad_clip(self.clipping, self.eps, self.axis)
+        return checking_each(in_float32(clip), self._check_axes)
+
+    def _check_axes(self, path: str, leaf: Any) -> None:
+        axes = (self.axis,) if isinstance(self.axis, int) else self.axis or ()
+        ndim = jnp.ndim(leaf)
+        if not all(-ndim <= axis < ndim for axis in axes):
+            raise ValueError(
+                f"`AdaptiveClip.axis` = {self.axis} has an axis that the parameter "
+                f"`{path}` of shape {jnp.shape(leaf)} does not have. Omit `axis`, or "
+                "clip with it in a `Group` of parameters that have these axes."
+            )
 
 
 @final
@@ -139,6 +158,23 @@ class ClipByRecentNorms(AbstractConfig):
 
 
 Clip = ClipByNorm | ClipByBlockRMS | AdaptiveClip | ClipByRecentNorms
+
+
+@functools.singledispatch
+def recording_norm(clip: Clip) -> optax.GradientTransformation | None:
+    """The same clip with a record of the norm, if it computes that of all gradients."""
+    del clip
+    return None
+
+
+@recording_norm.register
+def _(clip: ClipByNorm) -> optax.GradientTransformation:
+    return clip_by_global_norm(clip.max_norm)
+
+
+@recording_norm.register
+def _(clip: ClipByRecentNorms) -> optax.GradientTransformation:
+    return limit_norm_by_history(clip.window, clip.sigma, records_norm=True)
 
 
 def clipped(

@@ -21,8 +21,8 @@ class Metrics(NamedTuple):
     - `learning_rate`: the learning rate of the last update, or of the first one if none
         is completed yet; float32.
     - `gradient_norm`: the norm of the last update's gradient, over all parameters that
-        are not frozen, before the clip; float32. None if the recipe neither clips nor
-        tracks it.
+        are not frozen, before the clip; float32. None if no clip of the recipe computes
+        it, and `Recipe.track_norm` is false.
     - `steps_skipped`: the number of gradients skipped because they were not finite;
         int32. None if the recipe skips none.
     - `spikes_skipped`: the number of gradients skipped by `Recipe.skip_spikes`; int32.

@@ -98,9 +98,10 @@ class Recipe(AbstractConfig):
     - `state_dtype`: dtype of the optimizer's moments. It sets the fields of the
         optimizer for it, such as `mu_dtype`, if there are any. Parameters of a narrower
         dtype are updated in this one. If None, the optimizer is not changed.
-    - `track_norm`: whether `metrics` reports the norm of the gradient although nothing
-        is clipped. This costs a reduction and, on stages, a round of exchange. The norm
-        that a clip computes is always reported, at no cost.
+    - `track_norm`: whether `metrics` reports the norm of the gradient although no clip
+        of the recipe computes it. This costs a reduction and, on stages, a round of
+        exchange. The norm that `clip_norm` computes, or else a `clip` which is
+        [`ClipByNorm`][] or [`ClipByRecentNorms`][], is always reported, at no cost.
     """
 
     _: KW_ONLY
@@ -282,9 +283,10 @@ class Recipe(AbstractConfig):
             optimizer = with_state_dtype(optimizer, jnp.dtype(self.state_dtype))
         built = optimizer.build(self.schedule)
         return linked(
-            clipped(built, self.clip, self.clip_update),
+            clipped(built, None, self.clip_update),
             self.schedule,
             clip_norm=self.clip_norm,
+            clip=self.clip,
             track_norm=self.track_norm,
             ema_decay=self.ema_decay,
         )

@@ -45,6 +45,8 @@ NonNegative = Annotated[Scalar, Interval(ge=0)]
 Positive = Annotated[Scalar, Interval(gt=0)]
 Count = Annotated[int, Interval(ge=0)]
 PositiveCount = Annotated[int, Interval(ge=1)]
+# Without 64-bit numbers, keys of JAX take no more than this of a seed.
+Seed = Annotated[int, Interval(ge=0, lt=2**32)]
 
 if TYPE_CHECKING:
     # The argument may be any `DTypeLike`; the field is an `np.dtype`.

@@ -186,3 +186,32 @@ def test_norms_of_groups_on_eight_stages():
         grade="bounded",
     )
     assert staged.rounds == 4
+
+
+@pytest.mark.parametrize("axis", [1, -2, (0, 1)])
+def test_axes_that_parameters_do_not_have(axis):
+    clip = fo.AdaptiveClip(0.1, axis=axis)
+    message = r"`AdaptiveClip.axis` = .* `\['norm'\]` of shape \(2,\) does not have"
+    with pytest.raises(ValueError, match=message):
+        recipe(clip=clip).build().init(PARAMS)
+    group = fo.Group(fo.Where(min_ndim=2), fo.SGD(), clip=clip)
+    recipe(optimizer=fo.Groups((group,), rest=fo.SGD())).build().init(PARAMS)
+
+
+@pytest.mark.parametrize("clip", [fo.ClipByNorm(0.5), fo.ClipByRecentNorms(window=4)])
+def test_the_norm_before_a_clip_is_reported(clip):
+    """By the recipe's own clip and not by that of a group, from one reduction."""
+    grads = jax.tree.map(lambda x: jnp.sin(3 * x), PARAMS)
+    in_group = fo.Groups(
+        (fo.Group(fo.Where("norm"), fo.SGD(), clip=clip),), rest=fo.SGD()
+    )
+    for options in ({}, {"track_norm": True}, {"clip_norm": 0.2}):
+        ours = recipe(optimizer=in_group, clip=clip, **options)
+        tx = ours.build()
+        _, state = tx.update(grads, tx.init(PARAMS), PARAMS)
+        fo.testing.assert_equal(
+            ours.metrics(state).gradient_norm, optax.tree.norm(grads), grade="close"
+        )
+    ours = recipe(optimizer=fo.SGD(), clip=clip, track_norm=True)
+    partition = fo.partition(PARAMS, {"embed": 0, "body": 1, "norm": 2})
+    assert ours.build_mpmd(PARAMS, partition).rounds == 1

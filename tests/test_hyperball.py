@@ -88,6 +88,33 @@ def test_a_parameter_of_zero_stays():
     fo.testing.assert_equal(updates, params)
 
 
+def test_without_a_step_nothing_moves():
+    """To the last bit: at a learning rate of 0, and where the step is 0."""
+    params: Any = {
+        str(i): jnp.sin(7.0 * i + jnp.arange(30.0)).reshape(((2, 3, 5), (6, 5))[i % 2])
+        for i in range(40)
+    }
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    for rate, grads in ((0.0, params), (jnp.float32(0.3), zeros)):
+        ours = fo.Hyperball(fo.SGD()).build(rate)
+        updates = jax.jit(ours.update)(grads, ours.init(params), params)[0]
+        fo.testing.assert_equal(jax.tree.map(jnp.abs, updates), zeros)
+
+
+def test_derivatives_by_the_learning_rate_where_gradients_are_zero():
+    def end(rate: Any) -> Any:
+        ours = fo.Hyperball(fo.SGD()).build(rate)
+        params = {"still": jnp.ones((2, 2)), "moving": jnp.ones((2, 2))}
+        for _ in range(3):
+            grads = {"still": 0 * params["still"], "moving": jnp.eye(2)}
+            updates, _ = ours.update(grads, ours.init(params), params)
+            params = jax.tree.map(jnp.add, params, updates)
+        return params["still"].sum() + params["moving"][0, 0]
+
+    slope = (end(0.301) - end(0.299)) / 0.002
+    assert float(jax.grad(end)(0.3)) == pytest.approx(float(slope), rel=1e-2)
+
+
 def test_state_is_a_count_for_schedules_only():
     inner = fo.SGD().build(0.1).init(PARAMS)
     for rate, more in ((0.1, 0), (SCHEDULE, 2)):

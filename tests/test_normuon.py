@@ -76,3 +76,6 @@ def test_coefficients_are_checked():
         fo.NorMuon(ns_coeffs=(triple,) * 3, ns_steps=2)
     with pytest.raises(ValueError, match=r"`NorMuon.ns_coeffs` must have at least one"):
         fo.NorMuon(ns_coeffs=())
+    # A gradient of 0 would be divided by it.
+    with pytest.raises(ValueError, match=r"`NorMuon.eps` must be greater than 0"):
+        fo.NorMuon(eps=0.0)

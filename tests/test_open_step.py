@@ -2,6 +2,7 @@
 
 import functools
 import random
+from typing import Any
 
 import functional_opt as fo
 import jax
@@ -151,6 +152,12 @@ def test_mistakes():
         step.finish(1)
     with pytest.raises(ValueError, match=r"`grads\[6\]` does not match stage 6"):
         step.start(6, {"blocks": 3})
+    name: Any = "6"
+    for call in (lambda x: step.start(x, grads[6]), step.waits_for, step.finish):
+        with pytest.raises(
+            TypeError, match=r"`stage` of `OpenStep.\w+` must be an int"
+        ):
+            call(name)
     step.start(6, grads[6])
     step.start(7, grads[7])
     step.finish(1)

@@ -158,6 +158,18 @@ def test_checkpoints_of_other_stages(tmp_path):
     fo.testing.assert_equal(other.merge_state(states), expected.state)
 
 
+def test_seeds_that_keys_do_not_take():
+    fields = {fo.Quad: "seed", fo.Skew: "seed", fo.Kron: "seed", fo.NoisySGD: "key"}
+    for kind, field in fields.items():
+        message = rf"`{kind.__name__}\.{field}` must be in \[0, 4294967296\), got"
+        with pytest.raises(ValueError, match=message):
+            kind(**{field: 2**32})
+    with pytest.raises(ValueError, match=r"`StochasticRounding\.seed` must be in"):
+        fo.StochasticRounding(fo.SGD(), seed=2**70)
+    last = fo.StochasticRounding(fo.SGD(), seed=2**32 - 1)
+    trained(last, jnp.ones(3, "bfloat16"), 2.0**-9, 1)
+
+
 def test_files():
     optimizer = fo.StochasticRounding(fo.KahanSummation(fo.Adam()), seed=3)
     document = library().encode(optimizer)

@@ -8,7 +8,7 @@ import optax
 from .._base import AbstractOptimizer
 from .._composition.decay import decayed
 from .._fields import number, setting
-from .._transformations.gradients import real_only
+from .._transformations.gradients import filled_only, real_only
 from .._transformations.shapes import scalars_as_vectors
 from .._types import DecayRate, LearningRate, NonNegative, Positive, typed
 from .._where import Mask
@@ -129,7 +129,8 @@ class SM3(AbstractOptimizer):
         sm3 = optax.chain(
             optax.scale_by_sm3(self.momentum), optax.scale_by_learning_rate(schedule)
         )
-        return real_only(scalars_as_vectors(sm3), "`SM3`")
+        real = real_only(scalars_as_vectors(sm3), "`SM3`")
+        return filled_only(real, "`SM3`")
 
 
 @final

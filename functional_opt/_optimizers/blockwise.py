@@ -12,7 +12,7 @@ from .._config import AbstractConfig
 from .._fields import as_dtype, number, part, setting
 from .._paths import path_text
 from .._transformations.blocks import Division, scale_by_blocks
-from .._transformations.gradients import real_if
+from .._transformations.gradients import inexact_only, real_if
 from .._types import (
     DecayRate,
     FloatDtype,
@@ -147,7 +147,8 @@ class AdamMini(AbstractOptimizer):
             self.b1, self.b2, self.eps, self.mu_dtype, self._divisions
         )
         stepped = descend(scaled, schedule, self.weight_decay, self.mask)
-        return real_if(self.mu_dtype is not None, stepped, "`AdamMini.mu_dtype`")
+        real = real_if(self.mu_dtype is not None, stepped, "`AdamMini.mu_dtype`")
+        return inexact_only(real, "`AdamMini`")
 
     def _divisions(self, params: PyTree) -> PyTree:
         if is_whole(params):

@@ -8,7 +8,7 @@ import optax
 from .._base import AbstractOptimizer
 from .._composition.decay import decayed
 from .._fields import number, setting
-from .._transformations.gradients import as_params
+from .._transformations.gradients import as_params, inexact_only
 from .._types import DecayRate, LearningRate, NonNegative, typed
 from .._where import Mask
 from .decay import decayed_beside
@@ -181,7 +181,8 @@ class Novograd(AbstractOptimizer):
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
-        return as_params(built(optax.novograd, self, schedule))
+        novograd = as_params(built(optax.novograd, self, schedule))
+        return inexact_only(novograd, "`Novograd`")
 
 
 decayed.register(Novograd, decayed_beside("weight_decay", 0.0))

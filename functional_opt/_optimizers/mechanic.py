@@ -10,7 +10,7 @@ from .._composition.decay import decayed, own_decay, OwnDecay
 from .._composition.frozen import without_frozen
 from .._composition.held import replace_held
 from .._fields import number, part, setting
-from .._transformations.gradients import as_params, real_only
+from .._transformations.gradients import as_params, inexact_only, real_only
 from .._types import (
     LearningRate,
     NonNegative,
@@ -66,7 +66,7 @@ class Mechanize(AbstractOptimizer):
         )
         real = real_only(as_params(mechanic), "`Mechanize`")
         # The norms are those of the trainable parameters.
-        return without_frozen(self.base_optimizer, real)
+        return without_frozen(self.base_optimizer, inexact_only(real, "`Mechanize`"))
 
 
 @own_decay.register

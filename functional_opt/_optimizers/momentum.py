@@ -7,13 +7,13 @@ import optax
 
 from .._base import AbstractOptimizer
 from .._fields import as_dtype, number, setting
-from .._transformations.gradients import real_if, real_only
+from .._transformations.gradients import inexact_only, real_if, real_only
 from .._types import (
-    Count,
     DecayRate,
     FloatDtype,
     LearningRate,
     NonNegative,
+    Seed,
     typed,
 )
 from .factories import built
@@ -88,14 +88,15 @@ class NoisySGD(AbstractOptimizer):
 
     - `eta`: $\\eta$, in units of the squared gradient; at least 0.
     - `gamma`: $\\gamma$, at least 0. The authors take 0.55.
-    - `key`: seed of the noise.
+    - `key`: seed of the noise, in [0, $2^{32}$).
     """
 
     _: KW_ONLY
     eta: NonNegative = number(default=0.01)
     gamma: NonNegative = number(default=0.55)
-    key: Count = setting(default=0)
+    key: Seed = setting(default=0)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
-        return real_only(built(optax.noisy_sgd, self, schedule), "`NoisySGD`")
+        noisy = real_only(built(optax.noisy_sgd, self, schedule), "`NoisySGD`")
+        return inexact_only(noisy, "`NoisySGD`")

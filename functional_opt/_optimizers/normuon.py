@@ -11,7 +11,7 @@ from .._base import AbstractOptimizer, AbstractSchedule, WeightDecay
 from .._composition.held import AbstractPartitionedOptimizer
 from .._composition.rates import WithRate
 from .._fields import as_dtype, number, part, setting
-from .._transformations.gradients import real_if
+from .._transformations.gradients import filled_only, inexact_only, real_if
 from .._transformations.neurons import scale_by_neurons, scale_by_shape
 from .._types import (
     DecayRate,
@@ -63,7 +63,7 @@ class NorMuon(AbstractPartitionedOptimizer):
     - `ns_coeffs`, `ns_steps`, `beta`, `weight_decay`, `weight_decay_mask`, `mu_dtype`,
         `nesterov`, `muon_weight_dimension_numbers`, `consistent_rms`: as in [`Muon`][].
     - `beta2`: exponential decay rate of $v$, in [0, 1).
-    - `eps`: $\\epsilon$, added to denominators; at least 0.
+    - `eps`: $\\epsilon$, added to denominators; greater than 0.
     - `adam_b1`, `adam_b2`, `adam_eps`, `adam_weight_decay`: AdamW's, as `b1`, `b2`,
         `eps` and `weight_decay` in [`AdamW`][].
     - `adam_learning_rate`: learning rate of AdamW: a number of at least 0, or a
@@ -77,7 +77,7 @@ class NorMuon(AbstractPartitionedOptimizer):
     ns_steps: PositiveCount = setting(default=5)
     beta: DecayRate = number(default=0.95)
     beta2: DecayRate = number(default=0.95)
-    eps: NonNegative = number(default=1e-8)
+    eps: Positive = number(default=1e-8)
     weight_decay: WeightDecay = part(default=0.0)
     weight_decay_mask: Mask | None = setting(default=None)
     mu_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
@@ -140,7 +140,7 @@ class NorMuonMatrices(AbstractOptimizer):
     ns_steps: PositiveCount = setting()
     beta: DecayRate = number()
     beta2: DecayRate = number()
-    eps: NonNegative = number()
+    eps: Positive = number()
     weight_decay: WeightDecay = part()
     weight_decay_mask: Mask | None = setting()
     mu_dtype: FloatDtype | None = setting(convert=as_dtype)
@@ -168,7 +168,8 @@ class NorMuonMatrices(AbstractOptimizer):
             scale_by_shape(self._factor, numbers),
         )
         stepped = descend(scaled, schedule, self.weight_decay, self.weight_decay_mask)
-        return real_if(self.mu_dtype is not None, stepped, "`NorMuon.mu_dtype`")
+        real = real_if(self.mu_dtype is not None, stepped, "`NorMuon.mu_dtype`")
+        return filled_only(inexact_only(real, "`NorMuon`"), "`NorMuon`")
 
     def _factor(self, inputs: int, outputs: int) -> Scalar:
         if self.consistent_rms is None:

@@ -21,7 +21,7 @@ from .._composition.decay import (
 from .._composition.held import AbstractPartitionedOptimizer, with_fields
 from .._composition.rates import WithRate
 from .._fields import as_dtype, number, part, setting
-from .._transformations.gradients import real_if, real_only
+from .._transformations.gradients import filled_only, real_if, real_only
 from .._transformations.norm_ball import minimize_over_ball, Norm
 from .._types import (
     DecayRate,
@@ -133,7 +133,8 @@ class Muon(AbstractPartitionedOptimizer):
             adam_weight_decay=decay,
             adam_learning_rate=self.adam_learning_rate,
         )
-        return real_if(self.mu_dtype is not None, muon, "`Muon.mu_dtype`")
+        real = real_if(self.mu_dtype is not None, muon, "`Muon.mu_dtype`")
+        return filled_only(real, "`Muon`")
 
     def parts(self) -> Mapping[str, AbstractOptimizer]:
         adam = AdamW(
@@ -175,7 +176,8 @@ class MuonMatrices(AbstractOptimizer):
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
         muon = optax.contrib.muon(schedule, **_matrix_options(self))
-        return real_if(self.mu_dtype is not None, muon, "`Muon.mu_dtype`")
+        real = real_if(self.mu_dtype is not None, muon, "`Muon.mu_dtype`")
+        return filled_only(real, "`Muon`")
 
 
 def _matrix_options(optimizer: Muon | MuonMatrices) -> dict[str, Any]:
@@ -254,6 +256,7 @@ class Scion(AbstractOptimizer):
         )
         average = optax.ema(1 - self.momentum, False, accumulator_dtype=self.mu_dtype)
         scaled = real_only(optax.chain(average, lmo), "`Scion`")
+        scaled = filled_only(scaled, "`Scion`")
         return descend(scaled, schedule, self._pull(), mask=None)
 
     def _pull(self) -> float:

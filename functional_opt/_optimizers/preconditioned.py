@@ -10,7 +10,7 @@ from annotated_types import Interval
 
 from .._base import AbstractOptimizer, AbstractSchedule, WeightDecay
 from .._fields import as_dtype, number, part, setting
-from .._transformations.gradients import real_only
+from .._transformations.gradients import filled_only, real_only
 from .._transformations.kron import MemorySaveMode, scale_by_kron
 from .._transformations.soap import scale_by_soap
 from .._types import (
@@ -22,6 +22,7 @@ from .._types import (
     Positive,
     PositiveCount,
     Scalar,
+    Seed,
     typed,
 )
 from .._where import Mask
@@ -157,7 +158,8 @@ class Kron(AbstractOptimizer):
         matrix.
     - `mu_dtype`: dtype of the first moment; if omitted, that of the parameters.
     - `precond_dtype`: dtype of the factors; if omitted, float32.
-    - `seed`: seed of the random numbers that the factors are fitted with.
+    - `seed`: seed of the random numbers that the factors are fitted with, in
+        [0, $2^{32}$).
     """
 
     _: KW_ONLY
@@ -176,7 +178,7 @@ class Kron(AbstractOptimizer):
     merge_dims: bool = setting(default=True)
     mu_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
     precond_dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
-    seed: int = setting(default=0)
+    seed: Seed = setting(default=0)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
@@ -195,7 +197,7 @@ class Kron(AbstractOptimizer):
             seed=self.seed,
         )
         clipped = optax.chain(scaled, optax.clip_by_block_rms(1.1))
-        real = real_only(clipped, "`Kron`")
+        real = filled_only(real_only(clipped, "`Kron`"), "`Kron`")
         return descend(real, schedule, self.weight_decay, self.mask)
 
     def _update_probability(self) -> optax.Schedule:

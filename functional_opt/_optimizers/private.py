@@ -10,7 +10,7 @@ import optax
 from .._base import AbstractOptimizer
 from .._fields import number, setting
 from .._transformations.gradients import real_only
-from .._types import Count, DecayRate, LearningRate, NonNegative, Positive, typed
+from .._types import DecayRate, LearningRate, NonNegative, Positive, Seed, typed
 
 
 PER_EXAMPLE = (
@@ -46,7 +46,7 @@ class DPSGD(AbstractOptimizer):
 
     - `l2_norm_clip`: $C$, in units of the gradient; greater than 0.
     - `noise_multiplier`: $\\sigma$, at least 0.
-    - `seed`: seed of the noise.
+    - `seed`: seed of the noise, in [0, $2^{32}$).
     - `momentum`: decay rate of the momentum, in [0, 1). If None, there is no momentum.
     - `nesterov`: whether to use Nesterov momentum. It has no effect without `momentum`.
     """
@@ -58,7 +58,7 @@ class DPSGD(AbstractOptimizer):
     _: KW_ONLY
     l2_norm_clip: Positive = number()
     noise_multiplier: NonNegative = number()
-    seed: Count = setting()
+    seed: Seed = setting()
     momentum: DecayRate | None = number(default=None)
     nesterov: bool = setting(default=False)
 

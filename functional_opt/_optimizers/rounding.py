@@ -9,7 +9,7 @@ from .._base import AbstractOptimizer
 from .._composition.state_dtype import rounds_updates
 from .._fields import part, setting
 from .._transformations.rounding import round_stochastically, sum_with_compensation
-from .._types import Count, LearningRate, typed
+from .._types import LearningRate, Seed, typed
 
 
 @final
@@ -48,12 +48,12 @@ class StochasticRounding(AbstractOptimizer):
     **Arguments:**
 
     - `optimizer`: the optimizer. `Recipe.state_dtype` applies to it.
-    - `seed`: the seed of the random numbers; at least 0.
+    - `seed`: the seed of the random numbers, in [0, $2^{32}$).
     """
 
     optimizer: AbstractOptimizer = part()
     _: KW_ONLY
-    seed: Count = setting(default=0)
+    seed: Seed = setting(default=0)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:

@@ -10,7 +10,7 @@ import optax
 from .._base import AbstractOptimizer, WeightDecay
 from .._extra_args import ExtraArg
 from .._fields import as_dtype, number, part, setting
-from .._transformations.gradients import as_params, real_only
+from .._transformations.gradients import as_params, inexact_only, real_only
 from .._types import (
     check_transformation,
     Count,
@@ -117,7 +117,8 @@ class LBFGS(AbstractOptimizer):
                 max_linesearch_steps=20, initial_guess_strategy="one"
             )
         lbfgs = built(optax.lbfgs, self, schedule, linesearch=search)
-        return real_only(as_params(lbfgs), "`LBFGS`")
+        real = real_only(as_params(lbfgs), "`LBFGS`")
+        return inexact_only(real, "`LBFGS`")
 
 
 @final
@@ -205,4 +206,5 @@ class Sophia(AbstractOptimizer):
         sophia = built(
             optax.contrib.sophia, self, schedule, hessian_diagonal_fn=estimate
         )
-        return real_only(as_params(sophia), "`Sophia`")
+        real = real_only(as_params(sophia), "`Sophia`")
+        return inexact_only(real, "`Sophia`")

@@ -10,7 +10,7 @@ from .._base import AbstractOptimizer, WeightDecay
 from .._fields import as_dtype, as_number, number, part, setting
 from .._transformations import geometry
 from .._transformations.geometry import AbstractGeometry
-from .._transformations.gradients import real_only
+from .._transformations.gradients import filled_only, inexact_only, real_only
 from .._transformations.whitening import scale_by_whitening
 from .._types import (
     Count,
@@ -19,6 +19,7 @@ from .._types import (
     LearningRate,
     NonNegative,
     Positive,
+    Seed,
     typed,
 )
 from .._where import Mask
@@ -74,7 +75,7 @@ class Quad(AbstractOptimizer):
         are fitted, in units of the gradient; at least 0.
     - `dtype`: dtype of the state and of the arithmetic on it; if omitted, that of the
         parameters.
-    - `seed`: seed of the noise.
+    - `seed`: seed of the noise, in [0, $2^{32}$).
     """
 
     _: KW_ONLY
@@ -88,7 +89,7 @@ class Quad(AbstractOptimizer):
     preconditioner_init_scale: Positive | None = number(default=None)
     noise_scale: NonNegative = number(default=1e-9)
     dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
-    seed: int = setting(default=0)
+    seed: Seed = setting(default=0)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
@@ -115,7 +116,8 @@ class Skew(AbstractOptimizer):
     - `lr_style`, `momentum`, `weight_decay`, `mask`, `max_size_dense`,
         `max_skew_dense`, `preconditioner_lr`, `preconditioner_init_scale`,
         `noise_scale`, `dtype`: as in [`Quad`][].
-    - `seed`: seed of the noise, and of the vectors that estimate spectral norms.
+    - `seed`: seed of the noise, and of the vectors that estimate spectral norms, in
+        [0, $2^{32}$).
     """
 
     _: KW_ONLY
@@ -129,7 +131,7 @@ class Skew(AbstractOptimizer):
     preconditioner_init_scale: Positive | None = number(default=None)
     noise_scale: NonNegative = number(default=1e-9)
     dtype: FloatDtype | None = setting(default=None, convert=as_dtype)
-    seed: int = setting(default=0)
+    seed: Seed = setting(default=0)
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
@@ -152,9 +154,6 @@ def _descend_white(
     )
     length = 0.2 if optimizer.lr_style == "adam" else 1.0
     clipped = optax.chain(scaled, optax.clip_by_block_rms(1.05), optax.scale(length))
-    return descend(
-        real_only(clipped, f"`{type(optimizer).__name__}`"),
-        schedule,
-        optimizer.weight_decay,
-        optimizer.mask,
-    )
+    name = f"`{type(optimizer).__name__}`"
+    checked = filled_only(inexact_only(real_only(clipped, name), name), name)
+    return descend(checked, schedule, optimizer.weight_decay, optimizer.mask)

@@ -7,6 +7,7 @@ from typing import Any
 from jaxtyping import PyTree
 
 from .._slicing.stage_sets import stages_text
+from .._types import typed
 from .derive.derive import STEP
 from .program import StageTrees
 from .run.counters import Counters
@@ -70,6 +71,7 @@ class OpenStep:
             )
         self._progress = Progress(executor, here, idle)
 
+    @typed
     def start(self, stage: int, grads: PyTree) -> None:
         """Passes the gradients of a stage, and sends what other stages wait for.
 
@@ -93,6 +95,7 @@ class OpenStep:
         with self._explained():
             self._progress.start(stage, leaves)
 
+    @typed
     def waits_for(self, stage: int) -> frozenset[int]:
         """The stages of this process that have to start before `finish(stage)`.
 
@@ -102,6 +105,7 @@ class OpenStep:
         self._check(stage)
         return self._progress.waits_for(stage)
 
+    @typed
     def finish(self, stage: int) -> tuple[PyTree, PyTree]:
         """The new parameters and the new state of a stage.
 

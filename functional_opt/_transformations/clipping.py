@@ -54,33 +54,39 @@ def limit_norm(max_norm: Scalar) -> optax.GradientTransformation:
 
 
 class RecentNormsState(NamedTuple):
-    """The last norms, one row each, and how many there have been."""
+    """The last norms, one row each, how many there have been, the last if recorded."""
 
     history: jax.Array
     observed: jax.Array
+    last: NormState | None = None
 
 
-def limit_norm_by_history(window: int, sigma: Scalar) -> optax.GradientTransformation:
+def limit_norm_by_history(
+    window: int, sigma: Scalar, *, records_norm: bool = False
+) -> optax.GradientTransformation:
     """Clips the global norm to that of the last ones and some of their deviations.
 
     **Arguments:**
 
     - `window`: the number of norms, before their clip, in the mean and the deviation.
     - `sigma`: the largest distance above the mean, in standard deviations.
+    - `records_norm`: whether the state has the last norm, also if it is not finite.
     """
 
     def init(params: Any) -> RecentNormsState:
         del params
         history = jnp.zeros((window, 1), jnp.float32)
-        return RecentNormsState(history, jnp.zeros([], jnp.int32))
+        last = NormState(jnp.zeros([], jnp.float32)) if records_norm else None
+        return RecentNormsState(history, jnp.zeros([], jnp.int32), last)
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         del params
         norm = wide_norm(updates)
         (largest,) = limit(state.history, state.observed, sigma)
-        latest = norm.astype(jnp.float32)[None]
-        new = RecentNormsState(*record(state.history, state.observed, latest))
-        return _limited(updates, norm, largest), new
+        latest = norm.astype(jnp.float32)
+        last = NormState(latest) if records_norm else None
+        kept = record(state.history, state.observed, latest[None])
+        return _limited(updates, norm, largest), RecentNormsState(*kept, last)
 
     return optax.GradientTransformation(init, update)
 

@@ -1,5 +1,6 @@
 """Gradients that are missing, and parameters that cannot be updated."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -53,18 +54,61 @@ def real_only(
 
     - `name`: the part of the recipe that does not support them, for the error.
     """
+
+    def check(path: str, leaf: Any) -> None:
+        dtype = jnp.result_type(leaf)
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            raise ValueError(
+                f"{name} does not support complex parameters: `{path}` is {dtype}. "
+                "Split it into its real and imaginary parts, such as with "
+                "`optax.contrib.split_real_and_imaginary`."
+            )
+
+    return checking_each(inner, check)
+
+
+def inexact_only(
+    inner: optax.GradientTransformation, name: str
+) -> optax.GradientTransformationExtraArgs:
+    """Refuses parameters that are integers or bools in `init`."""
+
+    def check(path: str, leaf: Any) -> None:
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise ValueError(
+                f"{name} supports floating-point parameters only: `{path}` is {dtype}. "
+                "Convert it, or leave it out, such as with `equinox.partition(model, "
+                "equinox.is_inexact_array)`."
+            )
+
+    return checking_each(inner, check)
+
+
+def filled_only(
+    inner: optax.GradientTransformation, name: str
+) -> optax.GradientTransformationExtraArgs:
+    """Refuses parameters without entries in `init`."""
+
+    def check(path: str, leaf: Any) -> None:
+        if jnp.size(leaf) == 0:
+            raise ValueError(
+                f"{name} requires parameters with entries: `{path}` has shape "
+                f"{jnp.shape(leaf)}. Leave it out, or update it with another optimizer "
+                "of `Groups`."
+            )
+
+    return checking_each(inner, check)
+
+
+def checking_each(
+    inner: optax.GradientTransformation, check: Callable[[str, Any], None]
+) -> optax.GradientTransformationExtraArgs:
+    """Checks the path and the value of each parameter in `init`."""
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Any) -> Any:
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-            dtype = jnp.result_type(leaf)
-            if jnp.issubdtype(dtype, jnp.complexfloating):
-                raise ValueError(
-                    f"{name} does not support complex parameters: "
-                    f"`{path_text(path)}` is {dtype}. Split it into its real and "
-                    "imaginary parts, such as with "
-                    "`optax.contrib.split_real_and_imaginary`."
-                )
+            check(path_text(path), leaf)
         return inner.init(params)
 
     return optax.GradientTransformationExtraArgs(init, inner.update)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from .._types import LearningRate
+from .norms import norm_along
 
 
 SMALLEST = 1e-10
@@ -52,13 +53,14 @@ def keep_norm(schedule: LearningRate) -> optax.GradientTransformation:
 def _move(update: jax.Array, param: jax.Array, rate: Any) -> jax.Array:
     wide = jnp.promote_types(param.dtype, jnp.float32)
     start, step = param.astype(wide), update.astype(wide)
-    radius = _norm(start)
-    moved = start + rate * step * radius / jnp.maximum(_norm(step), SMALLEST)
+    radius, size = _norm(start), _norm(step)
+    moved = start + rate * step * radius / jnp.maximum(size, SMALLEST)
     end = moved / jnp.maximum(_norm(moved), SMALLEST) * radius
-    return (end - start).astype(update.dtype)
+    # Even without a step, scaling back to the radius would round.
+    turned = jnp.where(rate * size == 0, jnp.zeros_like(end), end - start)
+    return turned.astype(update.dtype)
 
 
 def _norm(x: jax.Array) -> jax.Array:
     """Of the whole, or of each in a stack of matrices."""
-    axes = tuple(range(1, x.ndim)) if x.ndim > 2 else None
-    return jnp.sqrt(jnp.sum(jnp.square(jnp.abs(x)), axis=axes, keepdims=True))
+    return norm_along(x, tuple(range(1 if x.ndim > 2 else 0, x.ndim)))

@@ -12,6 +12,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from .._types import Scalar
 from .leafwise import leafwise
+from .norms import norm_along
 
 
 class NeuronState(NamedTuple):
@@ -58,7 +59,8 @@ def scale_by_neurons(
             squares = jnp.mean(jnp.square(jnp.abs(wide)), reduced, keepdims=True)
             average = (decay * average + (1 - decay) * squares).astype(average.dtype)
             scaled = wide / (jnp.sqrt(average) + eps)
-            ratio = _norm(wide, matrix) / jnp.maximum(_norm(scaled, matrix), eps)
+            size = norm_along(scaled, matrix)
+            ratio = norm_along(wide, matrix) / jnp.maximum(size, eps)
             return Scaled((scaled * ratio).astype(step.dtype), average)
 
         scaled = leafwise(Scaled, scale, updates, state.mean_squares, numbers(updates))
@@ -87,7 +89,3 @@ def scale_by_shape(
 def _axes(axes: Sequence[int] | int, ndim: int) -> tuple[int, ...]:
     found = (axes,) if isinstance(axes, int) else tuple(axes)
     return tuple(axis % ndim for axis in found)
-
-
-def _norm(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    return jnp.sqrt(jnp.sum(jnp.square(jnp.abs(x)), axes, keepdims=True))
