@@ -138,6 +138,7 @@ def table(session: nox.Session) -> None:
     session.install("-e", ".", *groups("third-party"))
     session.run("python", "tests/optimizers_table.py")
     session.run("python", "tests/optax_table.py")
+    session.run("python", "tests/sharded_states_table.py")
 
 
 @nox.session

@@ -6,8 +6,7 @@ the computation itself is negligible. Each number of stages runs in its own proc
 
 *`jax.jit` alone* is one call of a jitted function per stage, with as many arrays as a
 step has, 120 of them donated and returned: the overhead of JAX per stage grows with the
-number of arrays. The piece of a stage also has None in place of each leaf of other
-stages, which costs JAX 23 ns each per tree.
+number of arrays. The ratio is the median of the ratios in each round.
 """
 
 import pytest
@@ -28,14 +27,15 @@ def test_host_time(num_stages, quick, benchmark, record):
         seconds.append(measure(num_stages, "host", num_stages, num_leaves))
 
     benchmark.pedantic(run, rounds=1)
-    ((step, alone),) = seconds
+    ((step, alone, ratio),) = seconds
     record(
         "Time until a step returns",
         stages=num_stages,
         ms=1e3 * step,
         **{
             "us per stage": 1e6 * step / num_stages,
-            "aim": "<= 600",
             "`jax.jit` alone, us per stage": 1e6 * alone / num_stages,
+            "ratio": ratio,
+            "aim": "<= 1.6",
         },
     )

@@ -4,7 +4,7 @@ import gc
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,15 +53,22 @@ def interleaved(
     return times
 
 
-def until_returned(function: Callable[[], Any], rounds: int) -> list[float]:
-    """The seconds until each call returns; the work is awaited between calls."""
-    seconds = []
-    jax.block_until_ready(function())
+def until_returned(
+    functions: Sequence[Callable[[], Any]], rounds: int
+) -> list[list[float]]:
+    """The seconds until each call returns, one function after another in each round.
+
+    The work is awaited between calls.
+    """
+    seconds: list[list[float]] = [[] for _ in functions]
+    for function in functions:
+        jax.block_until_ready(function())
     for _ in range(rounds):
-        start = time.perf_counter()
-        result = function()
-        seconds.append(time.perf_counter() - start)
-        jax.block_until_ready(result)
+        for function, passed in zip(functions, seconds, strict=True):
+            start = time.perf_counter()
+            result = function()
+            passed.append(time.perf_counter() - start)
+            jax.block_until_ready(result)
     return seconds
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from sharded_states_table import cases, label, PAGE
 
 
 DEVICES = np.array(jax.devices())
@@ -143,6 +144,14 @@ def test_the_table_in_the_documentation():
     found = {name: grade for name, (_, grade) in (TRANSFORMATIONS | OTHERS).items()}
     listed = {n: g for names, g in grades.items() for n in names.split("; ")}
     assert found == listed
+
+
+def test_the_page_has_every_transformation_once():
+    lines = re.findall(r"^\| (.*) \| (`.*) \|$", PAGE.read_text(), re.MULTILINE)
+    kinds, names = zip(*lines, strict=True)
+    listed = [name for line in names for name in line.split("; ")]
+    assert sorted(listed) == sorted(map(label, cases()))
+    assert set(kinds) <= {"exact", "close", "bounded", "nothing to shard"}
 
 
 def test_the_first_dimension_that_divides():

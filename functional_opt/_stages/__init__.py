@@ -27,7 +27,7 @@ Where a change belongs:
     what a user calls or sees        local, steps, open_step, whole, program, axis,
                                      report
     what is passed to `stage_local`  options, partition, extra, hyperparameters
-    how trees are split              trees, partition, states, whole_trees
+    how trees are split              trees, piece_forms, partition, states, whole_trees
     what a stage computes, and when  derive/; ../_slicing if it is not about Optax
     how it is compiled and run       run/ building, compiling, executor, progress
     which device holds which array   run/ layout, devices, exchange, sums, views,

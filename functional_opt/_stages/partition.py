@@ -143,9 +143,10 @@ class StagePartition:
         self, name: str, stage: int, piece: PyTree
     ) -> tuple[list[Any], Callable[[Sequence[Any]], PyTree]]:
         """The parameters of a piece, and a function that replaces them in it."""
+        found = self.params.leaves_of(stage, piece)
+        if found is not None:
+            return found, functools.partial(self.params.unflatten, stage)
         leaves, structure = jax.tree.flatten(piece)
-        if structure == self.params.structures[stage]:
-            return leaves, functools.partial(self.params.unflatten, stage)
         if structure != self.model.structures[stage]:
             self._form_of_piece(stage, piece).flatten(name, stage, piece)
         positions = self._positions[stage]
@@ -154,9 +155,9 @@ class StagePartition:
 
     def take_gradients(self, stage: int, piece: PyTree) -> list[Any]:
         """The gradients of the parameters of a stage, some of which may be None."""
-        leaves, structure = jax.tree.flatten(piece)
-        if structure == self.params.structures[stage]:
-            return leaves
+        found = self.params.leaves_of(stage, piece)
+        if found is not None:
+            return found
         found = leaves_or_none(self.params.structures[stage], piece)
         if found is None:
             found = leaves_or_none(self.model.structures[stage], piece)

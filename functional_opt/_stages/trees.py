@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 from .._annotations import Named
 from .._paths import path_text
 from .._slicing.stage_sets import stages_text, StageSet
+from .piece_forms import form_of, PieceForm
 
 
 # One tree per stage: of parameters or gradients, and of states.
@@ -71,6 +72,10 @@ class TreeSplit:
         )
 
     @functools.cached_property
+    def _forms(self) -> tuple[PieceForm | None, ...]:
+        return tuple(map(form_of, self.structures))
+
+    @functools.cached_property
     def shared(self) -> tuple[tuple[int, tuple[tuple[int, int], ...]], ...]:
         """The leaves that several stages hold, with their position on each of these."""
         return tuple(
@@ -91,8 +96,8 @@ class TreeSplit:
 
     def flatten(self, name: str, stage: int, piece: PyTree) -> list[Any]:
         """The leaves of the piece of a stage."""
-        leaves, structure = jax.tree.flatten(piece)
-        if structure != self.structures[stage]:
+        leaves = self.leaves_of(stage, piece)
+        if leaves is None:
             paths = [self.paths[i] for i in self.held[stage]]
             difference = difference_text(self.structures[stage], paths, piece)
             raise ValueError(
@@ -100,6 +105,14 @@ class TreeSplit:
                 f"{self.description}: {difference}."
             )
         return leaves
+
+    def leaves_of(self, stage: int, piece: PyTree) -> list[Any] | None:
+        """The leaves of the piece of a stage; None if it does not fit."""
+        form = self._forms[stage]
+        if form is not None:
+            return form.flatten(piece)
+        leaves, structure = jax.tree.flatten(piece)
+        return leaves if structure == self.structures[stage] else None
 
     def flatten_whole(self, name: str, tree: PyTree) -> list[Any]:
         leaves, structure = jax.tree.flatten(tree)
@@ -122,7 +135,10 @@ class TreeSplit:
         return jax.tree.unflatten(self.structure, leaves)
 
     def unflatten(self, stage: int, leaves: Sequence[Any]) -> PyTree:
-        return jax.tree.unflatten(self.structures[stage], leaves)
+        form = self._forms[stage]
+        if form is None:
+            return jax.tree.unflatten(self.structures[stage], leaves)
+        return form.unflatten(leaves)
 
 
 def leaves_or_none(

@@ -172,6 +172,7 @@ class ShardedSum:
         self.rows = DeviceRows([shardings[stage] for stage in stages])
         self._groups = [[stages[i] for i in group] for group in self.rows.groups]
         self._depth = max(map(len, self._groups))
+        self._height = len(self.rows) * self._depth
         width = self.rows.mesh.devices.shape[1]
         self._specs = [_largest_axis(shape, width) for shape in shapes]
         self._stacks = [
@@ -220,9 +221,8 @@ class ShardedSum:
             for group, stack in zip(self._groups, self._stacks, strict=True)
             if group[0] in summands
         ]
-        height = len(self.rows) * self._depth
         whole = [
-            self.rows.assemble((height, *shape), sharding, parts)
+            self.rows.assemble((self._height, *shape), sharding, parts)
             for shape, sharding, *parts in zip(
                 self._shapes, self._stacked, *stacks, strict=True
             )
