@@ -533,25 +533,33 @@ def test_installed_with_a_pipe_closed_early():
 @pytest.mark.parametrize(
     "content, message",
     [
-        (None, b"No such file or directory"),
-        ("folder", b"Is a directory"),
-        (b"name = '\xff'", b":1:9: expected UTF-8, got the byte 0xff"),
-        (b"\xff\xfen\0", b":1:1: expected UTF-8, got the byte 0xff"),
-        (b"a = 1\0", b":1:6: "),
-        (b"", b": optimizer: required key of Recipe is missing"),
-        (b"x" * 1_000_001, b"the document is too large: at most 1,000,000 bytes"),
+        (None, "No such file or directory"),
+        ("folder", "Is a directory"),
+        (b"name = '\xff'", ":1:9: expected UTF-8, got the byte 0xff"),
+        (b"\xff\xfen\0", ":1:1: expected UTF-8, got the byte 0xff"),
+        (b"a = 1\0", ":1:6: "),
+        (b"", ": optimizer: required key of Recipe is missing"),
+        (b"x" * 1_000_001, "the document is too large: at most 1,000,000 bytes"),
     ],
 )
-def test_installed_with_files_that_cannot_be_read(tmp_path, content, message):
+def test_files_that_cannot_be_read(run, tmp_path, content, message):
     path = tmp_path / "recipe.toml"
     if content == "folder":
         path.mkdir()
     elif content is not None:
         path.write_bytes(content)
+    code, out, err = run("check", str(path))
+    assert (code, out) == (1, "")
+    assert message in err and str(path) in err
+
+
+def test_installed_with_a_file_that_cannot_be_read(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(b"name = '\xff'")
     process = installed("check", str(path))
     out, err = process.communicate()
     assert (process.returncode, out) == (1, b"")
-    assert message in err and str(path).encode() in err
+    assert err.startswith(f"{path}:1:9: expected UTF-8, got the byte 0xff".encode())
     assert b"Traceback" not in err
 
 
