@@ -33,8 +33,9 @@ class PieceForm:
     def __init__(self, structure: jax.tree_util.PyTreeDef) -> None:
         tree = jax.tree.unflatten(structure, [object()] * structure.num_leaves)
         parts, self._structure = jax.tree.flatten(tree, is_leaf=_is_empty)
-        empty = [i for i, part in enumerate(parts) if _is_empty(part)]
-        self._held = [i for i in range(len(parts)) if i not in set(empty)]
+        are_empty = list(map(_is_empty, parts))
+        empty = [i for i, is_empty in enumerate(are_empty) if is_empty]
+        self._held = [i for i, is_empty in enumerate(are_empty) if not is_empty]
         self._empty = [parts[i] for i in empty]
         self._copies = [(i, _copier(parts[i])) for i in empty]
         self._template = [None] * len(parts)
