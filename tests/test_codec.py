@@ -92,7 +92,7 @@ def assert_same(actual: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize("cls", ROOTS, ids=lambda cls: cls.__name__)
-@settings(max_examples=settings().max_examples // 2)  # There are many classes.
+@settings(max_examples=settings().max_examples // 3)  # There are many classes.
 @given(data=st.data())
 def test_round_trip(cls, data, schema):
     module = data.draw(modules(cls, KINDS))
