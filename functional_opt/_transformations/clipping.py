@@ -73,7 +73,7 @@ def limit_norm_by_history(
     - `records_norm`: whether the state has the last norm, also if it is not finite.
     """
 
-    def init(params: Any) -> RecentNormsState:
+    def init(params: Any) -> Any:
         del params
         history = jnp.zeros((window, 1), jnp.float32)
         last = NormState(jnp.zeros([], jnp.float32)) if records_norm else None
