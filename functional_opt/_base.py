@@ -31,6 +31,7 @@ from ._types import (
     Schedule,
     typed,
 )
+from ._undone import check_undone
 
 
 S = TypeVar("S", bound="AbstractSchedule")
@@ -151,8 +152,12 @@ class AbstractOptimizer(AbstractConfig):
     - The class variable `EXTRA_ARGS` declares what an update requires besides
         gradients, state and parameters, such as the loss: an [`ExtraArg`][] for each
         name.
+    - The class variable `DETERMINES` names what an optimizer makes true of the new
+        parameters, such as "their norms". It cannot be inside a wrapper with the class
+        variable `UNDOES`, which names what the wrapper does to the updates of the
+        optimizer inside, such as "its average". `clip_update` refuses it as well.
     - The class variable `REFUSED_BY` says why an optimizer does not work in a "Recipe",
-        in "Groups", in a "Cautious" or "Hyperball", or with "build_mpmd".
+        in "Groups", in a "Cautious", "Hyperball" or "QKClip", or with "build_mpmd".
 
     !!! Example
 
@@ -180,6 +185,12 @@ class AbstractOptimizer(AbstractConfig):
 
     EXTRA_ARGS: ClassVar[Mapping[str, ExtraArg]] = MappingProxyType({})
     REFUSED_BY: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    DETERMINES: ClassVar[str | None] = None
+    UNDOES: ClassVar[str | None] = None
+
+    def __check_init__(self) -> None:
+        if self.UNDOES is not None:
+            check_undone(self, [x for inner in held_by(self) for x in all_in(inner)])
 
     def extra_args(self) -> dict[str, ExtraArg]:
         """The extra arguments of `update`, by name.

@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 
 from ._base import AbstractOptimizer, AbstractSchedule, all_in, WeightDecay
 from ._clips import Clip
-from ._composition.clipped import check_clip_update, Clipped
+from ._composition.clipped import Clipped, UpdateClipped
 from ._composition.decay import WithDecay
 from ._composition.held import AbstractPartitionedOptimizer
 from ._composition.rates import is_one, WithRate
@@ -20,6 +20,7 @@ from ._fields import number, part, setting
 from ._paths import path_text
 from ._schedules.constant import as_schedule
 from ._types import LearningRate, NonNegative, Scalar, Schedule, typed
+from ._undone import check_clip_update
 from ._where import check_finds, is_whole, Selection
 
 
@@ -63,7 +64,8 @@ class Group(AbstractConfig):
     clip_update: Clip | None = part(default=None)
 
     def _check(self) -> None:
-        check_clip_update("Group", self.clip_update, self.optimizer)
+        held = all_in(self.optimizer)
+        check_clip_update("Group", self.clip_update, UpdateClipped, held)
         if self.schedule is not None and not is_one(self.schedule_scale):
             raise ValueError(
                 f"`Group.schedule_scale` = {self.schedule_scale} scales the recipe's "
@@ -159,10 +161,10 @@ def _part(group: Group) -> AbstractOptimizer:
     optimizer = group.optimizer
     if group.weight_decay is not None:
         optimizer = WithDecay(optimizer=optimizer, weight_decay=group.weight_decay)
-    if group.clip is not None or group.clip_update is not None:
-        optimizer = Clipped(
-            optimizer=optimizer, clip=group.clip, clip_update=group.clip_update
-        )
+    if group.clip is not None:
+        optimizer = Clipped(optimizer=optimizer, clip=group.clip)
+    if group.clip_update is not None:
+        optimizer = UpdateClipped(optimizer=optimizer, clip_update=group.clip_update)
     return WithRate(
         optimizer=optimizer, schedule=group.schedule, scale=group.schedule_scale
     )

@@ -12,7 +12,7 @@ from ._base import AbstractOptimizer, AbstractSchedule, all_in, WeightDecay
 from ._chain import averaging_gradients, checking_params, linked, skipping_nonfinite
 from ._clips import Clip, clipped
 from ._composition.assignments import assigned, table
-from ._composition.clipped import check_clip_update
+from ._composition.clipped import UpdateClipped
 from ._composition.decay import decayed
 from ._composition.frozen import without_frozen
 from ._composition.rates import schedules_in
@@ -42,6 +42,7 @@ from ._types import (
     Schedule,
     typed,
 )
+from ._undone import check_clip_update
 from ._where import Selection
 
 
@@ -127,7 +128,8 @@ class Recipe(AbstractConfig):
                 "decay uses the optimizer's own mask."
             )
         check_inside(all_in(self.optimizer), "Recipe")
-        check_clip_update("Recipe", self.clip_update, self.optimizer)
+        held = all_in(self.optimizer)
+        check_clip_update("Recipe", self.clip_update, UpdateClipped, held)
         averages = [x for x in all_in(self.optimizer) if isinstance(x, AVERAGING)]
         if self.ema_decay is not None and averages:
             raise ValueError(

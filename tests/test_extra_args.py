@@ -1,5 +1,7 @@
 """What `update` takes besides gradients, state and parameters."""
 
+from typing import Any
+
 import functional_opt as fo
 import jax
 import jax.numpy as jnp
@@ -128,11 +130,41 @@ def test_a_whole_tensor_on_another_stage_is_refused(params):
 
 
 @pytest.mark.parametrize(
-    "factor", ["text", {"one": 1.0, "other": fo.OnStage(2.0, 0)}, [object()]]
+    "factor", ["text", fo.OnStage({"one": fo.OnStage(2.0, 0)}, 0), [object()]]
 )
 def test_what_is_no_number_is_refused(factor, params, partition):
     with pytest.raises(TypeError, match=r"`factor` must be an array, a number.*got"):
         fo.stage_local(scaled(), params, partition, extra_args={"factor": factor})
+
+
+def test_leaves_of_one_argument_on_different_stages():
+    """Each where its parameter is: nothing is exchanged. Whole trees take them, too."""
+    params = {f"layer {i:02}": jnp.linspace(0.5, 2.0 + i, 4) for i in range(40)}
+    partition = fo.partition(params, {name: i // 5 for i, name in enumerate(params)})
+    of_each = {name: 1.0 + i for i, name in enumerate(params)}
+    factors: Any = {"of each": of_each, "all": 2.0}
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        given = extra_args["factors"]
+        scaled = jax.tree.map(lambda x, y: x * y, params, given["of each"])
+        return jax.tree.map(lambda x: x * given["all"], scaled), state
+
+    tx = optax.GradientTransformationExtraArgs(optax.identity().init, update)
+    own = {name: fo.OnStage(1.0 + i, i // 5) for i, name in enumerate(params)}
+    placed = {"factors": {"of each": own, "all": fo.OnStage(2.0, 3)}}
+    staged = fo.testing.assert_stage_local_equal(
+        tx, params, partition, extra_args=placed, steps=2
+    )
+    assert staged.rounds == 1
+    pieces = partition.split(params)
+    states = staged.init(pieces)
+    fo.testing.assert_equal(
+        staged.step(pieces, states, pieces, **placed),
+        staged.step(pieces, states, pieces, factors=factors),
+    )
+    beyond = {"factors": {"of each": own, "all": fo.OnStage(2.0, 8)}}
+    with pytest.raises(ValueError, match=r"`factors` is on stage 8, but the stages"):
+        fo.stage_local(tx, params, partition, extra_args=beyond)
 
 
 def test_an_argument_of_another_shape_or_dtype(params, partition):

@@ -1,5 +1,6 @@
 """Steps that keep the norm of parameters."""
 
+import re
 from typing import Any
 
 import functional_opt as fo
@@ -122,11 +123,79 @@ def test_state_is_a_count_for_schedules_only():
         assert len(jax.tree.leaves(state)) == len(jax.tree.leaves(inner)) + more
 
 
-def test_an_average_is_refused():
+def attention(optimizer: fo.AbstractOptimizer) -> fo.QKClip:
+    return fo.QKClip(optimizer, query=fo.Where("query"), key=fo.Where("key"))
+
+
+def in_group(optimizer: fo.AbstractOptimizer) -> fo.Groups:
+    group = fo.Group(fo.Where("a"), fo.Cautious(optimizer))
+    return fo.Groups((group,), rest=fo.SGD())
+
+
+OWN_PARAMS: Any = [
+    lambda x: fo.ScheduleFree(optimizer=x),
+    lambda x: fo.Mechanize(base_optimizer=x),
+    lambda x: fo.Lookahead(fast_optimizer=x, sync_period=2, slow_step_size=0.5),
+]
+DETERMINING: Any = [
+    fo.Hyperball,
+    attention,
+    fo.KahanSummation,
+    fo.StochasticRounding,
+]
+
+
+@pytest.mark.parametrize("around", OWN_PARAMS)
+@pytest.mark.parametrize("determining", DETERMINING)
+def test_what_determines_parameters_is_not_inside_what_changes_them(
+    around, determining
+):
+    name = type(determining(fo.SGD())).__name__
+    other = type(around(fo.SGD())).__name__
     with pytest.raises(
-        ValueError, match=r"`Hyperball.optimizer` cannot .*=Hyperball\("
+        ValueError, match=rf"`{other}` cannot hold `{name}`, which"
+    ) as e:
+        around(in_group(determining(fo.SGD())))
+    if "Omit one of them" in str(e.value):
+        with pytest.raises(ValueError, match=rf"`{name}.optimizer` .* hold `{other}`"):
+            determining(around(fo.SGD()))
+    else:
+        assert f"Write `{name}({other}(...))` instead." in str(e.value)
+        determining(around(fo.SGD()))
+    clip = fo.ClipByNorm(1.0)
+    message = rf"clip_update` = {re.escape(repr(clip))} would undo what `{name}`"
+    with pytest.raises(ValueError, match="`Recipe." + message):
+        recipe(optimizer=in_group(determining(fo.SGD())), clip_update=clip)
+    with pytest.raises(ValueError, match="`Group." + message):
+        fo.Group(fo.Where("a"), determining(fo.SGD()), clip_update=clip)
+
+
+@pytest.mark.parametrize("optimizer", [fo.ScheduleFreeAdamW(), fo.ScheduleFreeSGD()])
+def test_averages_are_refused(optimizer):
+    for determining in (fo.Hyperball, attention):
+        with pytest.raises(ValueError, match=r"`\w+.optimizer` cannot .* Omit one"):
+            determining(optimizer)
+
+
+def test_clips_of_updates_inside_are_refused():
+    group = fo.Group(fo.Where("a"), fo.SGD(), clip_update=fo.ClipByNorm(1.0))
+    with pytest.raises(
+        ValueError, match=r"a `Group.clip_update` would change the norms"
     ):
-        fo.Hyperball(fo.ScheduleFreeAdamW())
+        fo.Hyperball(fo.Groups((group,), rest=fo.SGD()))
+
+
+def test_wrappers_of_users_declare_what_they_undo():
+    class Doubled(fo.AbstractOptimizer):
+        UNDOES = "its factor"
+        optimizer: fo.AbstractOptimizer
+
+        def build(self, schedule):
+            return self.optimizer.build(schedule)
+
+    Doubled(fo.Adam())
+    with pytest.raises(ValueError, match=r"`Doubled` cannot .*: its factor would undo"):
+        Doubled(fo.Hyperball(fo.Adam()))
 
 
 def test_files():

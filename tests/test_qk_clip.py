@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from recipe_runs import PARAMS, recipe
+from recipe_runs import PARAMS, recipe, run
 from rooms import library
 
 
@@ -63,6 +63,11 @@ def test_steps_of_heads_below_are_the_same_bits():
     [
         ({}, "`QKClip` needs the largest attention logits"),
         ({"max_logits": {"query": 1.0, "key": None}}, r"no entry at `\['key'\]`"),
+        ({"max_logits": "a"}, "`max_logits` must be an array or a number.*got 'a'"),
+        (
+            {"max_logits": {"key": [None, "b"]}},
+            r"`max_logits` at `\['key'\]\[1\]` must",
+        ),
         ({"max_logits": jnp.ones(3)}, r"has shape \(3,\), but .* \(6, 4\) .* axis -1"),
         ({"max_logits": jnp.ones((6, 2, 2))}, r"pass \(heads,\), or \(layers, heads\)"),
     ],
@@ -70,8 +75,68 @@ def test_steps_of_heads_below_are_the_same_bits():
 def test_wrong_logits(extra, message):
     params = {"query": jnp.ones((6, 4)), "key": jnp.ones((6, 4))}
     tx = attention(fo.SGD()).build(0.1)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         tx.update(params, tx.init(params), params, **extra)
+    with pytest.raises(ValueError, match="`QKClip` scales the parameters: pass them"):
+        tx.update(params, tx.init(params), max_logits=1.0)
+
+
+@pytest.mark.parametrize("logit", [jnp.inf, -jnp.inf, jnp.nan])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_logits_that_are_not_finite_scale_nothing(logit, dtype):
+    params = {"query": jnp.ones((2, 4), dtype), "key": jnp.ones((2, 4), dtype)}
+    logits = jnp.array([logit, 400.0], dtype)
+    ours = recipe(optimizer=attention(fo.SGD()), schedule=0.5, skip_nonfinite=True)
+    tx = ours.build()
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates = jax.jit(tx.update)(zeros, tx.init(params), params, max_logits=logits)[0]
+    halved = jnp.array([[0.0, 0.0, -0.5, -0.5]] * 2, dtype)
+    fo.testing.assert_equal(updates, {"query": halved, "key": halved})
+
+
+def test_frozen_weights_stay():
+    """Alone as in a recipe; their logits are not needed."""
+    groups = fo.Groups((fo.Group(fo.Where("key"), fo.Frozen()),), rest=fo.SGD())
+    params = {"query": jnp.ones((2, 4)), "key": jnp.ones((2, 4))}
+    logits = {"query": jnp.float32(400.0), "key": None}
+    for tx in (
+        attention(groups).build(0.5),
+        recipe(optimizer=attention(groups), schedule=0.5).build(),
+    ):
+        state = tx.init(params)
+        updates: Any = tx.update(params, state, params, max_logits=logits)[0]
+        fo.testing.assert_equal(updates["key"], jnp.zeros((2, 4)))
+        np.testing.assert_allclose(params["query"] + updates["query"], 0.25)
+
+
+@pytest.mark.parametrize("kind", [fo.KahanSummation, fo.StochasticRounding])
+def test_rounding_is_outside_in_either_order(kind):
+    params = {"query": jnp.ones((2, 4), "bfloat16"), "key": jnp.ones((2, 4), "float16")}
+    outer = kind(attention(fo.Adam()))
+    groups = fo.Groups(
+        (fo.Group(fo.Where("query"), kind(fo.Adam())),), rest=kind(fo.Adam())
+    )
+    logits = {"max_logits": jnp.float32(100.001)}
+
+    def end(optimizer: fo.AbstractOptimizer) -> Any:
+        ours = recipe(optimizer=optimizer, schedule=2.0**-12)
+        grads = jax.tree.map(jnp.ones_like, params)
+        options: Any = dict(grads_of=lambda *_: grads, extra_args=logits)
+        return run(ours.build(), 20, params=params, **options).params
+
+    expected = end(outer)
+    fo.testing.assert_equal(end(attention(kind(fo.Adam()))), expected)
+    fo.testing.assert_equal(end(attention(groups)), expected)
+    assert (expected["query"] != params["query"]).any()
+
+
+def test_a_weight_has_one_role():
+    ours = fo.QKClip(fo.SGD(), query=fo.Where("query"), key=fo.Where("key|query"))
+    params = {"query": jnp.ones((2, 4)), "key": jnp.ones((2, 4))}
+    with pytest.raises(
+        ValueError, match=r"`QKClip.key` both select `\['query'\]`, but"
+    ):
+        ours.build(0.1).init(params)
 
 
 def test_axes_that_parameters_do_not_have():

@@ -83,12 +83,12 @@ def test_matrices():
         MATRICES, query=fo.Where("layer [01]0"), key=fo.Where("layer 32")
     )
     logits: dict[str, Any] = {
-        "layer 00": jnp.array([50.0, 400.0]),
+        "layer 00": fo.OnStage(jnp.array([50.0, 400.0]), 0),
         "layer 10": jnp.float32(200.0),
-        "layer 32": jnp.array([500.0, 90.0]),
+        "layer 32": fo.OnStage(jnp.array([500.0, 90.0]), 7),
     }
     assert_equal_on_eight_stages(
         clipped,
         grade="bounded",
-        extra_args={"max_logits": fo.OnStage(logits, 7)},
+        extra_args={"max_logits": logits},
     )

@@ -1,53 +1,66 @@
 """Clips around one optimizer in a tree of them."""
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY
-from typing import final
+from types import MappingProxyType
+from typing import ClassVar, final
 
 import optax
 from jaxtyping import PyTree
 
-from .._base import AbstractOptimizer, all_in
+from .._base import AbstractOptimizer
 from .._clips import Clip, clipped
 from .._fields import part
 from .._types import LearningRate, typed
 from .assignments import assigned
-from .state_dtype import rounds_updates
 
 
 @final
 class Clipped(AbstractOptimizer):
-    """An optimizer with its gradients, or its updates, clipped.
+    """An optimizer with its gradients clipped.
 
     **Arguments:**
 
     - `optimizer`: the optimizer.
-    - `clip`: of the gradients, if any.
-    - `clip_update`: of the updates, with their weight decay, if any.
+    - `clip`: of the gradients.
     """
 
     _: KW_ONLY
     optimizer: AbstractOptimizer = part()
-    clip: Clip | None = part(default=None)
-    clip_update: Clip | None = part(default=None)
+    clip: Clip = part()
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
-        return clipped(self.optimizer.build(schedule), self.clip, self.clip_update)
+        return clipped(self.optimizer.build(schedule), self.clip, None)
 
 
-def check_clip_update(
-    kind: str, clip: Clip | None, optimizer: AbstractOptimizer
-) -> None:
-    """Refuses to clip updates that are rounded for their parameters."""
-    rounding = [x for x in all_in(optimizer) if rounds_updates(x)]
-    if clip is not None and rounding:
-        name = type(rounding[0]).__name__
-        raise ValueError(
-            f"`{kind}.clip_update` = {clip} would change updates that `{name}` has "
-            f"rounded. Clip inside: `{name}(Groups((Group(..., clip_update=...),)))`."
-        )
+@final
+class UpdateClipped(AbstractOptimizer):
+    """An optimizer with its updates clipped, with their weight decay.
+
+    **Arguments:**
+
+    - `optimizer`: the optimizer.
+    - `clip_update`: of the updates.
+    """
+
+    REFUSED_BY: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "Hyperball": "a `Group.clip_update` would change the norms of parameters, "
+            "and the size of the steps inside does not matter. Omit it."
+        }
+    )
+
+    _: KW_ONLY
+    optimizer: AbstractOptimizer = part()
+    clip_update: Clip = part()
+
+    @typed
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
+        return clipped(self.optimizer.build(schedule), None, self.clip_update)
 
 
-@assigned.register
-def _(optimizer: Clipped, params: PyTree) -> PyTree:
+@assigned.register(Clipped)
+@assigned.register(UpdateClipped)
+def _(optimizer: Clipped | UpdateClipped, params: PyTree) -> PyTree:
     return assigned(optimizer.optimizer, params)

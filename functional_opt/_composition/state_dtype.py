@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from dataclasses import KW_ONLY
 from typing import final
 
@@ -26,16 +27,23 @@ def with_state_dtype(
     of a narrower dtype are updated in this one, inside optimizers that round the result
     themselves.
     """
-    if any(map(rounds_updates, all_in(optimizer))):
-        return replace_held(optimizer, lambda inner: with_state_dtype(inner, dtype))
-    return Widened(optimizer=_with_moments(optimizer, dtype), dtype=dtype)
+    return inside_rounding(
+        optimizer,
+        lambda inner: Widened(optimizer=_with_moments(inner, dtype), dtype=dtype),
+    )
 
 
-@functools.singledispatch
-def rounds_updates(optimizer: AbstractOptimizer) -> bool:
-    """Whether an optimizer returns updates that are rounded for its parameters."""
-    del optimizer
-    return False
+ROUNDING = "the rounding of new parameters"
+
+
+def inside_rounding(
+    optimizer: AbstractOptimizer,
+    change: Callable[[AbstractOptimizer], AbstractOptimizer],
+) -> AbstractOptimizer:
+    """Changes an optimizer, or what is inside those in it that round parameters."""
+    if any(inner.DETERMINES == ROUNDING for inner in all_in(optimizer)):
+        return replace_held(optimizer, lambda inner: inside_rounding(inner, change))
+    return change(optimizer)
 
 
 @functools.singledispatch

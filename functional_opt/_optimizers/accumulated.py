@@ -1,7 +1,9 @@
 """Steps in units of sums over all gradients so far."""
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY
-from typing import final
+from types import MappingProxyType
+from typing import ClassVar, final
 
 import optax
 
@@ -161,6 +163,13 @@ class MADGRAD(AbstractOptimizer):
         gradient; at least 0. `Recipe.weight_decay`, which is decoupled, replaces it.
     - `eps`: $\\epsilon$, greater than 0; it is added to the learning rate, too.
     """
+
+    REFUSED_BY: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "QKClip": "its parameters follow from sums over all gradients, which would "
+            "undo earlier changes. Use another optimizer for these weights."
+        }
+    )
 
     _: KW_ONLY
     momentum: DecayRate = number(default=0.9)

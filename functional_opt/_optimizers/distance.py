@@ -1,7 +1,9 @@
 """Steps in units of the distance from the first parameters."""
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY
-from typing import Annotated, final, Literal
+from types import MappingProxyType
+from typing import Annotated, ClassVar, final, Literal
 
 import optax
 from annotated_types import Interval
@@ -140,6 +142,13 @@ class COCOB(AbstractOptimizer):
     - `mask`: mask function from the parameters to a tree of bools, true for those that
         decay, such as a [`Where`][]. If omitted, all decay.
     """
+
+    REFUSED_BY: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "QKClip": "its parameters follow from sums over all gradients, which would "
+            "undo earlier changes. Use another optimizer for these weights."
+        }
+    )
 
     _: KW_ONLY
     alpha: Positive = number(default=100.0)

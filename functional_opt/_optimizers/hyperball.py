@@ -1,5 +1,5 @@
 from dataclasses import KW_ONLY
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import jax
 import optax
@@ -33,8 +33,9 @@ class Hyperball(AbstractOptimizer):
 
     The parameters that `where` does not select are updated by the optimizer inside,
     with its weight decay. A parameter that is 0 remains 0: leave it out. Wrappers that
-    change steps, such as [`Cautious`][], belong inside this one, since they would
-    change the norm. The state has a count, if the learning rate is a schedule.
+    change steps, such as [`Cautious`][], act inside this one, in either order; averages
+    of parameters, such as [`ScheduleFree`][], and `clip_update` are refused, since they
+    would change the norm. The state has a count, if the learning rate is a schedule.
 
     ```python
     >>> import functional_opt as fo
@@ -52,6 +53,8 @@ class Hyperball(AbstractOptimizer):
     - `optimizer`: the optimizer, such as [`Adam`][], [`Muon`][] or [`NorMuon`][].
     - `where`: the parameters whose norm is kept; if omitted, those of rank 2 or more.
     """
+
+    DETERMINES: ClassVar[str | None] = "the norms of parameters"
 
     optimizer: AbstractOptimizer = part()
     _: KW_ONLY

@@ -55,8 +55,10 @@ class Lookahead(AbstractOptimizer):
 
     REFUSED_BY: ClassVar[Mapping[str, str]] = MappingProxyType(
         dict.fromkeys(("Recipe", "Groups"), f"{PAIRS} Use `Lookahead.build`.")
+        | dict.fromkeys(("Hyperball", "QKClip"), PAIRS)
         | {"build_mpmd": PAIRS}
     )
+    UNDOES: ClassVar[str | None] = "its way to the slow parameters"
 
     _: KW_ONLY
     fast_optimizer: AbstractOptimizer = part()

@@ -1,7 +1,9 @@
 """An estimated learning rate for another optimizer."""
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY
-from typing import final
+from types import MappingProxyType
+from typing import ClassVar, final
 
 import optax
 
@@ -47,6 +49,15 @@ class Mechanize(AbstractOptimizer):
     - `s_init`: initial value of each bet; greater than 0.
     - `num_betas`: $n$: the decay rates are $1 - 10^{-1}$ to $1 - 10^{-n}$; at least 1.
     """
+
+    REFUSED_BY: ClassVar[Mapping[str, str]] = MappingProxyType(
+        dict.fromkeys(
+            ("Hyperball", "QKClip"),
+            "its parameters follow from the sum of all its steps, which would undo "
+            "earlier changes. Omit one of them.",
+        )
+    )
+    UNDOES: ClassVar[str | None] = "its factor on the sum of all steps"
 
     _: KW_ONLY
     base_optimizer: AbstractOptimizer = part()

@@ -3,16 +3,23 @@ from dataclasses import KW_ONLY
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, final
 
+import jax
 import optax
 from annotated_types import Interval
 from jaxtyping import PyTree
 
-from .._base import AbstractOptimizer
-from .._extra_args import ExtraArg
+from .._base import AbstractOptimizer, all_in
+from .._composition.frozen import without_frozen
+from .._composition.state_dtype import inside_rounding
+from .._extra_args import check_inside, ExtraArg
 from .._fields import number, part, setting
+from .._paths import path_text
 from .._transformations.qk_clip import clip_qk
 from .._types import LearningRate, Positive, Scalar, typed
 from .._where import Selection
+
+
+Share = Annotated[Scalar, Interval(ge=0, le=1)]
 
 
 @final
@@ -31,9 +38,14 @@ class QKClip(AbstractOptimizer):
     array for all of these weights. An array is a scalar for all heads together, or has
     one entry per head, or has the shape (layers, heads) for a stack of layers. With
     `Recipe.accumulate`, only the logits of the last gradient of an update count. Where
-    several queries share a key, the entry of the key is their largest. There is no
-    state. Stages exchange nothing if all of them are given the logits, and the logits
-    alone if these are [`OnStage`][].
+    several queries share a key, the entry of the key is their largest. An entry that is
+    not finite scales nothing: `Recipe.skip_nonfinite` is about gradients alone. There
+    is no state. Stages exchange nothing if all of them are given the logits, or each
+    weight's are [`OnStage`][] on its own stage, and logits alone otherwise.
+
+    Frozen parameters are not scaled. What rounds updates, such as [`KahanSummation`][],
+    does so after the scaling, in either order of the wrappers. Around [`Hyperball`][],
+    a weight that is scaled down keeps its new norm from then on.
 
     In latent attention, the query's rotary part is scaled by $\\gamma$ itself: put one
     `QKClip` with $\\alpha = 1$ around another.
@@ -74,32 +86,75 @@ class QKClip(AbstractOptimizer):
         {"max_logits": ExtraArg("the largest attention logits of each head, by weight")}
     )
 
+    DETERMINES: ClassVar[str | None] = "the scale of query and key weights"
+
     optimizer: AbstractOptimizer = part()
     _: KW_ONLY
     query: Selection = setting()
     key: Selection = setting()
     threshold: Positive = number(default=100.0)
-    alpha: Annotated[Scalar, Interval(ge=0, le=1)] = number(default=0.5)
+    alpha: Share = number(default=0.5)
     heads_axis: int = setting(default=-1)
+
+    def _check(self) -> None:
+        check_inside(all_in(self.optimizer), "QKClip")
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
-        clipped = clip_qk(
-            self.optimizer.build(schedule),
-            self._exponent,
-            self.threshold,
-            self.heads_axis,
-        )
+        scaled = inside_rounding(self.optimizer, self._around).build(schedule)
+        trained = without_frozen(self.optimizer, scaled)
 
         def init(params: PyTree) -> PyTree:
             # Each raises an error if it selects nothing.
-            self.query(params)
-            self.key(params)
-            return clipped.init(params)
+            masks = self.query(params), self.key(params)
+            jax.tree_util.tree_map_with_path(_check_one_role, *masks)
+            return trained.init(params)
 
-        return optax.GradientTransformationExtraArgs(init, clipped.update)
+        return optax.GradientTransformationExtraArgs(init, trained.update)
+
+    def _around(self, optimizer: AbstractOptimizer) -> AbstractOptimizer:
+        return OnHeads(
+            optimizer=optimizer,
+            query=self.query,
+            key=self.key,
+            threshold=self.threshold,
+            alpha=self.alpha,
+            heads_axis=self.heads_axis,
+        )
+
+
+@final
+class OnHeads(AbstractOptimizer):
+    """One optimizer whose query and key weights are clipped: see [`QKClip`][].
+
+    **Arguments:**
+
+    - `optimizer`, `query`, `key`, `threshold`, `alpha`, `heads_axis`: as in `QKClip`.
+    """
+
+    _: KW_ONLY
+    optimizer: AbstractOptimizer = part()
+    query: Selection = setting()
+    key: Selection = setting()
+    threshold: Positive = number()
+    alpha: Share = number()
+    heads_axis: int = setting()
+
+    @typed
+    def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
+        inner = self.optimizer.build(schedule)
+        return clip_qk(inner, self._exponent, self.threshold, self.heads_axis)
 
     def _exponent(self, path: str, leaf: Any) -> Scalar | None:
         if self.query.finds(path, leaf):
             return self.alpha
         return 1 - self.alpha if self.key.finds(path, leaf) else None
+
+
+def _check_one_role(path: Any, is_query: bool, is_key: bool) -> None:
+    if is_query and is_key:
+        raise ValueError(
+            f"`QKClip.query` and `QKClip.key` both select `{path_text(path)}`, but "
+            "queries and keys are scaled by different factors. Change one of them so "
+            "that it leaves out this parameter."
+        )

@@ -1,12 +1,12 @@
 """Optimizers for parameters in narrow floating point."""
 
 from dataclasses import KW_ONLY
-from typing import final
+from typing import ClassVar, final
 
 import optax
 
 from .._base import AbstractOptimizer
-from .._composition.state_dtype import rounds_updates
+from .._composition.state_dtype import ROUNDING
 from .._fields import part, setting
 from .._transformations.rounding import round_stochastically, sum_with_compensation
 from .._types import LearningRate, Seed, typed
@@ -23,8 +23,9 @@ class StochasticRounding(AbstractOptimizer):
     they do not depend on how the parameters are split into stages. The state is that
     number. Parameters of other dtypes are updated as without this wrapper.
 
-    The updates that it returns are differences of bfloat16 numbers: what changes them,
-    such as `Recipe.clip_update`, would undo the rounding. In bfloat16 a difference is
+    The updates that it returns are differences of bfloat16 numbers: what would change
+    them, such as `Recipe.clip_update` or [`ScheduleFree`][], is refused around it. In
+    bfloat16 a difference is
     itself rounded to nearest if it is larger than the parameter.
 
     ```python
@@ -51,6 +52,8 @@ class StochasticRounding(AbstractOptimizer):
     - `seed`: the seed of the random numbers, in [0, $2^{32}$).
     """
 
+    DETERMINES: ClassVar[str | None] = ROUNDING
+
     optimizer: AbstractOptimizer = part()
     _: KW_ONLY
     seed: Seed = setting(default=0)
@@ -70,8 +73,8 @@ class KahanSummation(AbstractOptimizer):
     these parameters, of its shape and dtype. Parameters of other dtypes are updated as
     without this wrapper.
 
-    The compensation belongs to the updates as they are returned: what changes them,
-    such as `Recipe.clip_update`, would make it wrong.
+    The compensation belongs to the updates as they are returned: what would change
+    them, such as `Recipe.clip_update` or [`ScheduleFree`][], is refused around it.
 
     ```python
     >>> import functional_opt as fo
@@ -93,15 +96,10 @@ class KahanSummation(AbstractOptimizer):
     - `optimizer`: the optimizer. `Recipe.state_dtype` applies to it.
     """
 
+    DETERMINES: ClassVar[str | None] = ROUNDING
+
     optimizer: AbstractOptimizer = part()
 
     @typed
     def build(self, schedule: LearningRate) -> optax.GradientTransformationExtraArgs:
         return sum_with_compensation(self.optimizer.build(schedule))
-
-
-@rounds_updates.register(StochasticRounding)
-@rounds_updates.register(KahanSummation)
-def _(optimizer: AbstractOptimizer) -> bool:
-    del optimizer
-    return True

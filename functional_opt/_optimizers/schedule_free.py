@@ -29,11 +29,18 @@ from .factories import built, plain_rate
 from .momentum import SGD
 
 
+AVERAGED = MappingProxyType(
+    {
+        "Hyperball": "averages of parameters do not keep norms. Omit one of them.",
+        "QKClip": "its averages do not follow weights that are scaled after its step. "
+        "Omit one of them.",
+    }
+)
 STEPS_OF_AN_AVERAGE = MappingProxyType(
     {
-        name: "the average follows from all of its step. Change the steps that are "
-        f"averaged: `ScheduleFree(optimizer={name}(...))`."
-        for name in ("Cautious", "Hyperball")
+        **AVERAGED,
+        "Cautious": "the average follows from all of its step. Change the steps that "
+        "are averaged: `ScheduleFree(optimizer=Cautious(...))`.",
     }
 )
 
@@ -62,6 +69,9 @@ class ScheduleFree(AbstractOptimizer):
         this power; at least 0.
     - `state_dtype`: dtype of the iterates; if omitted, that of the parameters.
     """
+
+    REFUSED_BY: ClassVar[Mapping[str, str]] = AVERAGED
+    UNDOES: ClassVar[str | None] = "its average of parameters"
 
     _: KW_ONLY
     optimizer: AbstractOptimizer = part()

@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 from .._slicing.errors import CrossStageError
 from .._slicing.stage_sets import StageSet
 from .._types import typed
-from .trees import TreeSplit
+from .trees import leaves_or_none, TreeSplit
 
 
 @typed
@@ -19,7 +19,8 @@ class OnStage:
     """Marks an extra argument that is on the devices of a single stage.
 
     The loss, for example, is computed on the last stage. It is sent to the other stages
-    only if their updates depend on it.
+    only if their updates depend on it. The leaves of a tree may be on different stages,
+    each in an `OnStage` of its own.
 
     **Arguments:**
 
@@ -46,16 +47,13 @@ def describe_extra_args(
     extra_args: Mapping[str, Any], num_stages: int
 ) -> tuple[dict[str, PyTree], TreeSplit]:
     """The shapes and dtypes of extra arguments, and the stages that hold them."""
-    shapes = {name: _shapes(name, _value(arg)) for name, arg in extra_args.items()}
+    values = values_of(extra_args)
+    shapes = {name: _shapes(name, value) for name, value in values.items()}
     everywhere = frozenset(range(num_stages))
-    stage_sets: dict[str, StageSet] = {}
+    stage_sets: dict[str, list[StageSet]] = {}
     for name, arg in extra_args.items():
-        stage_sets[name] = _stage_set(name, arg, everywhere)
-    leaves = [
-        stage_sets[name]
-        for name in sorted(shapes)
-        for _ in jax.tree.leaves(shapes[name])
-    ]
+        stage_sets[name] = _stage_sets(name, arg, everywhere)
+    leaves = [stages for name in sorted(shapes) for stages in stage_sets[name]]
     described = "the `extra_args` of `stage_local`"
     return shapes, TreeSplit.of(shapes, leaves, num_stages, described)
 
@@ -63,33 +61,63 @@ def describe_extra_args(
 def split_extra_args(
     split: TreeSplit, extra_args: Mapping[str, Any], here: AbstractSet[int]
 ) -> tuple[PyTree, ...]:
-    """The extra arguments of each stage; those of other processes may be missing."""
+    """The extra arguments of each stage; those of other processes may be missing.
+
+    In a tree with leaves of this process, None stands for a leaf that is missing.
+    """
+    given = dict(extra_args)
     stage_sets = jax.tree.unflatten(split.structure, split.stage_sets)
-    elsewhere = {
-        name: sets_of_arg
-        for name, sets_of_arg in stage_sets.items()
-        if all(map(here.isdisjoint, jax.tree.leaves(sets_of_arg)))
-    }
-    return split.pieces(split.flatten_whole("extra_args", {**extra_args, **elsewhere}))
+    for name, sets_of_arg in stage_sets.items():
+        are_elsewhere = list(map(here.isdisjoint, jax.tree.leaves(sets_of_arg)))
+        if all(are_elsewhere):
+            given[name] = sets_of_arg
+        elif any(are_elsewhere) and name in given:
+            given[name] = _filled(sets_of_arg, given[name], here)
+    return split.pieces(split.flatten_whole("extra_args", given))
+
+
+def _filled(stage_sets: PyTree, arg: PyTree, here: AbstractSet[int]) -> PyTree:
+    """An argument with anything in place of the leaves of other processes."""
+    sets, structure = jax.tree.flatten(stage_sets)
+    leaves = leaves_or_none(structure, arg)
+    if leaves is None:
+        return arg
+    filled = [
+        stages if leaf is None and here.isdisjoint(stages) else leaf
+        for stages, leaf in zip(sets, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, filled)
 
 
 def values_of(extra_args: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _value(arg) for name, arg in extra_args.items()}
+    return {
+        name: jax.tree.map(_value, arg, is_leaf=_is_on_stage)
+        for name, arg in extra_args.items()
+    }
 
 
-def _value(arg: Any) -> Any:
-    return arg.value if isinstance(arg, OnStage) else arg
+def _is_on_stage(node: Any) -> bool:
+    return isinstance(node, OnStage)
 
 
-def _stage_set(name: str, arg: Any, everywhere: StageSet) -> StageSet:
-    if not isinstance(arg, OnStage):
-        return everywhere
-    if arg.stage not in everywhere:
-        raise ValueError(
-            f"The extra argument `{name}` is on stage {arg.stage}, but the stages are "
-            f"0 to {len(everywhere) - 1}."
-        )
-    return frozenset({arg.stage})
+def _value(node: Any) -> Any:
+    return node.value if isinstance(node, OnStage) else node
+
+
+def _stage_sets(name: str, arg: Any, everywhere: StageSet) -> list[StageSet]:
+    """The stages that hold each leaf of an extra argument."""
+    found: list[StageSet] = []
+    for node in jax.tree.leaves(arg, is_leaf=_is_on_stage):
+        if not isinstance(node, OnStage):
+            found.append(everywhere)
+            continue
+        if node.stage not in everywhere:
+            raise ValueError(
+                f"The extra argument `{name}` is on stage {node.stage}, but the stages "
+                f"are 0 to {len(everywhere) - 1}."
+            )
+        found += [frozenset({node.stage})] * len(jax.tree.leaves(node.value))
+    return found
 
 
 def _shapes(name: str, value: Any) -> PyTree:
@@ -105,6 +133,6 @@ def _shapes(name: str, value: Any) -> PyTree:
         if not (hasattr(leaf, "dtype") or isinstance(leaf, int | float | complex)):
             raise TypeError(
                 f"The extra argument `{name}` must be an array, a number, a pytree of "
-                f"these, or an `OnStage` of one of them, got {leaf!r}."
+                f"these, or one with an `OnStage` around some of them, got {leaf!r}."
             )
     return jax.eval_shape(lambda x: x, value)

@@ -31,6 +31,11 @@ def clip_qk(
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
         logits = _by_path(extra_args.get("max_logits"))
+        if params is None:
+            raise ValueError(
+                "`QKClip` scales the parameters: pass them, `update(grads, state, "
+                "params, max_logits=...)`."
+            )
         updates, state = inner.update(updates, state, params, **extra_args)
 
         def clip(path: Any, step: jax.Array, param: jax.Array) -> jax.Array:
@@ -39,6 +44,8 @@ def clip_qk(
                 return step
             largest = _logits_of(logits, path_text(path))
             factor = threshold / jnp.maximum(largest, threshold)
+            # An overflow in the forward pass must not destroy the weights.
+            factor = jnp.where(jnp.isfinite(largest), factor, jnp.ones_like(factor))
             factor = _along(factor**power, param, heads_axis, path_text(path))
             # Without a factor, the step is the same to the last bit.
             shrink = (factor - 1) * (
@@ -60,6 +67,13 @@ def _by_path(tree: PyTree) -> dict[str, Any]:
             "elsewhere. With `build_mpmd`, pass their shapes in `extra_args` as well."
         )
     leaves = jax.tree_util.tree_leaves_with_path(tree)
+    for path, leaf in leaves:
+        if not (hasattr(leaf, "dtype") or isinstance(leaf, int | float)):
+            place = f" at `{path_text(path)}`" if path else ""
+            raise TypeError(
+                f"`max_logits`{place} must be an array or a number, or a tree of these "
+                f"like the parameters, got {leaf!r}."
+            )
     return {path_text(path): leaf for path, leaf in leaves}
 
 
