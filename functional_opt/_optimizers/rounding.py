@@ -25,8 +25,8 @@ class StochasticRounding(AbstractOptimizer):
 
     The updates that it returns are differences of bfloat16 numbers: what would change
     them, such as `Recipe.clip_update` or [`ScheduleFree`][], is refused around it. In
-    bfloat16 a difference is
-    itself rounded to nearest if it is larger than the parameter.
+    bfloat16 a difference is itself rounded to nearest if it is larger than the
+    parameter.
 
     ```python
     >>> import functional_opt as fo
