@@ -1,8 +1,11 @@
 """Pieces in which most is empty are flattened and unflattened like any others."""
 
+from collections import OrderedDict
+
 import functional_opt as fo
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 
@@ -47,6 +50,19 @@ def test_empty_containers_are_not_shared():
     assert jax.tree.structure(split.unflatten(0, leaves)) == split.structures[0]
 
 
+def test_keys_may_be_in_another_order():
+    split, leaves = PARTITION.params, jax.tree.leaves(PIECES[0])
+    piece = dict(reversed(PIECES[0].items()))
+    piece["stage3"] = dict(reversed(piece["stage3"].items()))
+    found = split.leaves_of(0, piece)
+    assert found is not None and [*map(id, found)] == [*map(id, leaves)]
+
+
+class Equal:
+    def __eq__(self, other):
+        return True
+
+
 def replaced(value, *path):
     (piece,) = PARTITION.split(params())[:1]
     *inner, last = path
@@ -66,9 +82,23 @@ def replaced(value, *path):
         (replaced(None, "stage0", "list", 4), "['stage0']['list'][4]"),
         (replaced([None] * 4, "stage3", "list"), "containers"),
         (replaced({"more": None}, "stage3"), "containers"),
+        (replaced(OrderedDict(), "nothing"), "containers"),
+        (replaced((), "nothing"), "containers"),
+        (replaced(OrderedDict(deep=None), "stage3", "tuple", 1, 1), "containers"),
     ],
 )
 def test_a_piece_that_does_not_fit_is_named(piece, name):
     with pytest.raises(ValueError, match="stage 0") as error:
         PARTITION.merge([piece, *PIECES[1:]])
     assert name in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        replaced(Equal(), "nothing"),
+        replaced(np.array(None, object), "stage3", "list", 1),
+    ],
+)
+def test_what_equals_none_is_not_empty(piece):
+    assert PARTITION.params.leaves_of(0, piece) is None

@@ -1,6 +1,7 @@
 """Flattens and unflattens the piece of a stage without visiting all that is empty."""
 
 import functools
+import marshal
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,12 +32,13 @@ class PieceForm:
     """
 
     def __init__(self, structure: jax.tree_util.PyTreeDef) -> None:
+        self._whole = structure
         tree = jax.tree.unflatten(structure, [object()] * structure.num_leaves)
         parts, self._structure = jax.tree.flatten(tree, is_leaf=_is_empty)
         are_empty = list(map(_is_empty, parts))
         empty = [i for i, is_empty in enumerate(are_empty) if is_empty]
         self._held = [i for i, is_empty in enumerate(are_empty) if not is_empty]
-        self._empty = [parts[i] for i in empty]
+        self._empty = _as_bytes([parts[i] for i in empty])
         self._copies = [(i, _copier(parts[i])) for i in empty]
         self._template = [None] * len(parts)
         self.num_nodes = self._structure.num_nodes
@@ -46,12 +48,14 @@ class PieceForm:
         """The leaves of a piece; None if it has another structure."""
         try:
             parts = self._structure.flatten_up_to(piece)
-            # An array among empty parts may raise an error when compared with None.
-            fits = self._pick_empty(parts) == self._empty
         except (TypeError, ValueError):
             return None
+        if _as_bytes(self._pick_empty(parts)) != self._empty:
+            # Keys in another order, a part of another type, or one that is not empty.
+            leaves, structure = jax.tree.flatten(piece)
+            return leaves if structure == self._whole else None
         leaves = self._pick_held(parts)
-        return leaves if fits and jax.tree_util.all_leaves(leaves) else None
+        return leaves if jax.tree_util.all_leaves(leaves) else None
 
     def unflatten(self, leaves: Sequence[Any]) -> PyTree:
         """The piece with these leaves."""
@@ -74,6 +78,18 @@ def _picker(positions: Sequence[int]) -> Callable[[list[Any]], list[Any]]:
         return lambda parts: [parts[i] for i in positions]
     pick = operator.itemgetter(*positions)
     return lambda parts: list(pick(parts))
+
+
+def _as_bytes(parts: list[Any]) -> bytes | None:
+    """Bytes that are equal only for parts of equal types; None for other objects.
+
+    Comparing parts themselves would ignore types: `OrderedDict() == {}`.
+    """
+    try:
+        # Later versions would write whether objects are shared.
+        return marshal.dumps(parts, 2)
+    except ValueError:
+        return None
 
 
 def _is_empty(node: Any) -> bool:
