@@ -31,7 +31,7 @@ from ._types import (
     Schedule,
     typed,
 )
-from ._undone import check_undone
+from ._undone import check_undone, UNDECLARED
 
 
 S = TypeVar("S", bound="AbstractSchedule")
@@ -153,9 +153,10 @@ class AbstractOptimizer(AbstractConfig):
         gradients, state and parameters, such as the loss: an [`ExtraArg`][] for each
         name.
     - The class variable `DETERMINES` names what an optimizer makes true of the new
-        parameters, such as "their norms". It cannot be inside a wrapper with the class
-        variable `UNDOES`, which names what the wrapper does to the updates of the
-        optimizer inside, such as "its average". `clip_update` refuses it as well.
+        parameters, such as "their norms". It cannot be inside a wrapper that changes
+        its updates: `clip_update`, or a wrapper with the class variable `UNDOES`, which
+        names that change, such as "its average". A wrapper that returns the updates of
+        the optimizer inside as they are sets `UNDOES` to None.
     - The class variable `REFUSED_BY` says why an optimizer does not work in a "Recipe",
         in "Groups", in a "Cautious", "Hyperball" or "QKClip", or with "build_mpmd".
 
@@ -186,7 +187,7 @@ class AbstractOptimizer(AbstractConfig):
     EXTRA_ARGS: ClassVar[Mapping[str, ExtraArg]] = MappingProxyType({})
     REFUSED_BY: ClassVar[Mapping[str, str]] = MappingProxyType({})
     DETERMINES: ClassVar[str | None] = None
-    UNDOES: ClassVar[str | None] = None
+    UNDOES: ClassVar[str | None] = UNDECLARED
 
     def __check_init__(self) -> None:
         if self.UNDOES is not None:

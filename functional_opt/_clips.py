@@ -118,6 +118,11 @@ class AdaptiveClip(AbstractConfig):
                 f"`{path}` of shape {jnp.shape(leaf)} does not have. Omit `axis`, or "
                 "clip with it in a `Group` of parameters that have these axes."
             )
+        if len({axis % ndim for axis in axes}) < len(axes):
+            raise ValueError(
+                f"`AdaptiveClip.axis` = {self.axis} names an axis of the parameter "
+                f"`{path}` of shape {jnp.shape(leaf)} twice. Name it once."
+            )
 
 
 @final

@@ -4,6 +4,10 @@ from collections.abc import Iterable
 from typing import Any
 
 
+# The `UNDOES` of a wrapper that declares none.
+UNDECLARED = "its change of updates"
+
+
 def check_undone(holder: Any, held: Iterable[Any]) -> None:
     """Refuses what determines new parameters inside what changes them afterwards."""
     for optimizer in held:
@@ -14,6 +18,7 @@ def check_undone(holder: Any, held: Iterable[Any]) -> None:
             f"`{outside}` cannot hold `{inside}`, which determines "
             f"{optimizer.DETERMINES}: {holder.UNDOES} would undo it. "
             f"{_remedy(holder, inside, f'`{inside}({outside}(...))`')}"
+            f"{_declaration(holder)}"
         )
 
 
@@ -36,6 +41,16 @@ def check_clip_update(kind: str, clip: Any, clipping: Any, held: Iterable[Any]) 
             f"`{kind}.clip_update` = {clip} would undo what `{name}` determines, "
             f"{optimizer.DETERMINES}. {_remedy(clipping, name, inside)}"
         )
+
+
+def _declaration(holder: Any) -> str:
+    """What a wrapper may declare that does not say what it does to updates."""
+    if holder.UNDOES != UNDECLARED:
+        return ""
+    return (
+        f" If `{type(holder).__name__}` returns the updates of the optimizer inside as "
+        "they are, set its class variable `UNDOES` to None."
+    )
 
 
 def _remedy(holder: Any, inside: str, other_way_round: str) -> str:

@@ -7,6 +7,7 @@ import functional_opt as fo
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from recipe_runs import PARAMS, recipe, run, SCHEDULE
 from rooms import library
@@ -196,6 +197,58 @@ def test_wrappers_of_users_declare_what_they_undo():
     Doubled(fo.Adam())
     with pytest.raises(ValueError, match=r"`Doubled` cannot .*: its factor would undo"):
         Doubled(fo.Hyperball(fo.Adam()))
+
+
+class Tripled(fo.AbstractOptimizer):
+    """Declares nothing."""
+
+    optimizer: fo.AbstractOptimizer
+
+    def build(self, schedule):
+        return optax.chain(self.optimizer.build(schedule), optax.scale(3.0))
+
+
+class Same(Tripled):
+    UNDOES = None
+
+    def build(self, schedule):
+        return self.optimizer.build(schedule)
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [Tripled(fo.AdamW(weight_decay=0.1)), fo.GaLore(base_optimizer=fo.Adam(), rank=2)],
+)
+def test_norms_are_kept_around_what_changes_updates(inside):
+    params = {
+        f"layer {i}": jnp.cos(jnp.arange(24.0) + i).reshape(4, 6) for i in range(40)
+    }
+    norms = jax.tree.map(jnp.linalg.norm, params)
+    tx = fo.Recipe(optimizer=fo.Hyperball(inside), schedule=0.1).build()
+    state = tx.init(params)
+
+    @jax.jit
+    def step(params, state):
+        updates, state = tx.update(jax.tree.map(jnp.sin, params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    first = params
+    for _ in range(3):
+        params, state = step(params, state)
+    moved = jax.tree.map(lambda x, y: float(jnp.abs(x - y).max()), first, params)
+    assert min(moved.values()) > 0.01
+    for name, norm in norms.items():
+        assert jnp.linalg.norm(params[name]) == pytest.approx(float(norm), rel=1e-5)
+
+
+def test_wrappers_that_declare_nothing_are_refused_outside():
+    for determining in (fo.Hyperball, attention, fo.KahanSummation):
+        name = type(determining(fo.SGD())).__name__
+        with pytest.raises(ValueError, match="set its class variable `UNDOES`") as e:
+            Tripled(determining(fo.SGD()))
+        assert f"Write `{name}(Tripled(...))` instead." in str(e.value)
+        determining(Tripled(fo.SGD()))
+        Same(determining(fo.SGD()))
 
 
 def test_files():

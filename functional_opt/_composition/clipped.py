@@ -25,6 +25,8 @@ class Clipped(AbstractOptimizer):
     - `clip`: of the gradients.
     """
 
+    UNDOES: ClassVar[str | None] = None
+
     _: KW_ONLY
     optimizer: AbstractOptimizer = part()
     clip: Clip = part()
@@ -50,6 +52,8 @@ class UpdateClipped(AbstractOptimizer):
             "and the size of the steps inside does not matter. Omit it."
         }
     )
+
+    UNDOES: ClassVar[str | None] = None
 
     _: KW_ONLY
     optimizer: AbstractOptimizer = part()

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from dataclasses import KW_ONLY
-from typing import Any, final, NamedTuple
+from typing import Any, ClassVar, final, NamedTuple
 
 import optax
 
@@ -101,6 +101,8 @@ class WithDecay(AbstractOptimizer):
     - `weight_decay`: in place of its own; per unit of learning rate.
     """
 
+    UNDOES: ClassVar[str | None] = None
+
     _: KW_ONLY
     optimizer: AbstractOptimizer = part()
     weight_decay: WeightDecay = part()
@@ -129,6 +131,8 @@ class Decayed(AbstractOptimizer):
     - `mask`: which parameters decay; all, if omitted.
     - `cautious`: whether entries decay only where the update brings them closer to 0.
     """
+
+    UNDOES: ClassVar[str | None] = None
 
     _: KW_ONLY
     optimizer: AbstractOptimizer = part()
@@ -186,6 +190,7 @@ def change_steps(
     optimizer: AbstractOptimizer,
     change: Callable[[AbstractOptimizer], AbstractOptimizer],
     attach: Callable[[AbstractOptimizer, OwnDecay], AbstractOptimizer] = with_decay,
+    is_whole: Callable[[AbstractOptimizer], bool] = lambda _: False,
 ) -> AbstractOptimizer:
     """Changes every optimizer in a tree that holds no other, but not its weight decay.
 
@@ -193,14 +198,21 @@ def change_steps(
 
     - `change`: of an optimizer without its decoupled weight decay.
     - `attach`: of the result and the weight decay.
+    - `is_whole`: whether an optimizer is changed as a whole although it holds others.
     """
     if isinstance(optimizer, Frozen):
         return optimizer
     bare, decay = without_decay(optimizer)
-    if not list(held_by(bare)):
-        return attach(change(bare), decay)
-    inside = replace_held(bare, lambda inner: change_steps(inner, change, attach))
-    return attach(inside, decay)
+    is_changed = is_whole(bare) or not list(held_by(bare))
+    inner_change = _unchanged if is_changed else change
+    inside = replace_held(
+        bare, lambda inner: change_steps(inner, inner_change, attach, is_whole)
+    )
+    return attach(change(inside) if is_changed else inside, decay)
+
+
+def _unchanged(optimizer: AbstractOptimizer) -> AbstractOptimizer:
+    return optimizer
 
 
 def _first_field(optimizer: AbstractOptimizer, *names: str) -> Any:

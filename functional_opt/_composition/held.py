@@ -4,7 +4,7 @@ import abc
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY
-from typing import Any, final, TypeVar
+from typing import Any, ClassVar, final, TypeVar
 
 import jax
 import optax
@@ -46,6 +46,8 @@ class AbstractPartitionedOptimizer(AbstractOptimizer):
 
     ```
     """
+
+    UNDOES: ClassVar[str | None] = None
 
     @abc.abstractmethod
     def parts(self) -> Mapping[str, AbstractOptimizer]:

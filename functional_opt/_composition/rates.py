@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 from dataclasses import KW_ONLY
-from typing import final
+from typing import ClassVar, final
 
 import jax
 import optax
@@ -26,6 +26,8 @@ class WithRate(AbstractOptimizer):
     - `schedule`: its learning rate. None for that of the whole optimizer.
     - `scale`: factor on the learning rate.
     """
+
+    UNDOES: ClassVar[str | None] = None
 
     _: KW_ONLY
     optimizer: AbstractOptimizer = part()

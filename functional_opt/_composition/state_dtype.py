@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import KW_ONLY
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import optax
@@ -73,6 +73,8 @@ class Widened(AbstractOptimizer):
     - `dtype`: the dtype.
     """
 
+    UNDOES: ClassVar[str | None] = None
+
     _: KW_ONLY
     optimizer: AbstractOptimizer = part()
     dtype: np.dtype = setting()
@@ -91,6 +93,8 @@ class Stored(AbstractOptimizer):
     - `optimizer`: the optimizer.
     - `dtype`: the dtype.
     """
+
+    UNDOES: ClassVar[str | None] = None
 
     _: KW_ONLY
     optimizer: AbstractOptimizer = part()

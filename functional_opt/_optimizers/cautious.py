@@ -1,7 +1,7 @@
 """Steps and weight decays that apply only where signs agree."""
 
 from dataclasses import KW_ONLY
-from typing import Annotated, final
+from typing import Annotated, ClassVar, final
 
 import optax
 from annotated_types import Interval
@@ -52,6 +52,8 @@ class Cautious(AbstractOptimizer):
         (0, 1].
     """
 
+    UNDOES: ClassVar[str | None] = None
+
     optimizer: AbstractOptimizer = part()
     _: KW_ONLY
     min_fraction: Fraction = number(default=1e-3)
@@ -76,6 +78,8 @@ class Masked(AbstractOptimizer):
 
     - `optimizer`, `min_fraction`: as in [`Cautious`][].
     """
+
+    UNDOES: ClassVar[str | None] = None
 
     _: KW_ONLY
     optimizer: AbstractOptimizer = part()
@@ -114,6 +118,8 @@ class CautiousDecay(AbstractOptimizer):
 
     - `optimizer`: the optimizer.
     """
+
+    UNDOES: ClassVar[str | None] = None
 
     optimizer: AbstractOptimizer = part()
 

@@ -56,6 +56,8 @@ class Hyperball(AbstractOptimizer):
 
     DETERMINES: ClassVar[str | None] = "the norms of parameters"
 
+    UNDOES: ClassVar[str | None] = None
+
     optimizer: AbstractOptimizer = part()
     _: KW_ONLY
     where: Selection = setting(default=Where(min_ndim=2))
@@ -69,6 +71,7 @@ class Hyperball(AbstractOptimizer):
             self.optimizer,
             lambda x: OnBall(optimizer=x, where=self.where),
             self._attach,
+            lambda x: x.UNDOES is not None,
         )
         return moved.build(schedule)
 
@@ -94,6 +97,8 @@ class OnBall(AbstractOptimizer):
 
     - `optimizer`, `where`: as in [`Hyperball`][].
     """
+
+    UNDOES: ClassVar[str | None] = None
 
     _: KW_ONLY
     optimizer: AbstractOptimizer = part()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY
-from typing import final
+from typing import ClassVar, final
 
 import optax
 from jaxtyping import PyTree
@@ -52,6 +52,8 @@ class GaLore(AbstractOptimizer):
         a function from the parameters to a tree of these, with None for those that are
         not projected.
     """
+
+    UNDOES: ClassVar[str | None] = "its projection"
 
     _: KW_ONLY
     rank: PositiveCount = setting(default=128)

@@ -88,6 +88,8 @@ class QKClip(AbstractOptimizer):
 
     DETERMINES: ClassVar[str | None] = "the scale of query and key weights"
 
+    UNDOES: ClassVar[str | None] = None
+
     optimizer: AbstractOptimizer = part()
     _: KW_ONLY
     query: Selection = setting()
@@ -131,6 +133,8 @@ class OnHeads(AbstractOptimizer):
 
     - `optimizer`, `query`, `key`, `threshold`, `alpha`, `heads_axis`: as in `QKClip`.
     """
+
+    UNDOES: ClassVar[str | None] = None
 
     _: KW_ONLY
     optimizer: AbstractOptimizer = part()

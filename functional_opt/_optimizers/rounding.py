@@ -26,7 +26,8 @@ class StochasticRounding(AbstractOptimizer):
     The updates that it returns are differences of bfloat16 numbers: what would change
     them, such as `Recipe.clip_update` or [`ScheduleFree`][], is refused around it. In
     bfloat16 a difference is itself rounded to nearest if it is larger than the
-    parameter.
+    parameter. What the optimizer inside stores in bfloat16, such as the iterates of
+    `ScheduleFree`, is rounded to nearest: set its `state_dtype`.
 
     ```python
     >>> import functional_opt as fo
@@ -54,6 +55,8 @@ class StochasticRounding(AbstractOptimizer):
 
     DETERMINES: ClassVar[str | None] = ROUNDING
 
+    UNDOES: ClassVar[str | None] = None
+
     optimizer: AbstractOptimizer = part()
     _: KW_ONLY
     seed: Seed = setting(default=0)
@@ -74,7 +77,9 @@ class KahanSummation(AbstractOptimizer):
     without this wrapper.
 
     The compensation belongs to the updates as they are returned: what would change
-    them, such as `Recipe.clip_update` or [`ScheduleFree`][], is refused around it.
+    them, such as `Recipe.clip_update` or [`ScheduleFree`][], is refused around it. What
+    the optimizer inside stores in a narrow dtype, such as the iterates of
+    `ScheduleFree`, is not compensated: set its `state_dtype`.
 
     ```python
     >>> import functional_opt as fo
@@ -97,6 +102,8 @@ class KahanSummation(AbstractOptimizer):
     """
 
     DETERMINES: ClassVar[str | None] = ROUNDING
+
+    UNDOES: ClassVar[str | None] = None
 
     optimizer: AbstractOptimizer = part()
 

@@ -184,6 +184,8 @@ class Warmed(AbstractOptimizer):
     - `warmup_steps`: as in `ScheduleFreeSGD`.
     """
 
+    UNDOES: ClassVar[str | None] = None
+
     _: KW_ONLY
     optimizer: AbstractOptimizer = part()
     warmup_steps: PositiveCount | None = setting(default=None)
