@@ -1,7 +1,7 @@
 """Random programs through the slicer, in one process after the other.
 
-A process runs 2,000 of them: what it has compiled is never freed, but saves the compiler
-most operations of the programs that follow.
+A process runs 2,000 of them: what it has compiled is never freed, and serves most
+operations of the programs that follow.
 
 python tests/fuzz_programs.py 100000 [SEED]
 
