@@ -155,8 +155,8 @@ class AbstractOptimizer(AbstractConfig):
     - The class variable `DETERMINES` names what an optimizer makes true of the new
         parameters, such as "their norms". It cannot be inside a wrapper that changes
         its updates: `clip_update`, or a wrapper with the class variable `UNDOES`, which
-        names that change, such as "its average". A wrapper that returns the updates of
-        the optimizer inside as they are sets `UNDOES` to None.
+        names that change, such as "its average". A wrapper that does not change what
+        the optimizer inside determines sets `UNDOES` to None.
     - The class variable `REFUSED_BY` says why an optimizer does not work in a "Recipe",
         in "Groups", in a "Cautious", "Hyperball" or "QKClip", or with "build_mpmd".
 

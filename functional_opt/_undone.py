@@ -48,8 +48,8 @@ def _declaration(holder: Any) -> str:
     if holder.UNDOES != UNDECLARED:
         return ""
     return (
-        f" If `{type(holder).__name__}` returns the updates of the optimizer inside as "
-        "they are, set its class variable `UNDOES` to None."
+        f" If `{type(holder).__name__}` does not change what the optimizer inside "
+        "determines, set its class variable `UNDOES` to None."
     )
 
 

@@ -65,7 +65,7 @@ def machine() -> str:
 
 def _replaced(page: str, title: str, text: str) -> str:
     """A page with other text between the comments that name it."""
-    begin, end = f"<!-- made: {title} -->\n", f"<!-- end: {title} -->"
+    begin, end = f"<!-- generated: {title} -->\n", f"<!-- end: {title} -->"
     before, found, rest = page.partition(begin)
     _, ends, after = rest.partition(end)
     assert found and ends, f"the page has no `{begin.strip()}` and `{end}`"

@@ -75,7 +75,7 @@ def tables():
     return pages.Tables(
         {
             "first step": FIRST,
-            "beside eformer": steps,
+            "compared with eformer": steps,
             "differences": [label(*case) for case in CASES],
         }
     )
@@ -230,7 +230,7 @@ def test_milliseconds(pipeline_of, tables, millions, layout, donated):
         seconds[name] for name in ("functional_opt", "eformer", "Optax")
     )
     tables.add(
-        "beside eformer",
+        "compared with eformer",
         label(millions, layout, donated),
         **{
             "parameters": f"{millions} M",

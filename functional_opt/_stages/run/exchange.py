@@ -107,7 +107,7 @@ class Exchange:
         shardings: Sequence[Sharding | None],
     ) -> None:
         self.senders, self.num_words, self.shardings = senders, num_words, shardings
-        # A mesh of one device is no different, but takes JAX longer to make arrays on.
+        # JAX takes longer to make an array on a mesh of one device than on the device.
         self.received = [
             s
             if s is None or len(s.device_set) > 1
