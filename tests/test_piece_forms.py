@@ -28,34 +28,37 @@ PIECES = PARTITION.split(params())
 
 
 def test_pieces_keep_their_structure_and_leaves():
-    split = PARTITION.params
     for stage, piece in enumerate(PIECES):
-        leaves = split.leaves_of(stage, piece)
+        leaves, replaced_by = PARTITION.params.open("pieces", stage, piece)
         expected, structure = jax.tree.flatten(piece)
-        assert leaves is not None
         assert [*map(id, leaves)] == [*map(id, expected)]
-        made = split.unflatten(stage, leaves)
+        new = [object() for _ in leaves]
+        made = replaced_by(new)
         assert jax.tree.structure(made) == structure
+        assert [*map(id, jax.tree.leaves(made))] == [*map(id, new)]
         assert made["stage7" if stage == 0 else "stage0"]["tuple"][1][0] is None
+        assert [*map(id, jax.tree.leaves(piece))] == [*map(id, expected)]
 
 
-def test_empty_containers_are_not_shared():
-    split = PARTITION.params
-    leaves = split.leaves_of(0, PIECES[0])
-    assert leaves is not None
-    one, other = (split.unflatten(0, leaves) for _ in range(2))
-    one["stage3"]["list"][0] = one["stage3"]["tuple"][1][1]["deep"] = 1
-    one["nothing"].append(1)
+def test_containers_with_leaves_are_not_shared():
+    """A caller may change the old piece, but for the parts of other stages."""
+    (piece, *_), split = PARTITION.split(params()), PARTITION.params
+    leaves, replaced_by = split.open("pieces", 0, piece)
+    one, other = replaced_by(leaves), replaced_by(leaves)
+    one["stage0"]["list"][0] = piece["stage0"]["tuple"][1][1]["deep"] = 1
+    del piece["stage3"], one["stage4"]
     assert jax.tree.structure(other) == split.structures[0]
-    assert jax.tree.structure(split.unflatten(0, leaves)) == split.structures[0]
+    assert jax.tree.structure(replaced_by(leaves)) == split.structures[0]
+    assert int not in map(type, jax.tree.leaves(other))
 
 
 def test_keys_may_be_in_another_order():
     split, leaves = PARTITION.params, jax.tree.leaves(PIECES[0])
     piece = dict(reversed(PIECES[0].items()))
     piece["stage3"] = dict(reversed(piece["stage3"].items()))
-    found = split.leaves_of(0, piece)
-    assert found is not None and [*map(id, found)] == [*map(id, leaves)]
+    found, replaced_by = split.open("pieces", 0, piece)
+    assert [*map(id, found)] == [*map(id, leaves)]
+    assert jax.tree.structure(replaced_by(found)) == split.structures[0]
 
 
 class Equal:
@@ -101,4 +104,4 @@ def test_a_piece_that_does_not_fit_is_named(piece, name):
     ],
 )
 def test_what_equals_none_is_not_empty(piece):
-    assert PARTITION.params.leaves_of(0, piece) is None
+    assert PARTITION.params.fitting(0, piece) is None

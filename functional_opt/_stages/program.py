@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from jax.sharding import Sharding
 from jaxtyping import Array, PyTree, UInt32
@@ -17,8 +17,16 @@ from .run.extra_args import placed_extra_args, ReplicatedArrays
 from .trees import Pieces, TreeSplit
 
 
-# Builds a piece from the leaves of its parameters.
-Put = Callable[[Leaves], PyTree]
+class Put(NamedTuple):
+    """Builds the pieces of a stage from their leaves.
+
+    **Attributes:**
+
+    - `params`, `state`: these replace the leaves of the pieces that a step was given.
+    """
+
+    params: Callable[[Leaves], PyTree]
+    state: Callable[[Leaves], PyTree]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +115,7 @@ class StageProgram:
         """The new parameters and the new state of the stage, after all rounds."""
         leaves, put = self._take_all(grads, state, params, extra_args)
         new, new_state = self._finish(STEP, leaves, gathered)
-        return put(new), self.state.unflatten(self.stage, new_state)
+        return put.params(new), put.state(new_state)
 
     @shown_short
     def update(
@@ -119,10 +127,10 @@ class StageProgram:
         **extra_args: Any,
     ) -> tuple[PyTree, PyTree]:
         """The updates and the new state of the stage, after all rounds."""
-        leaves, _ = self._take_all(grads, state, params, extra_args)
+        leaves, put = self._take_all(grads, state, params, extra_args)
         updates, new_state = self._finish(UPDATE, leaves, gathered)
         updates = self.partition.params.unflatten(self.stage, updates)
-        return updates, self.state.unflatten(self.stage, new_state)
+        return updates, put.state(new_state)
 
     def _finish(
         self, names: tuple[str, ...], leaves: Leaves, gathered: Gathered
@@ -156,14 +164,16 @@ class StageProgram:
         params: PyTree,
         extra_args: Mapping[str, PyTree],
     ) -> tuple[Leaves, Put]:
-        """The leaves of all pieces, and a function that replaces the parameters."""
-        leaves, put = self.partition.take("params", self.stage, params)
-        leaves += self.state.flatten("states", self.stage, state)
+        """The leaves of all pieces, and functions that replace those that change."""
+        leaves, put_params = self.partition.take("params", self.stage, params)
+        own_state, put_state = self.state.open("states", self.stage, state)
+        own_extra, _ = self.extra_args.open("extra_args", self.stage, extra_args)
+        leaves += own_state
         leaves += self.partition.take_gradients(self.stage, grads)
-        leaves += self.extra_args.flatten("extra_args", self.stage, extra_args)
+        leaves += own_extra
         if self.ties is not None:
             leaves = self.ties.filled(self.stage, leaves)
-        return leaves, put
+        return leaves, Put(put_params, put_state)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +205,7 @@ class StageTrees:
     def take(
         self, stage: int, grads: PyTree, state: PyTree, params: PyTree, extra: PyTree
     ) -> tuple[Leaves, Put]:
-        """The leaves of a stage, and a function that replaces its parameters."""
+        """The leaves of a stage, and functions that replace those that change."""
         leaves, put = self.programs[stage].take(grads, state, params, extra)
         if not self.arrays.values:
             return leaves, put

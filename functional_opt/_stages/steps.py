@@ -131,7 +131,8 @@ class StageLocal:
         With several processes, the pieces of stages of other processes are None, in
         arguments and results.
 
-        **Returns:** the new parameters and the new states.
+        **Returns:** the new parameters and the new states. They share with the old ones
+        the containers that hold no leaf of the stage.
 
         **Raises:** `ValueError` with the stage and the first path that does not fit.
         """
@@ -152,9 +153,11 @@ class StageLocal:
         leaves that are not parameters, as `equinox.apply_updates` expects. `donate`
         donates only the buffers of `states`.
         """
-        leaves, _ = self._take(grads_by_stage, states, params_by_stage, extra_args)
+        leaves, puts = self._take(grads_by_stage, states, params_by_stage, extra_args)
         unflatten = self.partition.params.unflatten
-        puts = {s: functools.partial(unflatten, s) for s in self.local_stages}
+        for stage, put in puts.items():
+            updates = functools.partial(unflatten, stage)
+            puts[stage] = put._replace(params=updates)
         return self._pieces(self._run(UPDATE, leaves), puts)
 
     @shown_short
@@ -294,6 +297,6 @@ class StageLocal:
         states: list[PyTree] = [None] * len(results)
         for stage in self.local_stages:
             leaves, state = self.programs[stage].parts(results[stage] or ())
-            first[stage] = puts[stage](leaves)
-            states[stage] = self._states.tree.unflatten(stage, state)
+            first[stage] = puts[stage].params(leaves)
+            states[stage] = puts[stage].state(state)
         return tuple(first), tuple(states)

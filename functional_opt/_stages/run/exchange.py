@@ -44,7 +44,7 @@ class DeviceRows:
     - `starts`: the first row of each group; here `[0, 2]`.
     - `meshes`: the rows of each group as a mesh, of shapes `(2, 2)` and `(1, 2)`.
     - `mesh`: all rows as a mesh, of shape `(3, 2)`.
-    - `here`: the devices of this process, row by row.
+    - `here`: the devices of this process.
     """
 
     def __init__(self, shardings: Sequence[Sharding | None]) -> None:
@@ -58,7 +58,6 @@ class DeviceRows:
         self.starts = [0, *np.cumsum([len(each) for each in rows])[:-1].tolist()]
         index = jax.process_index()
         self.here = [d for d in self.mesh.devices.flat if d.process_index == index]
-        self._here = frozenset(self.here)
 
     def __len__(self) -> int:
         return len(self.mesh.devices)
@@ -67,11 +66,13 @@ class DeviceRows:
         self, shape: tuple[int, ...], sharding: Sharding, parts: Iterable[Array]
     ) -> Array:
         """One array of the shards of several arrays, without copying them."""
-        shards = shards_of(*parts)
-        if not shards.keys() >= self._here:
-            raise NotOnItsStage("A message is not on the devices of its stage.")
-        ordered = list(map(shards.__getitem__, self.here))
-        return jax.make_array_from_single_device_arrays(shape, sharding, ordered)
+        shards = list(shards_of(*parts).values())
+        try:
+            return jax.make_array_from_single_device_arrays(shape, sharding, shards)
+        except ValueError as error:
+            raise NotOnItsStage(
+                "A message is not on the devices of its stage."
+            ) from error
 
 
 class Exchange:
