@@ -1,8 +1,12 @@
-"""Several CPU devices, types checked at every call, and how hard Hypothesis tries."""
+"""Several CPU devices, types checked at every call, and how hard Hypothesis tries.
+
+A program that several tests or processes compile is compiled once per run.
+"""
 
 import importlib.util
 import os
 import pkgutil
+import tempfile
 
 import hypothesis
 import jax
@@ -14,6 +18,16 @@ DEVICES = "--xla_force_host_platform_device_count"
 # JAX reads this once, when it makes its first array.
 if DEVICES not in (flags := os.environ.get("XLA_FLAGS", "")):
     os.environ["XLA_FLAGS"] = f"{flags} {DEVICES}=8".strip()
+
+# Most of the time of the tests is XLA's. The environment passes the cache on to the
+# processes of the run: to those of pytest-xdist and to those that tests start.
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+if CACHE not in os.environ:
+    cache = tempfile.TemporaryDirectory(prefix="compiled")
+    os.environ[CACHE] = cache.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 # The types of every call are checked where arrays are. Elsewhere small functions are
 # called a million times, and pyright checks them.
