@@ -77,19 +77,24 @@ class Meter:
 def host(num_stages: str, num_leaves: str) -> list[float]:
     """The median time in seconds until a step returns, each stage on its own device.
 
-    Also the time until calls of one jitted function return, one per stage, with as many
-    arrays as the step has, and the median ratio of both in the same round.
+    The same of `by_hand` and of `jit_alone`, and the median ratios of the step and of
+    `by_hand` to `jit_alone` in the same round.
     """
     import jax
-    from modes import jit_alone, staged
+    from modes import by_hand, jit_alone, staged
     from timing import until_returned
     from trees import shapes
 
     tree = shapes(int(num_stages) * int(num_leaves), int(num_stages), width=8)
-    steps = [make(tree, jax.devices()).step for make in (staged, jit_alone)]
-    ours, alone = until_returned(steps, 30)
-    ratios = [a / b for a, b in zip(ours, alone, strict=True)]
-    return [*map(statistics.median, (ours, alone, ratios))]
+    makes = (staged, by_hand, jit_alone)
+    *slower, alone = until_returned(
+        [make(tree, jax.devices()).step for make in makes], 30
+    )
+    ratios = [
+        [one / other for one, other in zip(seconds, alone, strict=True)]
+        for seconds in slower
+    ]
+    return [*map(statistics.median, (*slower, alone, *ratios))]
 
 
 if __name__ == "__main__":
