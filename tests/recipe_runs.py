@@ -46,10 +46,11 @@ def run(
     params: Any = PARAMS,
     grads_of=grads_of,
     extra_args: Any = None,
+    jit: Any = jax.jit,
 ):
     """A few compiled steps; the gradients of the `bad` ones are not finite."""
 
-    @jax.jit
+    @jit
     def step(params, state, bad):
         grads = grads_of(params, bad)
         updates, state = transformation.update(grads, state, params, **extra_args or {})
