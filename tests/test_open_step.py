@@ -114,6 +114,50 @@ def test_any_order_is_the_step(name):
         expected = new, after
 
 
+ON_ONE_DEVICE = [DEVICES[0]] * STAGES
+HALF = jax.tree.map(lambda x: x.astype(jnp.bfloat16), make_params(False))
+
+
+@pytest.mark.parametrize(
+    "homes, options",
+    [(APART, {"grads": HALF}), (MESHES, {}), (ON_ONE_DEVICE, {})],
+    ids=["other dtype", "meshes", "one device"],
+)
+def test_all_programs_are_compiled_when_the_first_stage_starts(homes, options):
+    setting = Setting(CLIPPED, homes, tied=False, **options)
+    pieces, states = setting.pieces, setting.states
+    grads = setting.place(setting.partition.split(options.get("grads", setting.params)))
+    with compilations() as names:
+        step = setting.staged.begin(states, pieces)
+    assert names == []
+    with compilations() as names:
+        step.start(STAGES - 1, grads[STAGES - 1])
+    assert any("stage_results" in name for name in names)
+    with compilations() as names:
+        for stage in range(STAGES - 1):
+            step.start(stage, grads[stage])
+        found = [step.finish(stage) for stage in range(STAGES)]
+        assert names == []
+        expected = setting.staged.step(grads, states, pieces)
+    assert names == []
+    fo.testing.assert_equal(tuple(zip(*found, strict=True)), expected, grade="exact")
+
+
+def test_a_stage_with_other_gradients_is_compiled_again():
+    setting = Setting(CLIPPED, APART, tied=False)
+    grads = list(setting.place(setting.partition.split(setting.params)))
+    grads[3] = jax.tree.map(lambda x: None, grads[3])
+    with compilations() as names:
+        step = setting.staged.begin(setting.states, setting.pieces)
+        for stage in range(STAGES):
+            step.start(stage, grads[stage])
+        found = [step.finish(stage) for stage in range(STAGES)]
+    for program in ("jit(stage_messages)", "jit(stage_results)"):
+        assert names.count(program) == STAGES + 1
+    expected = setting.staged.step(grads, setting.states, setting.pieces)
+    fo.testing.assert_equal(tuple(zip(*found, strict=True)), expected, grade="exact")
+
+
 def shardings(tree):
     return [x.sharding for x in jax.tree.leaves(tree)]
 

@@ -4,14 +4,17 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 from jaxtyping import PyTree
 
 from .._slicing.stage_sets import stages_text
 from .._types import typed
 from .derive.derive import STEP
+from .derive.slices import Leaves
 from .program import StageTrees
 from .run.counters import Counters
-from .run.executor import Executors
+from .run.executor import Executors, sharding_of
+from .run.layout import LeavesByStage
 from .run.progress import Progress
 from .trees import check_pieces, Pieces, States
 
@@ -62,14 +65,14 @@ class OpenStep:
         self._finished: set[int] = set()
         self._has_failed = False
         idle, self._counts = counters.before_step(held)
-        executor = executors.executor(STEP, held)
-        if executor.layout.is_traced:
+        self._executor = executors.executor(STEP, held)
+        if self._executor.layout.is_traced:
             raise ValueError(
                 "`begin` was called inside a transformation of JAX, such as `jax.jit`, "
                 "where nothing runs yet. Call `step` there: the compiler orders its "
                 "computations by their operands."
             )
-        self._progress = Progress(executor, here, idle)
+        self._progress = Progress(self._executor, here, idle)
 
     @typed
     def start(self, stage: int, grads: PyTree) -> None:
@@ -92,7 +95,9 @@ class OpenStep:
         extra = self._extra_args[stage]
         leaves, put = self._trees.take(stage, grads, state, params, extra)
         self._puts[stage] = put
-        with self._explained():
+        if not self._executor.is_compiled:
+            self._compile(stage, leaves)
+        with self._explained(self._progress.given):
             self._progress.start(stage, leaves)
 
     @typed
@@ -125,7 +130,7 @@ class OpenStep:
             )
         if stage in self._finished:
             raise ValueError(f"Stage {stage} has already finished in this step.")
-        with self._explained():
+        with self._explained(self._progress.given):
             results = self._progress.finish(stage)
         self._finished.add(stage)
         self._executors.delete(
@@ -148,13 +153,45 @@ class OpenStep:
                 "An earlier call for this step has failed. Call `begin` again."
             )
 
+    def _compile(self, stage: int, leaves: Leaves) -> None:
+        """Compiles the programs of all stages, when the first of them starts.
+
+        The gradients of the others are taken to be like their parameters. A program
+        that gets others, such as None, is compiled again.
+        """
+        expected: list[Leaves | None] = [None] * len(self._trees.programs)
+        for other in self._trees.here:
+            expected[other] = leaves if other == stage else self._expected(other)
+        with self._explained(expected):
+            self._executor.compile(expected)
+
+    def _expected(self, stage: int) -> Leaves:
+        """The leaves of a stage before its gradients are known."""
+        state, params = self._states[stage], self._params[stage]
+        extra = self._extra_args[stage]
+        leaves, _ = self._trees.take(stage, params, state, params, extra)
+        function, leaves = self._trees.programs[stage].function, list(leaves)
+        grads = function.positions(stage, "grads")
+        for k, aval in zip(grads, function.avals_of("grads", stage), strict=True):
+            leaves[k] = _like(leaves[k], aval)
+        return leaves
+
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explained(self, leaves: LeavesByStage) -> Iterator[None]:
         """Looks for the cause of an error, after which the step cannot go on."""
-        progress = self._progress
         try:
             yield
         except (TypeError, ValueError, RuntimeError) as error:
             self._has_failed = True
-            self._executors.explain(error, STEP, progress.given, progress.results)
+            self._executors.explain(error, STEP, leaves, self._progress.results)
             raise
+
+
+def _like(param: Any, grad: Any) -> Any:
+    """An array like a parameter, with the shape and dtype of its gradient."""
+    if (param.shape, param.dtype) == (grad.shape, grad.dtype):
+        return param
+    where = param.sharding if getattr(param, "committed", False) else None
+    if where is not None and param.ndim != grad.ndim:
+        where = sharding_of(param)
+    return jax.ShapeDtypeStruct(grad.shape, grad.dtype, sharding=where)

@@ -82,9 +82,11 @@ def _together(functions: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
     return run
 
 
-def compile_together(
-    programs: Iterable[tuple[jax.stages.Wrapped, Sequence[Any], Sharding]],
-) -> None:
+# A program, its operands and the sharding of its stage.
+ToCompile = tuple[jax.stages.Wrapped, Sequence[Any], Sharding]
+
+
+def compile_together(programs: Iterable[ToCompile]) -> None:
     """Compiles several programs in parallel, before they are called.
 
     Only the compiler runs in threads: tracing depends on thread-local settings of the
@@ -92,8 +94,7 @@ def compile_together(
 
     **Arguments:**
 
-    - `programs`: each program with its operands and its sharding. It is compiled once
-        per sharding.
+    - `programs`: the programs. Each is compiled once per sharding.
     """
     different = {(program, where): operands for program, operands, where in programs}
     lowered = [program.lower(*given) for (program, _), given in different.items()]

@@ -20,6 +20,7 @@ from jaxtyping import Array, UInt32
 
 from ..derive.functions import SplitFunction
 from ..derive.slices import StageSlice
+from .compiling import ToCompile
 from .devices import device_order, group_by_devices
 
 
@@ -202,12 +203,28 @@ class Exchange:
             for sharding in self.received
         ]
 
-    def compile(self) -> None:
-        """Compiles the exchange before its first messages."""
+    @property
+    def programs(self) -> list[ToCompile]:
+        """The programs to compile before the first messages."""
         if not (self.is_needed and self.rows.here):
-            return
-        slot = jax.ShapeDtypeStruct(self.shape, np.uint32, sharding=self.sharding)
-        self.gather.lower([slot] * len(self.slots)).compile()
+            return []
+        slot = _shape(self.shape, self.sharding)
+        return [(self.gather, [[slot] * len(self.slots)], self.sharding)]
+
+    def expected(self, operands: Any) -> list[Any]:
+        """The shapes and shardings of what a call returns.
+
+        **Arguments:**
+
+        - `operands`: what the messages are computed from.
+        """
+        if self.is_needed:
+            shape = len(self.senders), self.num_words
+            return [s and _shape(shape, s) for s in self.received]
+        # Without an exchange, messages are committed if an operand is.
+        is_committed = any(map(_is_committed, jax.tree.leaves(operands)))
+        shardings = [self.shardings[s] if is_committed else None for s in self.senders]
+        return [[_shape((self.num_words,), s) for s in shardings]] * len(self.received)
 
     @functools.cached_property
     def nothing(self) -> list[Any]:
@@ -222,6 +239,16 @@ class Exchange:
 
         with jax.transfer_guard("allow"):
             return list(map(on, self.received))
+
+
+def _shape(shape: tuple[int, ...], sharding: Sharding | None) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, np.uint32, sharding=sharding)
+
+
+def _is_committed(operand: Any) -> bool:
+    if isinstance(operand, jax.ShapeDtypeStruct):
+        return operand.sharding is not None
+    return isinstance(operand, Array) and operand.committed
 
 
 def taken(shards: dict[jax.Device, Array], like: Sharding, shape: Any) -> Any:

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, Sharding
 from ..derive.derive import INIT
 from ..derive.functions import SplitFunction
 from ..derive.slices import Inbox, Leaves, StageSlice
-from .compiling import compile_together
+from .compiling import compile_together, ToCompile
 from .devices import check_on_meshes, check_one_program, is_concrete, on_mesh
 from .diagnosis import diagnose
 from .exchange import Exchange
@@ -74,6 +74,7 @@ class Executor:
     - `sums`: the sums of tied gradients, which come before the first round.
     - `rounds`: for each round the programs that compute its messages, and the exchange.
     - `finish`: the programs that compute the results.
+    - `is_compiled`: whether `compile` was called, or does not apply.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Executor:
         finish: Sequence[Launch],
     ) -> None:
         self.layout, self.sums, self.rounds, self.finish = layout, sums, rounds, finish
-        self._is_compiled = layout.is_traced
+        self.is_compiled = layout.is_traced
 
     def run(
         self, leaves: LeavesByStage, results: list[Any], idle: Collection[int] = ()
@@ -99,11 +100,10 @@ class Executor:
         """
         for add in self.sums:
             leaves = add(leaves)
+        if not self.is_compiled:
+            self.compile(leaves)
         inboxes: list[list[Inbox]] = [[] for _ in leaves]
         for number, (launches, exchange) in enumerate(self.rounds):
-            if not self._is_compiled:
-                exchange.compile()
-                self._compile(launches, leaves, inboxes)
             if number in idle and exchange.is_needed:
                 received = exchange.nothing
             else:
@@ -113,23 +113,39 @@ class Executor:
                 received = exchange(sent)
             for inbox, vectors in zip(inboxes, received, strict=True):
                 inbox.append(vectors)
-        if not self._is_compiled:
-            self._compile(self.finish, leaves, inboxes)
         for launch in self.finish:
             launch(leaves, inboxes, results)
-        self._is_compiled = True
 
-    def _compile(
+    def compile(self, leaves: LeavesByStage) -> None:
+        """Compiles all programs together, before the first of them is called.
+
+        **Arguments:**
+
+        - `leaves`: leaves of the shapes, dtypes and shardings of those to run with,
+            after the sums. A program that is called with others is compiled again.
+        """
+        programs: list[ToCompile] = []
+        inboxes: list[list[Inbox]] = [[] for _ in leaves]
+        for launches, exchange in self.rounds:
+            messages = self._programs(launches, leaves, inboxes)
+            programs += [*exchange.programs, *messages]
+            received = exchange.expected([operands for _, operands, _ in messages])
+            for inbox, vectors in zip(inboxes, received, strict=True):
+                inbox.append(vectors)
+        compile_together([*self._programs(self.finish, leaves, inboxes), *programs])
+        self.is_compiled = True
+
+    def _programs(
         self,
         launches: Sequence[Launch],
         leaves: LeavesByStage,
         inboxes: Sequence[Sequence[Inbox]],
-    ) -> None:
-        compile_together(
+    ) -> list[ToCompile]:
+        return [
             (launch.program, launch.operands(leaves, inboxes), where)
             for launch in launches
             if (where := self.layout.stages[launch.slices[0].stage]) is not None
-        )
+        ]
 
 
 class Executors:
