@@ -262,6 +262,11 @@ def test_whole_trees():
     fo.testing.assert_equal(found, training.merged())
 
 
+def test_an_axis_named_twice():
+    with pytest.raises(ValueError, match=r"`shard_state` names .* 'data' twice"):
+        Training(optax.adam(0.1), 2, shard_state=("data", "data"))
+
+
 def test_an_unknown_axis():
     with pytest.raises(ValueError, match=r"'model'.*stage 0 has the axes \('data',\)"):
         Training(optax.adam(1e-2), 4, shard_state="model")

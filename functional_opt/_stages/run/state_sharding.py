@@ -23,7 +23,14 @@ class StateAxes:
     @classmethod
     def of(cls, names: str | Sequence[str] | None) -> "StateAxes":
         names = () if names is None else names
-        return cls((names,) if isinstance(names, str) else tuple(names))
+        names = (names,) if isinstance(names, str) else tuple(names)
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"`shard_state` names the mesh axis {name!r} twice, got {names}. "
+                    "Name each axis once."
+                )
+        return cls(names)
 
     def check(self, stage: int, sharding: Sharding) -> None:
         """Refuses a stage without these axes."""
