@@ -47,9 +47,9 @@ class Aim(NamedTuple):
 
 
 SIZES = [
-    pytest.param(64, 60, Aim(1.0, 5.0), id="2M"),
-    pytest.param(256, 30, Aim(0.8, 3.3, 0.55), id="31M"),
-    pytest.param(384, 20, Aim(0.8, 2.6, 0.55), id="71M"),
+    pytest.param(64, 60, Aim(1.1, 5.0), id="2M"),
+    pytest.param(256, 30, Aim(0.85, 3.3, 0.55), id="31M"),
+    pytest.param(384, 20, Aim(0.9, 2.6, 0.55), id="71M"),
 ]
 
 
