@@ -1,7 +1,7 @@
 """Random programs through the slicer, in one process after the other.
 
-A process runs 2,000 of them: what it has compiled is never freed, and serves most
-operations of the programs that follow.
+A process runs 2,000 of them, since what it has compiled is never freed. A cache on disk
+passes compiled operations on to the next one.
 
 python tests/fuzz_programs.py 100000 [SEED]
 
@@ -11,8 +11,10 @@ bounded, and how many were refused. A program that gives a wrong result is print
 """
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from typing import Any
@@ -96,11 +98,22 @@ def chunk(seed: int, examples: int) -> Counter[str]:
 
 
 def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="compiled") as folder:
+        cache = {
+            "JAX_COMPILATION_CACHE_DIR": folder,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        run({**os.environ, **cache})
+
+
+def run(env: dict[str, str]) -> None:
     number, seed = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
     started, found = time.perf_counter(), Counter[str]()
     while found.total() < number:
         command = [sys.executable, __file__, "--chunk", str(seed)]
-        process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        process = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, check=True, env=env
+        )
         *failures, counts = process.stdout.splitlines()
         found.update(json.loads(counts))
         seed += 4
