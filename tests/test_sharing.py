@@ -155,6 +155,25 @@ def test_a_clip_by_the_global_norm_has_one_program_for_all_but_the_first(traces)
     assert list(traces.values()) == [1, 1, 1, 1]  # init, two messages, step
 
 
+def test_more_stages_are_no_more_kernels(monkeypatch):
+    """Each stage reads the messages of all others without a kernel for each of them."""
+    clipped = optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1))
+    compile, kernels = jax.stages.Lowered.compile, {}
+
+    def recording(lowered, *args, **kwargs):
+        compiled = compile(lowered, *args, **kwargs)
+        if (text := compiled.as_text() or "").startswith("HloModule jit_stage_results"):
+            kernels[num_stages].add(text.count(" fusion("))
+        return compiled
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", recording)
+    for num_stages in (3, 6):
+        kernels[num_stages] = set()
+        params = [[jnp.ones(4)] * 40] * num_stages
+        run_a_step(clipped, params, jax.devices()[:num_stages])
+    assert kernels[3] == kernels[6] and max(kernels[3]) > 0
+
+
 def test_stages_of_other_shapes_have_programs_of_their_own(traces):
     run_a_step(optax.adamw(1e-2), make_params(4, odd=2), jax.devices()[:4])
     assert list(traces.values()) == [1, 1, 1, 1]

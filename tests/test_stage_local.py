@@ -1,6 +1,7 @@
 """Stage-local updates, as their users call them."""
 
 import contextlib
+import gc
 from collections.abc import Callable
 
 import equinox as eqx
@@ -460,3 +461,23 @@ def test_gradients_may_have_a_dtype_of_their_own(model, partition):
     )
     with pytest.raises(ValueError, match="`grads` does not match the tree that was"):
         fo.stage_local(CLIPPED, model, partition, grads={"w": jnp.ones(3)})
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_the_garbage_collector_pauses_and_goes_on(is_enabled, fails):
+    found = []
+
+    def update(grads, state, params=None):
+        found.append(gc.isenabled())
+        return (0.0 if fails else grads), state
+
+    tx = optax.GradientTransformation(lambda params: (), update)
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    (gc.enable if is_enabled else gc.disable)()
+    try:
+        with pytest.raises(ValueError) if fails else contextlib.nullcontext():
+            fo.stage_local(tx, params, fo.partition(params, {"a": 0, "b": 1}))
+        assert set(found) == {False} and gc.isenabled() == is_enabled
+    finally:
+        gc.enable()

@@ -1,6 +1,8 @@
 """Splits an Optax transformation into the functions of its stages."""
 
-from collections.abc import Mapping
+import contextlib
+import gc
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +50,23 @@ STEP = ("params", "state")
 UPDATE = ("updates", "state")
 
 
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Pauses the garbage collector.
+
+    Traces and slices are many objects that stay, and each of its collections visits
+    those of the whole process: a third of the time of `derive` for 320 leaves.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_no_garbage_collection()
 def derive(
     hyperparameters: Hyperparameters,
     params: PyTree,

@@ -53,16 +53,27 @@ class Packing:
         padding = max(0, (num_words or 0) - self.num_words)
         return jnp.concatenate([*words, jnp.zeros((padding,), jnp.uint32)])
 
-    def unpack(self, words: UInt32[Array, " words"]) -> list[Array]:
+    def unpack(self, words: UInt32[Array, " words"], first: int = 0) -> list[Array]:
+        """The values of the packed vector that starts at a word.
+
+        Every value is a slice of all words, of one `bitcast_convert_type` per dtype:
+        XLA then reads it where it is used. With a slice per vector, it would compile a
+        kernel for each of them.
+        """
         values: dict[int, Array] = {}
         for dtype, members in self._groups.items():
             count = sum(self.shapes[i].size for i in members)
             length = _num_words(count, dtype)
-            elements, words = _from_words(words[:length], count, dtype), words[length:]
+            if _carrier(dtype) == dtype and dtype.itemsize == _WORD:
+                elements, start = jax.lax.bitcast_convert_type(words, dtype), first
+            else:
+                own = words[first : first + length]
+                elements, start = _from_words(own, count, dtype), 0
             for i in members:
-                shape = self.shapes[i]
-                values[i] = elements[: shape.size].reshape(shape.shape)
-                elements = elements[shape.size :]
+                end = start + self.shapes[i].size
+                values[i] = elements[start:end].reshape(self.shapes[i].shape)
+                start = end
+            first += length
         return [values[i] for i in range(len(self.shapes))]
 
 

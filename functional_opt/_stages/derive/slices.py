@@ -60,7 +60,7 @@ class StageSlice:
         for number, text in self.misfits(leaves):
             raise ValueError(f"Input {number} {text}.")
         values = [
-            packing.unpack(inboxes[inbox][row]) if packed else inboxes[inbox][row]
+            _unpacked(packing, inboxes[inbox], row) if packed else inboxes[inbox][row]
             for packing, (inbox, row) in zip(self.packings, self.vectors, strict=True)
         ]
         inputs = map(_or_zeros, self._read(leaves), self.program.closed.in_avals)
@@ -92,6 +92,12 @@ class StageSlice:
 
     def _read(self, leaves: Leaves) -> list[Any]:
         return [leaves[position] for position in self.inputs]
+
+
+def _unpacked(packing: Packing, inbox: Inbox, row: int) -> list[Any]:
+    if isinstance(inbox, Sequence):
+        return packing.unpack(inbox[row])
+    return packing.unpack(inbox.reshape(-1), row * inbox.shape[1])
 
 
 def misfit_text(leaf: Any, expected: Any) -> str | None:
