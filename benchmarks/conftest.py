@@ -15,6 +15,9 @@ DEVICES = "--xla_force_host_platform_device_count"
 if DEVICES not in (flags := os.environ.get("XLA_FLAGS", "")):
     os.environ["XLA_FLAGS"] = f"{flags} {DEVICES}=8".strip()
 
+# On GPUs, JAX would otherwise reserve the memory that `worker.py` needs.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
 REPORT = pytest.StashKey[Report]()
 
 SECTIONS = [f"test_{name}" for name in ("step", "memory", "round", "host")]

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -96,6 +97,29 @@ def staged_on_all_devices(shapes: Any) -> Mode:
 
 def staged_on_one_device(shapes: Any) -> Mode:
     return staged(shapes, jax.devices()[:1])
+
+
+def sharded(shapes: Any) -> Mode:
+    """A step of the whole tree, with the rows of each leaf on the devices of `staged`.
+
+    This is what a program has that knows no stages.
+    """
+    count = math.gcd(len(jax.devices()), len(shapes))
+    mesh = Mesh(np.array(jax.devices()[:count]), ("rows",))
+    rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (["rows"], []))
+    params, grads = (put(normal_like(shapes, seed), rows) for seed in (0, 1))
+    init = transformation().init
+    shardings = jax.tree.map(
+        lambda x: rows if x.ndim else whole, jax.eval_shape(init, shapes)
+    )
+    held = [params, jax.jit(init, out_shardings=shardings)(params)]
+    compiled = whole_tree_step().lower(*held, grads).compile()
+
+    def step() -> Any:
+        held[:] = compiled(*held, grads)
+        return held
+
+    return Mode(step, lambda: held[0])
 
 
 def jit_alone(shapes: Any, devices: Sequence[jax.Device]) -> Mode:
@@ -222,6 +246,7 @@ def torch(shapes: Any) -> Mode:
 
 WHOLE = "whole tree"
 STAGED = "staged, all devices"
+SHARDED = "one program, sharded leaves"
 PEER = "eformer 0.0.101"
 
 
@@ -231,6 +256,7 @@ def modes() -> dict[str, Callable[[Any], Mode]]:
         WHOLE: whole,
         STAGED: staged_on_all_devices,
         "staged, one device": staged_on_one_device,
+        SHARDED: sharded,
     }
     if jax.default_backend() == "cpu":
         found[f"{WHOLE}, memory scheduler"] = whole_in_little_memory

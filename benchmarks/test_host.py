@@ -1,8 +1,8 @@
 """Host time.
 
 The time until a step returns, spent in Python on the host, with 40 leaves per stage,
-each stage on its own device (as far as there are enough), and matrices so small that
-the computation itself is negligible. Each number of stages runs in its own process.
+each stage on its own virtual CPU device, and matrices so small that the computation
+itself is negligible. Each number of stages runs in its own process.
 
 *`jax.jit` alone* is one call of a jitted function per stage, with as many arrays as a
 step has, 120 of them donated and returned: the overhead of JAX per stage grows with the
@@ -27,7 +27,9 @@ def test_host_time(num_stages, quick, benchmark, record):
     seconds = []
 
     def run() -> None:
-        seconds.append(measure(num_stages, "host", num_stages, num_leaves))
+        seconds.append(
+            measure(num_stages, "host", num_stages, num_leaves, platforms="cpu")
+        )
 
     benchmark.pedantic(run, rounds=1)
     ((step, by_hand, alone, ratio, least),) = seconds

@@ -18,14 +18,22 @@ DEVICES = "--xla_force_host_platform_device_count"
 STAGES = 8
 
 
-def measure(num_devices: int, *arguments: Any) -> Any:
-    """Runs this file in another process, with this number of virtual CPU devices."""
+def measure(num_devices: int, *arguments: Any, platforms: str | None = None) -> Any:
+    """Runs this file in another process, with this number of virtual CPU devices.
+
+    **Arguments:**
+
+    - `platforms`: the platforms that JAX uses there; None for those of this process.
+    """
     kept = [x for x in os.environ.get("XLA_FLAGS", "").split() if DEVICES not in x]
     flags = " ".join([*kept, f"{DEVICES}={num_devices}"])
     paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    own = {"XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(paths)}
+    if platforms is not None:
+        own["JAX_PLATFORMS"] = platforms
     ran = subprocess.run(
         [sys.executable, __file__, *map(str, arguments)],
-        env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(paths)},
+        env={**os.environ, **own},
         stdout=subprocess.PIPE,
         check=True,
         text=True,
