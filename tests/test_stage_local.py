@@ -468,9 +468,9 @@ def test_gradients_may_have_a_dtype_of_their_own(model, partition):
 def test_the_garbage_collector_pauses_and_goes_on(is_enabled, fails):
     found = []
 
-    def update(grads, state, params=None):
+    def update(updates, state, params=None):
         found.append(gc.isenabled())
-        return (0.0 if fails else grads), state
+        return (0.0 if fails else updates), state
 
     tx = optax.GradientTransformation(lambda params: (), update)
     params = {"a": jnp.ones(2), "b": jnp.ones(2)}
