@@ -188,6 +188,20 @@ def test_norms_of_groups_on_eight_stages():
     assert staged.rounds == 4
 
 
+def test_a_clip_before_sums_of_the_optimizer_itself():
+    """As above: the sums of Mechanize read the clipped gradient, too."""
+    params = deep(5)
+    optimizer = fo.Mechanize(base_optimizer=fo.AdamW())
+    ours = recipe(optimizer=optimizer, schedule=1.0, clip=fo.AdaptiveClip(0.01))
+    fo.testing.assert_stage_local_equal(
+        ours.build(),
+        params,
+        on_stages(params, stages=3),
+        grads=gradients(params),
+        grade="bounded",
+    )
+
+
 @pytest.mark.parametrize("axis", [1, -2, (0, 1)])
 def test_axes_that_parameters_do_not_have(axis):
     clip = fo.AdaptiveClip(0.1, axis=axis)
