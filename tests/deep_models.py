@@ -20,6 +20,12 @@ def deep(leaves: int = 42, dtype: Any = "float32") -> dict[str, jax.Array]:
     }
 
 
+def mixed(params: Any) -> Any:
+    """The same parameters, every third of them in bfloat16."""
+    names = list(params)[::3]
+    return params | {name: params[name].astype("bfloat16") for name in names}
+
+
 def on_stages(
     params: Any, stages: int = 8, tied: tuple[str, ...] = ()
 ) -> fo.StagePartition:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from deep_models import deep, on_stages
+from deep_models import deep, mixed, on_stages
 from recipe_runs import PARAMS, run, SCHEDULE
 
 
@@ -56,9 +56,8 @@ def test_against_numpy(blocks, shape, within):
         assert state[0].nu.shape == nu.shape  # a number per block
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_stages_of_a_deep_model_are_the_whole(dtype):
-    params = deep(42, dtype)
+def test_stages_of_a_deep_model_are_the_whole():
+    params = mixed(deep())
     recipe = fo.Recipe(
         optimizer=fo.AdamMini(blocks=RULES),
         schedule=0.1,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from deep_models import deep, gradients, on_stages
+from deep_models import deep, gradients, mixed, on_stages
 from module_strategies import kinds_of_the_library
 from recipe_runs import is_matrix, PARAMS, recipe, run, SCHEDULE, THEIR_SCHEDULE
 
@@ -167,9 +167,8 @@ def test_files_refuse_functions():
         REGISTRY.encode(recipe(weight_decay=THEIR_DECAY))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_on_eight_stages(dtype):
-    params = deep(dtype=dtype)
+def test_on_eight_stages():
+    params = mixed(deep())
     groups = (
         fo.Group(fo.Where("layer 1"), fo.Lion(), schedule=DECAY, weight_decay=DECAY),
         fo.Group(fo.Where("layer 2"), Fixed(), schedule_scale=0.1),

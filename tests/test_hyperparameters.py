@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import quick_compiler
 from compilations import compilations
 
 
@@ -166,6 +167,49 @@ class TestWhole:
         fo.testing.assert_equal(found, expected)
 
 
+@functools.cache
+def losses():
+    """After two steps, as functions of the learning rate and b2; by stages and not."""
+    params = make_params(jnp.float64)
+    partition = make_partition(params)
+    grads = waves(params), waves(params, 1)
+    recipe = make_recipe(1e-2, 0.95, 0.5, jnp.float64)
+    staged = recipe.build_mpmd(params, partition)
+    state = recipe.build().init(params)
+    states, pieces = staged.split_state(state), partition.split(params)
+
+    def loss(params):
+        return sum(jnp.sum(x**2) for x in jax.tree.leaves(params))
+
+    def two_steps(rate, b2):
+        other = staged.with_hyperparameters(make(rate, b2))
+        new = pieces, states
+        for each in map(partition.split_gradients, grads):
+            new = other.step(each, *new[::-1])
+        return loss(partition.merge(new[0]))
+
+    def two_steps_of_optax(rate, b2):
+        tx, new = make(rate, b2).build(), (params, state)
+        for each in grads:
+            updates, after = tx.update(each, new[1], new[0])
+            new = optax.apply_updates(new[0], updates), after
+        return loss(new[0])
+
+    def make(rate, b2):
+        return make_recipe(rate, b2, 0.5, jnp.float64)
+
+    return two_steps, two_steps_of_optax
+
+
+def point():
+    return jnp.array(1e-2), jnp.array(0.95)
+
+
+@functools.cache
+def gradient_of_optax():
+    return quick_compiler.jit(jax.grad(losses()[1], argnums=(0, 1)))(*point())
+
+
 class TestTransformations:
     """Of JAX, with respect to the learning rate: all stages on one device."""
 
@@ -175,57 +219,21 @@ class TestTransformations:
         with jax.enable_x64(True):
             yield
 
-    def losses(self):
-        params = make_params(jnp.float64)
-        partition = make_partition(params)
-        grads = waves(params), waves(params, 1)
-        recipe = make_recipe(1e-2, 0.95, 0.5, jnp.float64)
-        staged = recipe.build_mpmd(params, partition)
-        state = recipe.build().init(params)
-        states, pieces = staged.split_state(state), partition.split(params)
-
-        def loss(params):
-            return sum(jnp.sum(x**2) for x in jax.tree.leaves(params))
-
-        def two_steps(rate, b2):
-            other = staged.with_hyperparameters(make(rate, b2))
-            new = pieces, states
-            for each in map(partition.split_gradients, grads):
-                new = other.step(each, *new[::-1])
-            return loss(partition.merge(new[0]))
-
-        def two_steps_of_optax(rate, b2):
-            tx, new = make(rate, b2).build(), (params, state)
-            for each in grads:
-                updates, after = tx.update(each, new[1], new[0])
-                new = optax.apply_updates(new[0], updates), after
-            return loss(new[0])
-
-        def make(rate, b2):
-            return make_recipe(rate, b2, 0.5, jnp.float64)
-
-        return two_steps, two_steps_of_optax
-
     def test_grad(self):
-        found, expected = (
-            jax.grad(f, argnums=(0, 1))(jnp.array(1e-2), jnp.array(0.95))
-            for f in self.losses()
-        )
-        np.testing.assert_allclose(found, expected, rtol=1e-9)
+        found = jax.grad(losses()[0], argnums=(0, 1))(*point())
+        np.testing.assert_allclose(found, gradient_of_optax(), rtol=1e-9)
         assert all(abs(x) > 1e-6 for x in found)
 
     def test_vmap(self):
         rates, b2s = jnp.array([1e-3, 1e-2, 1e-1]), jnp.array([0.5, 0.9, 0.99])
-        found, expected = (jax.vmap(f)(rates, b2s) for f in self.losses())
+        found = jax.vmap(losses()[0])(rates, b2s)
+        expected = quick_compiler.jit(jax.vmap(losses()[1]))(rates, b2s)
         np.testing.assert_allclose(found, expected, rtol=1e-12)
         assert len(np.unique(np.asarray(found))) == 3
 
     def test_grad_of_jit(self):
-        found, expected = (
-            jax.grad(jax.jit(f))(jnp.array(1e-2), jnp.array(0.95))
-            for f in self.losses()
-        )
-        np.testing.assert_allclose(found, expected, rtol=1e-9)
+        found = jax.grad(jax.jit(losses()[0]))(*point())
+        np.testing.assert_allclose(found, gradient_of_optax()[0], rtol=1e-9)
 
 
 def test_derivatives_of_stages_apart():

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from deep_models import deep, gradients, on_stages
+from deep_models import deep, gradients, mixed, on_stages
 from module_strategies import kinds_of_the_library
 from recipe_runs import PARAMS, recipe
 
@@ -134,10 +134,9 @@ def test_files(tmp_path, suffix):
     assert REGISTRY.load(path, fo.Recipe) == ours
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("of", ["norm", "either"])
-def test_one_decision_on_eight_stages(dtype, of):
-    params = deep(dtype=dtype)
+def test_one_decision_on_eight_stages(of):
+    params = mixed(deep())
     partition = on_stages(params)
     frozen = fo.Group(fo.Where("layer 1[23]"), fo.Frozen())
     ours = recipe(

@@ -5,7 +5,7 @@ from typing import Any
 import functional_opt as fo
 import jax.numpy as jnp
 import optax
-from deep_models import deep, gradients, on_stages
+from deep_models import deep, gradients, mixed, on_stages
 from recipe_runs import recipe, SCHEDULE
 
 
@@ -14,14 +14,6 @@ class Doubled(fo.AbstractOptimizer):
 
     def build(self, schedule):
         return optax.chain(self.optimizer.build(schedule), optax.scale(2.0))
-
-
-def mixed() -> dict[str, Any]:
-    """The deep model with every third parameter in bfloat16."""
-    return {
-        name: leaf.astype("bfloat16") if int(name[-2:]) % 3 == 0 else leaf
-        for name, leaf in deep().items()
-    }
 
 
 def layers(path: str, optimizer: fo.AbstractOptimizer, **fields: Any) -> fo.Group:
@@ -54,7 +46,7 @@ MATRICES = fo.Groups(
 def assert_equal_on_eight_stages(
     optimizer: fo.AbstractOptimizer, **options: Any
 ) -> None:
-    params = mixed()
+    params = mixed(deep())
     ours = recipe(
         optimizer=optimizer,
         schedule=SCHEDULE,
