@@ -1,6 +1,7 @@
-"""A compiler that spends little time: for what is compared with a tolerance.
+"""A compiler that spends little time: for what does not depend on the last bits.
 
-Exact comparisons are about the programs that users run, with JAX's own options.
+Comparisons of stages with the whole tree do: these are about the programs that users
+run, with JAX's own options.
 """
 
 import functools

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import quick_compiler
 import trajectory_inputs as inputs
 
 
@@ -157,7 +158,7 @@ def test_steps_as_the_authors_do(name, monkeypatch):
         params = jax.tree.map(jnp.asarray, inputs.params())
         state = transformation.init(params)
 
-        @jax.jit
+        @quick_compiler.jit
         def step(gradients, state, params):
             updates, state = transformation.update(gradients, state, params)
             return optax.apply_updates(params, updates), state
