@@ -72,14 +72,19 @@ def connect(recipe, params, **options):
     return tx, tx.init(params)
 
 
-def whole_tree(tx, params, **options):
-    """The same transformation on one device: a step, and its first state."""
+def whole_step(tx):
+    """A step of a transformation, on a whole tree."""
 
     def step(grads, state, params):
         updates, state = tx.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    return jax.jit(step, **options), jax.jit(tx.init)(params)
+    return step
+
+
+def whole_tree(tx, params, **options):
+    """The same transformation on one device: a step, and its first state."""
+    return jax.jit(whole_step(tx), **options), jax.jit(tx.init)(params)
 
 
 def on_one_device(tree):
