@@ -18,6 +18,7 @@ import pipeline_lm
 import pytest
 from jaxtyping import PyTree
 from lm.comparison import difference
+from lm.display import Display, progress_bar
 from lm.model import cross_entropy, Model, number_of_parameters, Sizes
 from lm.pipeline import Device, Pipeline, stage_devices
 from lm.text import Batch, every_byte, hold_out, load, random_batches, unigram_bits
@@ -34,6 +35,18 @@ def model_of(stages: int) -> Model:
 def batch_of(microbatches: int) -> Batch:
     (batch,) = random_batches(load(), (microbatches, 3, SIZES.length), steps=1, seed=0)
     return batch
+
+
+def test_the_speed_leaves_out_the_first_step_which_compiles(monkeypatch):
+    seconds = iter([60.0, 62.0, 64.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(seconds))
+    bar = progress_bar(shown=False)
+    display = Display(bar, "training", np.zeros(3))
+    speeds = []
+    for _ in range(3):
+        display.advance(loss=1.0, tokens=100)
+        speeds.append(bar.tasks[0].fields["speed"])
+    assert speeds == [0, 50, 50]
 
 
 def whole_loss(model: Model, batch: Batch) -> jax.Array:

@@ -24,7 +24,7 @@ class Display:
         self._rates = rates
         self._steps = 0
         self._tokens = 0
-        self._started = time.perf_counter()
+        self._started: float | None = None
         self._line = progress.add_task(
             name, total=len(rates), loss=0.0, rate=0.0, speed=0.0
         )
@@ -44,9 +44,17 @@ class Display:
         """
         rate = float(self._rates[self._steps])
         self._steps += 1
-        self._tokens += tokens
-        speed = self._tokens / (time.perf_counter() - self._started)
+        speed = self._speed(tokens)
         self._progress.update(self._line, advance=1, loss=loss, rate=rate, speed=speed)
+
+    def _speed(self, tokens: int) -> float:
+        """Tokens per second since the first step, which compiles programs."""
+        now = time.perf_counter()
+        if self._started is None:
+            self._started = now
+            return 0.0
+        self._tokens += tokens
+        return self._tokens / (now - self._started)
 
 
 def progress_bar(shown: bool = True) -> Progress:

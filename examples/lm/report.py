@@ -39,7 +39,7 @@ def costs(staged: fo.StageLocal, by_stage: float, at_once: float) -> str:
     return (
         f"{sum(staged.bytes_sent)} bytes exchanged per step; "
         f"an update is {by_stage:.1f} ms by stage, "
-        f"{at_once:.1f} ms on one device, transfers included"
+        f"{at_once:.1f} ms on one device with the transfers to it and back"
     )
 
 
