@@ -1,11 +1,13 @@
 """Pieces in which most is empty are flattened and unflattened like any others."""
 
+import enum
 from collections import OrderedDict
 
 import functional_opt as fo
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 
@@ -40,16 +42,37 @@ def test_pieces_keep_their_structure_and_leaves():
         assert [*map(id, jax.tree.leaves(piece))] == [*map(id, expected)]
 
 
-def test_containers_with_leaves_are_not_shared():
-    """A caller may change the old piece, but for the parts of other stages."""
+def test_containers_are_not_shared():
+    """A caller may change a piece in place, also the parts of other stages."""
     (piece, *_), split = PARTITION.split(params()), PARTITION.params
     leaves, replaced_by = split.open("pieces", 0, piece)
     one, other = replaced_by(leaves), replaced_by(leaves)
-    one["stage0"]["list"][0] = piece["stage0"]["tuple"][1][1]["deep"] = 1
-    del piece["stage3"], one["stage4"]
-    assert jax.tree.structure(other) == split.structures[0]
-    assert jax.tree.structure(replaced_by(leaves)) == split.structures[0]
-    assert int not in map(type, jax.tree.leaves(other))
+    for changed in (piece, one):
+        stage3 = changed["stage3"]
+        stage3["list"][0] = stage3["tuple"][1][1]["deep"] = 1
+        changed["stage0"]["list"][0] = 1
+        changed["nothing"].append(1)
+        del changed["stage4"]
+    for made in (other, replaced_by(leaves), split.unflatten(0, leaves)):
+        assert jax.tree.structure(made) == split.structures[0]
+        assert int not in map(type, jax.tree.leaves(made))
+
+
+class Name(enum.StrEnum):
+    WEIGHT, BIAS = "weight", "bias"
+
+
+def test_parts_with_keys_that_have_no_bytes_are_compared():
+    model = {f"layer{k}": {name: jnp.ones(2) for name in Name} for k in range(STAGES)}
+    partition = fo.partition(model, {f"layer{k}": k for k in range(STAGES)})
+    pieces = partition.split(model)
+    staged = fo.stage_local(optax.sgd(1.0), model, partition)
+    states = staged.init(pieces)
+    staged.step(pieces, states, pieces)
+    other = {**pieces[0], "layer1": {Name.WEIGHT: {}}}
+    for wrong in (model, other):
+        with pytest.raises(ValueError, match="does not match stage 0"):
+            staged.step(pieces, states, (wrong, *pieces[1:]))
 
 
 def test_keys_may_be_in_another_order():

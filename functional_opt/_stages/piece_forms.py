@@ -20,8 +20,7 @@ class PieceForm:
     A piece has None in place of the leaves of all other stages. JAX visits each of
     them: with 64 stages it would spend more time on them than on the leaves of the
     stage. Parts that consist of dicts, lists, tuples and None alone are therefore
-    compared as a whole, and taken over as they are. For a piece of the second of three
-    stages:
+    compared and copied as a whole. For a piece of the second of three stages:
 
         piece          {"a": [None, None], "b": [w, v], "c": [None]}
         its structure  {"a": *, "b": [*, *], "c": *}
@@ -34,6 +33,7 @@ class PieceForm:
     **Attributes:**
 
     - `num_nodes`: the number of nodes, with each empty part as one.
+    - `is_exact`: whether all empty parts can be compared.
     """
 
     def __init__(self, structure: jax.tree_util.PyTreeDef) -> None:
@@ -43,7 +43,10 @@ class PieceForm:
         empty = [i for i, is_empty in enumerate(are_empty) if is_empty]
         self._held = [i for i, is_empty in enumerate(are_empty) if not is_empty]
         self._empty = _as_bytes([parts[i] for i in empty])
+        self._copies = [(i, _copier(parts[i])) for i in empty]
+        self._template = [None] * len(parts)
         self.num_nodes = self._structure.num_nodes
+        self.is_exact = self._empty is not None
         self._pick_held, self._pick_empty = _picker(self._held), _picker(empty)
 
     def open(self, piece: PyTree) -> OpenPiece | None:
@@ -58,21 +61,23 @@ class PieceForm:
         leaves, empty = self._pick_held(parts), _as_bytes(self._pick_empty(parts))
         if empty != self._empty or not jax.tree_util.all_leaves(leaves):
             return None
-        return leaves, functools.partial(self._replaced, parts)
+        return leaves, self.unflatten
 
-    def _replaced(self, parts: list[Any], leaves: Sequence[Any]) -> PyTree:
-        # New containers for empty parts would be most of what the garbage collector
-        # visits: with 32 stages, some 3,000 of them per step.
-        replaced = parts.copy()
+    def unflatten(self, leaves: Sequence[Any]) -> PyTree:
+        """A piece with these leaves."""
+        parts: list[Any] = self._template.copy()
         for i, leaf in zip(self._held, leaves, strict=True):
-            replaced[i] = leaf
-        return jax.tree.unflatten(self._structure, replaced)
+            parts[i] = leaf
+        for i, copy in self._copies:
+            parts[i] = copy()
+        return jax.tree.unflatten(self._structure, parts)
 
 
 def form_of(structure: jax.tree_util.PyTreeDef) -> PieceForm | None:
-    """The form of a piece; None if little is empty, and a visit of all is faster."""
+    """The form of a piece; None if a visit of all nodes is faster, or required."""
     form = PieceForm(structure)
-    return form if 2 * form.num_nodes < structure.num_nodes else None
+    is_faster = 2 * form.num_nodes < structure.num_nodes
+    return form if is_faster and form.is_exact else None
 
 
 def _picker(positions: Sequence[int]) -> Callable[[list[Any]], list[Any]]:
@@ -101,3 +106,19 @@ def _is_empty(node: Any) -> bool:
     if type(node) in (list, tuple):
         return all(child is None or _is_empty(child) for child in node)
     return False
+
+
+def _copier(part: Any) -> Callable[[], Any]:
+    """Copies an empty part; a caller may change the containers of its pieces."""
+    children = part.values() if isinstance(part, dict) else part
+    if any(child is not None for child in children):
+        return functools.partial(_copied, part)
+    return (lambda: part) if isinstance(part, tuple) else part.copy
+
+
+def _copied(part: Any) -> Any:
+    if part is None:
+        return None
+    if isinstance(part, dict):
+        return {key: _copied(child) for key, child in part.items()}
+    return type(part)(map(_copied, part))

@@ -131,8 +131,7 @@ class StageLocal:
         With several processes, the pieces of stages of other processes are None, in
         arguments and results.
 
-        **Returns:** the new parameters and the new states. They share with the old ones
-        the containers that hold no leaf of the stage.
+        **Returns:** the new parameters and the new states.
 
         **Raises:** `ValueError` with the stage and the first path that does not fit.
         """

@@ -142,7 +142,10 @@ class TreeSplit:
         return jax.tree.unflatten(self.structure, leaves)
 
     def unflatten(self, stage: int, leaves: Sequence[Any]) -> PyTree:
-        return jax.tree.unflatten(self.structures[stage], leaves)
+        form = self._forms[stage]
+        if form is None:
+            return jax.tree.unflatten(self.structures[stage], leaves)
+        return form.unflatten(leaves)
 
 
 def leaves_or_none(
