@@ -106,6 +106,37 @@ def test_a_leaf_without_a_stage(nothing):
         )
 
 
+class Pair(eqx.Module):
+    embed: Array
+    head: Array
+
+
+ONES, BY_NAME = jnp.ones(2), {"embed": 0, "head": 1}
+
+
+@pytest.mark.parametrize(
+    "params, wrong, stages, key",
+    [
+        (Pair(ONES, ONES), BY_NAME, BY_NAME, "name"),
+        ({"embed": ONES, "head": ONES}, [0, 1], BY_NAME, "key"),
+        ((ONES, ONES), BY_NAME, [0, 1], "idx"),
+    ],
+)
+def test_a_prefix_of_another_type_names_a_function_that_works(
+    params, wrong, stages, key
+):
+    with pytest.raises(ValueError, match=r"got a (list|dict) for a") as error:
+        fo.partition(params, wrong)
+    assert f"`lambda path, leaf: stages[path[0].{key}]`" in str(error.value)
+    found = fo.partition(params, lambda path, leaf: stages[getattr(path[0], key)])
+    assert found.num_stages == 2
+
+
+def test_a_prefix_of_a_bare_array():
+    with pytest.raises(ValueError, match=r"got a dict for a single array.*the leaf\.$"):
+        fo.partition(ONES, {"a": 1})
+
+
 def test_a_prefix_without_a_stage():
     with pytest.raises(ValueError, match=r"`\['b'\]\[0\]` has no stage"):
         fo.partition({"a": jnp.ones(2), "b": [jnp.ones(2)]}, {"a": 0, "b": None})

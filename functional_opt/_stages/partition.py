@@ -283,6 +283,13 @@ def _no_prefix(params: PyTree, stages: PyTree) -> str:
     """The first paths at which a tree of stages differs from the parameters."""
     given, needed = leaf_paths(stages), leaf_paths(params)
     text = "`stage_of` must be a function or a pytree prefix of `params`"
+    if type(stages) is not type(params):
+        is_leaf = jax.tree_util.all_leaves([params])
+        kind = "single array" if is_leaf else type(params).__name__
+        return (
+            f"{text}, got a {type(stages).__name__} for a {kind}. "
+            f"Pass a function of the key path and the leaf{_example(params)}."
+        )
     for path in needed:
         if not any(path.startswith(x) for x in given):
             return f"{text}, but it has no stage for `{path}`. Add its stage."
@@ -290,6 +297,16 @@ def _no_prefix(params: PyTree, stages: PyTree) -> str:
         if not any(x.startswith(path) for x in needed):
             return f"{text}, but `{path}` is not in `params`. Remove it."
     return f"{text}, got {shown(stages)}. Its containers must be of the same types."
+
+
+def _example(params: PyTree) -> str:
+    """An example of a function that looks up the stage by the first key of a path."""
+    paths = (path for path, _ in jax.tree.leaves_with_path(params) if path)
+    for first, *_ in paths:
+        for name in ("name", "key", "idx"):
+            if hasattr(first, name):
+                return f", such as `lambda path, leaf: stages[path[0].{name}]`"
+    return ""
 
 
 def _is_none(node: Any) -> bool:
