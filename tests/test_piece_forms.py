@@ -1,6 +1,7 @@
 """Pieces in which most is empty are flattened and unflattened like any others."""
 
 import enum
+import functools
 from collections import OrderedDict
 
 import functional_opt as fo
@@ -29,9 +30,16 @@ PARTITION = fo.partition(
 PIECES = PARTITION.split(params())
 
 
+def opened(stage, piece):
+    """The leaves of a piece, and a function from leaves to a piece."""
+    split = PARTITION.params
+    leaves = split.flatten("pieces", stage, piece)
+    return leaves, functools.partial(split.unflatten, stage)
+
+
 def test_pieces_keep_their_structure_and_leaves():
     for stage, piece in enumerate(PIECES):
-        leaves, replaced_by = PARTITION.params.open("pieces", stage, piece)
+        leaves, replaced_by = opened(stage, piece)
         expected, structure = jax.tree.flatten(piece)
         assert [*map(id, leaves)] == [*map(id, expected)]
         new = [object() for _ in leaves]
@@ -45,7 +53,7 @@ def test_pieces_keep_their_structure_and_leaves():
 def test_containers_are_not_shared():
     """A caller may change a piece in place, also the parts of other stages."""
     (piece, *_), split = PARTITION.split(params()), PARTITION.params
-    leaves, replaced_by = split.open("pieces", 0, piece)
+    leaves, replaced_by = opened(0, piece)
     one, other = replaced_by(leaves), replaced_by(leaves)
     for changed in (piece, one):
         stage3 = changed["stage3"]
@@ -79,7 +87,7 @@ def test_keys_may_be_in_another_order():
     split, leaves = PARTITION.params, jax.tree.leaves(PIECES[0])
     piece = dict(reversed(PIECES[0].items()))
     piece["stage3"] = dict(reversed(piece["stage3"].items()))
-    found, replaced_by = split.open("pieces", 0, piece)
+    found, replaced_by = opened(0, piece)
     assert [*map(id, found)] == [*map(id, leaves)]
     assert jax.tree.structure(replaced_by(found)) == split.structures[0]
 
@@ -127,4 +135,4 @@ def test_a_piece_that_does_not_fit_is_named(piece, name):
     ],
 )
 def test_what_equals_none_is_not_empty(piece):
-    assert PARTITION.params.fitting(0, piece) is None
+    assert PARTITION.params.leaves_of(0, piece) is None

@@ -39,10 +39,10 @@ class QKClip(AbstractOptimizer):
     one entry per head, or has the shape (layers, heads) for a stack of layers. With
     `Recipe.accumulate`, only the logits of the last gradient of an update count. Where
     several queries share a key, the entry of the key is their largest. An entry that is
-    not finite scales nothing: `Recipe.skip_nonfinite` is about gradients alone. There
-    is no state. Stages exchange nothing if each of them is given all logits, or if the
-    logits of each weight are [`OnStage`][] on the stage of that weight. Otherwise they
-    exchange only logits.
+    not finite scales nothing: `Recipe.skip_nonfinite` is about gradients alone. It
+    keeps no state. Stages send nothing if each of them is given all logits, or if the
+    logits of each weight are [`OnStage`][] on the stage of that weight; otherwise they
+    send only logits.
 
     Frozen parameters are not scaled. What rounds updates, such as [`KahanSummation`][],
     does so after the scaling, in either order of the wrappers. Around [`Hyperball`][],

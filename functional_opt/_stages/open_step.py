@@ -139,8 +139,7 @@ class OpenStep:
         self._counters.after_step(stage, results, self._counts)
         program = self._trees.programs[stage]
         leaves, state = program.parts(results)
-        put = self._puts[stage]
-        return put.params(leaves), put.state(state)
+        return self._puts[stage](leaves), program.state.unflatten(stage, state)
 
     def _check(self, stage: int) -> None:
         if stage not in self._trees.here:

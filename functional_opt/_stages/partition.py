@@ -15,7 +15,6 @@ from .._paths import path_text
 from .._signatures import shown_short
 from .._slicing.stage_sets import stages_text, StageSet
 from .._types import typed
-from .piece_forms import OpenPiece
 from .trees import check_stages, leaf_paths, leaves_or_none, Pieces, TreeSplit
 
 
@@ -123,7 +122,9 @@ class StagePartition:
             leaves = self.form_of(grads).flatten_whole(name, grads)
         return leaves
 
-    def take_whole(self, name: str, tree: PyTree) -> OpenPiece:
+    def take_whole(
+        self, name: str, tree: PyTree
+    ) -> tuple[list[Any], Callable[[Sequence[Any]], PyTree]]:
         """The parameters of a whole tree, and a function that replaces them in it."""
         leaves, structure = jax.tree.flatten(tree)
         if structure == self.params.structure:
@@ -138,11 +139,13 @@ class StagePartition:
         params = set(self.params.paths)
         return tuple(k for k, path in enumerate(self.model.paths) if path in params)
 
-    def take(self, name: str, stage: int, piece: PyTree) -> OpenPiece:
+    def take(
+        self, name: str, stage: int, piece: PyTree
+    ) -> tuple[list[Any], Callable[[Sequence[Any]], PyTree]]:
         """The parameters of a piece, and a function that replaces them in it."""
-        found = self.params.fitting(stage, piece)
+        found = self.params.leaves_of(stage, piece)
         if found is not None:
-            return found
+            return found, functools.partial(self.params.unflatten, stage)
         leaves, structure = jax.tree.flatten(piece)
         if structure != self.model.structures[stage]:
             self._form_of_piece(stage, piece).flatten(name, stage, piece)
@@ -152,9 +155,9 @@ class StagePartition:
 
     def take_gradients(self, stage: int, piece: PyTree) -> list[Any]:
         """The gradients of the parameters of a stage, some of which may be None."""
-        fitting = self.params.fitting(stage, piece)
-        if fitting is not None:
-            return fitting[0]
+        found = self.params.leaves_of(stage, piece)
+        if found is not None:
+            return found
         found = leaves_or_none(self.params.structures[stage], piece)
         if found is None:
             found = leaves_or_none(self.model.structures[stage], piece)

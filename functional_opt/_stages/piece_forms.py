@@ -1,4 +1,4 @@
-"""Replaces the leaves of the piece of a stage without visiting all that is empty."""
+"""Flattens and unflattens the piece of a stage without visiting all that is empty."""
 
 import functools
 import marshal
@@ -8,10 +8,6 @@ from typing import Any
 
 import jax
 from jaxtyping import PyTree
-
-
-# The leaves of a piece, and a function from new leaves to a new piece.
-OpenPiece = tuple[list[Any], Callable[[Sequence[Any]], PyTree]]
 
 
 class PieceForm:
@@ -37,35 +33,35 @@ class PieceForm:
     """
 
     def __init__(self, structure: jax.tree_util.PyTreeDef) -> None:
+        self._whole = structure
         tree = jax.tree.unflatten(structure, [object()] * structure.num_leaves)
         parts, self._structure = jax.tree.flatten(tree, is_leaf=_is_empty)
         are_empty = list(map(_is_empty, parts))
         empty = [i for i, is_empty in enumerate(are_empty) if is_empty]
         self._held = [i for i, is_empty in enumerate(are_empty) if not is_empty]
         self._empty = _as_bytes([parts[i] for i in empty])
+        self.is_exact = self._empty is not None
         self._copies = [(i, _copier(parts[i])) for i in empty]
         self._template = [None] * len(parts)
         self.num_nodes = self._structure.num_nodes
-        self.is_exact = self._empty is not None
         self._pick_held, self._pick_empty = _picker(self._held), _picker(empty)
 
-    def open(self, piece: PyTree) -> OpenPiece | None:
-        """The leaves of a piece, and a function that replaces them in it.
-
-        **Returns:** None if the piece has another structure, or keys in another order.
-        """
+    def flatten(self, piece: PyTree) -> list[Any] | None:
+        """The leaves of a piece; None if it has another structure."""
         try:
             parts = self._structure.flatten_up_to(piece)
         except (TypeError, ValueError):
             return None
-        leaves, empty = self._pick_held(parts), _as_bytes(self._pick_empty(parts))
-        if empty != self._empty or not jax.tree_util.all_leaves(leaves):
-            return None
-        return leaves, self.unflatten
+        if _as_bytes(self._pick_empty(parts)) != self._empty:
+            # Keys in another order, a part of another type, or one that is not empty.
+            leaves, structure = jax.tree.flatten(piece)
+            return leaves if structure == self._whole else None
+        leaves = self._pick_held(parts)
+        return leaves if jax.tree_util.all_leaves(leaves) else None
 
     def unflatten(self, leaves: Sequence[Any]) -> PyTree:
-        """A piece with these leaves."""
-        parts: list[Any] = self._template.copy()
+        """The piece with these leaves."""
+        parts = self._template.copy()
         for i, leaf in zip(self._held, leaves, strict=True):
             parts[i] = leaf
         for i, copy in self._copies:

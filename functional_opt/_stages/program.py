@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from jax.sharding import Sharding
 from jaxtyping import Array, PyTree, UInt32
@@ -17,16 +17,8 @@ from .run.extra_args import placed_extra_args, ReplicatedArrays
 from .trees import Pieces, TreeSplit
 
 
-class Put(NamedTuple):
-    """Builds the pieces of a stage from their leaves.
-
-    **Attributes:**
-
-    - `params`, `state`: these replace the leaves of the pieces that a step was given.
-    """
-
-    params: Callable[[Leaves], PyTree]
-    state: Callable[[Leaves], PyTree]
+# Builds a piece from the leaves of its parameters.
+Put = Callable[[Leaves], PyTree]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +107,7 @@ class StageProgram:
         """The new parameters and the new state of the stage, after all rounds."""
         leaves, put = self._take_all(grads, state, params, extra_args)
         new, new_state = self._finish(STEP, leaves, gathered)
-        return put.params(new), put.state(new_state)
+        return put(new), self.state.unflatten(self.stage, new_state)
 
     @shown_short
     def update(
@@ -127,10 +119,10 @@ class StageProgram:
         **extra_args: Any,
     ) -> tuple[PyTree, PyTree]:
         """The updates and the new state of the stage, after all rounds."""
-        leaves, put = self._take_all(grads, state, params, extra_args)
+        leaves, _ = self._take_all(grads, state, params, extra_args)
         updates, new_state = self._finish(UPDATE, leaves, gathered)
         updates = self.partition.params.unflatten(self.stage, updates)
-        return updates, put.state(new_state)
+        return updates, self.state.unflatten(self.stage, new_state)
 
     def _finish(
         self, names: tuple[str, ...], leaves: Leaves, gathered: Gathered
@@ -164,16 +156,14 @@ class StageProgram:
         params: PyTree,
         extra_args: Mapping[str, PyTree],
     ) -> tuple[Leaves, Put]:
-        """The leaves of all pieces, and functions that replace those that change."""
-        leaves, put_params = self.partition.take("params", self.stage, params)
-        own_state, put_state = self.state.open("states", self.stage, state)
-        own_extra, _ = self.extra_args.open("extra_args", self.stage, extra_args)
-        leaves += own_state
+        """The leaves of all pieces, and a function that replaces the parameters."""
+        leaves, put = self.partition.take("params", self.stage, params)
+        leaves += self.state.flatten("states", self.stage, state)
         leaves += self.partition.take_gradients(self.stage, grads)
-        leaves += own_extra
+        leaves += self.extra_args.flatten("extra_args", self.stage, extra_args)
         if self.ties is not None:
             leaves = self.ties.filled(self.stage, leaves)
-        return leaves, Put(put_params, put_state)
+        return leaves, put
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +195,7 @@ class StageTrees:
     def take(
         self, stage: int, grads: PyTree, state: PyTree, params: PyTree, extra: PyTree
     ) -> tuple[Leaves, Put]:
-        """The leaves of a stage, and functions that replace those that change."""
+        """The leaves of a stage, and a function that replaces its parameters."""
         leaves, put = self.programs[stage].take(grads, state, params, extra)
         if not self.arrays.values:
             return leaves, put

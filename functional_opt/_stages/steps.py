@@ -152,11 +152,9 @@ class StageLocal:
         leaves that are not parameters, as `equinox.apply_updates` expects. `donate`
         donates only the buffers of `states`.
         """
-        leaves, puts = self._take(grads_by_stage, states, params_by_stage, extra_args)
+        leaves, _ = self._take(grads_by_stage, states, params_by_stage, extra_args)
         unflatten = self.partition.params.unflatten
-        for stage, put in puts.items():
-            updates = functools.partial(unflatten, stage)
-            puts[stage] = put._replace(params=updates)
+        puts = {s: functools.partial(unflatten, s) for s in self.local_stages}
         return self._pieces(self._run(UPDATE, leaves), puts)
 
     @shown_short
@@ -296,6 +294,6 @@ class StageLocal:
         states: list[PyTree] = [None] * len(results)
         for stage in self.local_stages:
             leaves, state = self.programs[stage].parts(results[stage] or ())
-            first[stage] = puts[stage].params(leaves)
-            states[stage] = puts[stage].state(state)
+            first[stage] = puts[stage](leaves)
+            states[stage] = self._states.tree.unflatten(stage, state)
         return tuple(first), tuple(states)

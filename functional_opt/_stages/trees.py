@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 from .._annotations import Named
 from .._paths import path_text
 from .._slicing.stage_sets import stages_text, StageSet
-from .piece_forms import form_of, OpenPiece, PieceForm
+from .piece_forms import form_of, PieceForm
 
 
 # One tree per stage: of parameters or gradients, and of states.
@@ -96,30 +96,23 @@ class TreeSplit:
 
     def flatten(self, name: str, stage: int, piece: PyTree) -> list[Any]:
         """The leaves of the piece of a stage."""
-        leaves, _ = self.open(name, stage, piece)
-        return leaves
-
-    def open(self, name: str, stage: int, piece: PyTree) -> OpenPiece:
-        """The leaves of the piece of a stage, and a function that replaces them."""
-        found = self.fitting(stage, piece)
-        if found is None:
+        leaves = self.leaves_of(stage, piece)
+        if leaves is None:
             paths = [self.paths[i] for i in self.held[stage]]
             difference = difference_text(self.structures[stage], paths, piece)
             raise ValueError(
                 f"`{name}[{stage}]` does not match stage {stage} of "
                 f"{self.description}: {difference}."
             )
-        return found
+        return leaves
 
-    def fitting(self, stage: int, piece: PyTree) -> OpenPiece | None:
-        """As `open`; None if the piece does not fit."""
-        form, expected = self._forms[stage], self.structures[stage]
-        if form is not None and (found := form.open(piece)) is not None:
-            return found
+    def leaves_of(self, stage: int, piece: PyTree) -> list[Any] | None:
+        """The leaves of the piece of a stage; None if it does not fit."""
+        form = self._forms[stage]
+        if form is not None:
+            return form.flatten(piece)
         leaves, structure = jax.tree.flatten(piece)
-        if structure != expected:
-            return None
-        return leaves, functools.partial(jax.tree.unflatten, structure)
+        return leaves if structure == self.structures[stage] else None
 
     def flatten_whole(self, name: str, tree: PyTree) -> list[Any]:
         leaves, structure = jax.tree.flatten(tree)
