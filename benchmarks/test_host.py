@@ -2,7 +2,8 @@
 
 The time until a step returns, spent in Python on the host, with 40 leaves per stage,
 each stage on its own virtual CPU device, and matrices so small that the computation
-itself is negligible. Each number of stages runs in its own process.
+itself is negligible. Each number of stages runs in its own process, with Python's
+garbage collector off while it measures.
 
 *`jax.jit` alone* is one call of a jitted function per stage, with as many arrays as a
 step has, 120 of them donated and returned: the overhead of JAX per stage grows with the

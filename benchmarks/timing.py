@@ -58,17 +58,21 @@ def until_returned(
 ) -> list[list[float]]:
     """The seconds until each call returns, one function after another in each round.
 
-    The work is awaited between calls.
+    The work is awaited between calls. Python's garbage collector is off: it would run
+    in whichever of the functions allocates the last of a fixed number of objects.
     """
     seconds: list[list[float]] = [[] for _ in functions]
     for function in functions:
         jax.block_until_ready(function())
+    gc.collect()
+    gc.disable()
     for _ in range(rounds):
         for function, passed in zip(functions, seconds, strict=True):
             start = time.perf_counter()
             result = function()
             passed.append(time.perf_counter() - start)
             jax.block_until_ready(result)
+    gc.enable()
     return seconds
 
 

@@ -160,7 +160,8 @@ class StageProgram:
         leaves, put = self.partition.take("params", self.stage, params)
         leaves += self.state.flatten("states", self.stage, state)
         leaves += self.partition.take_gradients(self.stage, grads)
-        leaves += self.extra_args.flatten("extra_args", self.stage, extra_args)
+        if extra_args or self.extra_args.paths:
+            leaves += self.extra_args.flatten("extra_args", self.stage, extra_args)
         if self.ties is not None:
             leaves = self.ties.filled(self.stage, leaves)
         return leaves, put

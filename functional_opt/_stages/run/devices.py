@@ -1,5 +1,6 @@
 """The devices of the stages, and copies of values to them."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ def is_concrete(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
 
 
+@functools.lru_cache(maxsize=4096)
 def on_mesh(mesh: Mesh | jax.Device) -> Sharding:
     """The sharding that replicates a value on every device of a mesh."""
     if isinstance(mesh, Mesh):
@@ -49,7 +51,9 @@ def check_on_meshes(
 ) -> None:
     """Raises an error if a stage is on other devices than `meshes` of `stage_local`."""
     for stage, (given, wanted) in enumerate(zip(found, meshes, strict=True)):
-        if given is None or wanted is None or given.device_set == wanted.device_set:
+        if given is None or wanted is None or given == wanted:
+            continue
+        if given.device_set == wanted.device_set:
             continue
         raise ValueError(
             f"`meshes` puts stage {stage} on {devices_text(wanted.device_set)}, but "
@@ -128,10 +132,11 @@ def group_by_devices(shardings: Sequence[Sharding | None]) -> list[list[int]]:
     return list(groups.values())
 
 
-def device_order(sharding: Sharding) -> list[jax.Device]:
+@functools.lru_cache(maxsize=4096)
+def device_order(sharding: Sharding) -> tuple[jax.Device, ...]:
     """The devices of a stage, in the order in which its sharding lists them."""
     mesh = getattr(sharding, "mesh", None)
-    return list(mesh.devices.flat if isinstance(mesh, Mesh) else sharding.device_set)
+    return tuple(mesh.devices.flat if isinstance(mesh, Mesh) else sharding.device_set)
 
 
 def devices_text(devices: Iterable[jax.Device]) -> str:

@@ -67,7 +67,7 @@ class DeviceRows:
         self, shape: tuple[int, ...], sharding: Sharding, parts: Iterable[Array]
     ) -> Array:
         """One array of the shards of several arrays, without copying them."""
-        shards = list(shards_of(*parts).values())
+        shards = [shard for part in parts for shard in _shards(part)]
         try:
             return jax.make_array_from_single_device_arrays(shape, sharding, shards)
         except ValueError as error:
@@ -253,12 +253,9 @@ def _is_committed(operand: Any) -> bool:
 
 def taken(shards: dict[jax.Device, Array], like: Sharding, shape: Any) -> Any:
     """An array of the shards on the devices of `like`; None if there are none."""
-    if isinstance(like, SingleDeviceSharding):
-        (device,) = like.device_set
-        return shards.get(device)
     own = [shards[device] for device in device_order(like) if device in shards]
-    if not own:
-        return None
+    if not own or isinstance(like, SingleDeviceSharding):
+        return own[0] if own else None
     return jax.make_array_from_single_device_arrays(shape, like, own)
 
 
@@ -271,6 +268,12 @@ def shards_of(*arrays: Array) -> dict[jax.Device, Array]:
         for shard in array.addressable_shards:
             shards[shard.device] = shard.data
     return shards
+
+
+def _shards(array: Array) -> list[Array]:
+    if isinstance(array.sharding, SingleDeviceSharding):
+        return [array]
+    return [shard.data for shard in array.addressable_shards]
 
 
 class NotOnItsStage(ValueError):

@@ -1,5 +1,6 @@
 """Runs the slices of all stages, each on its devices, and their exchanges."""
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from jax.sharding import NamedSharding, Sharding
 from ..derive.derive import INIT
 from ..derive.functions import SplitFunction
 from ..derive.slices import Inbox, Leaves, StageSlice
+from ..picking import picker
 from .compiling import compile_together, ToCompile
 from .devices import check_on_meshes, check_one_program, is_concrete, on_mesh
 from .diagnosis import diagnose
@@ -38,6 +40,7 @@ class Launch:
         program: jax.stages.Wrapped,
     ) -> None:
         self.slices, self.donated, self.program = slices, donated, program
+        self._reads = [None if s.reads is None else picker(s.reads) for s in slices]
 
     def __call__(
         self,
@@ -54,10 +57,11 @@ class Launch:
         self, leaves: LeavesByStage, inboxes: Sequence[Sequence[Inbox]]
     ) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
         before, donated, after, received = [], [], [], []
-        for s, lent in zip(self.slices, self.donated, strict=True):
+        stages = zip(self.slices, self.donated, self._reads, strict=True)
+        for s, lent, read in stages:
             given = leaves[s.stage] or ()
-            if s.reads is not None:
-                given = [given[position] for position in s.reads]
+            if read is not None:
+                given = read(given)
             before.append(given[: lent.start])
             donated.append(given[lent.start : lent.stop])
             after.append(given[lent.stop :])
@@ -176,6 +180,7 @@ class Executors:
         self._function, self._build, self._donated = function, build, donated
         self._meshes, self._deletes = meshes, deletes
         self._built: dict[Layout, Executor] = {}
+        self._found: dict[tuple[tuple[str, ...], StageShardings], Executor] = {}
 
     def run(
         self,
@@ -202,7 +207,18 @@ class Executors:
 
     def executor(self, names: tuple[str, ...], leaves: LeavesByStage) -> Executor:
         """The executor for the devices of these leaves."""
-        layout = self.layout(names, leaves)
+        if is_traced(leaves):
+            return self._built_for(self.layout(names, leaves))
+        found = names, shardings_of(leaves)
+        executor = self._found.get(found)
+        if executor is None:
+            executor = self._built_for(self.layout(names, leaves))
+            if not any(executor.layout.results):
+                # Only the shardings of results depend on more than the first leaves.
+                self._found[found] = executor
+        return executor
+
+    def _built_for(self, layout: Layout) -> Executor:
         if layout not in self._built:
             self._built[layout] = self._build(layout)
         return self._built[layout]
@@ -285,10 +301,12 @@ def is_traced(leaves_by_stage: LeavesByStage) -> bool:
     kinds: set[type] = set()
     for leaves in leaves_by_stage:
         kinds.update(map(type, leaves or ()))
-    for kind in kinds:
-        if issubclass(kind, Tracer):
-            return True
-    return False
+    return any(map(_is_tracer, kinds))
+
+
+@functools.lru_cache
+def _is_tracer(kind: type) -> bool:
+    return issubclass(kind, Tracer)
 
 
 def shardings_of(leaves_by_stage: LeavesByStage) -> StageShardings:
