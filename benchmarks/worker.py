@@ -96,7 +96,7 @@ def host(num_stages: str, num_leaves: str) -> list[float]:
     tree = shapes(int(num_stages) * int(num_leaves), int(num_stages), width=8)
     makes = (staged, by_hand, jit_alone)
     *slower, alone = until_returned(
-        [make(tree, jax.devices()).step for make in makes], 30
+        [make(tree, jax.devices()).step for make in makes], 100
     )
     ratios = [
         [one / other for one, other in zip(seconds, alone, strict=True)]
