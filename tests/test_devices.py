@@ -364,6 +364,29 @@ def test_parameters_on_other_devices_than_the_meshes():
     pieces = jax.device_put(partition.split(params), tuple(devices[1:3]))
     with pytest.raises(ValueError, match=r"meshes` puts stage 0 on .*0, but .* on .*1"):
         staged.init(pieces)
+    staged.init(jax.device_put(pieces, tuple(devices[:2])))
+    with pytest.raises(ValueError, match=r"meshes` puts stage 0 on .*0, but .* on .*1"):
+        staged.init(pieces)
+
+
+def test_each_step_is_where_its_parameters_are():
+    params, devices = make_params(8), jax.devices()
+    partition = fo.partition(params, list(range(8)))
+    staged = fo.stage_local(CLIPPED, params, partition)
+    pieces = partition.split(params)
+    held = pieces, staged.init(pieces)
+    expected = staged.step(pieces, held[1], pieces)
+    meshes = (NamedSharding(mesh_of(0, 1), PartitionSpec()),) * 8
+    for places in [tuple(devices), tuple(devices[::-1]), (devices[3],) * 8, meshes] * 2:
+        own, states = (jax.device_put(trees, places) for trees in held)
+        found = staged.step(own, states, own)
+        fo.testing.assert_equal(found, expected)
+        for new, given in zip(found[0], own, strict=True):
+            assert jax.tree.map(where, new) == jax.tree.map(where, given)
+
+
+def where(leaf):
+    return frozenset(leaf.devices())
 
 
 @pytest.mark.parametrize("tx", [optax.adam(1e-2), CLIPPED], ids=["adam", "clipped"])
