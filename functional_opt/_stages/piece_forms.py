@@ -2,13 +2,12 @@
 
 import functools
 import marshal
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jaxtyping import PyTree
-
-from .picking import picker
 
 
 class PieceForm:
@@ -45,7 +44,7 @@ class PieceForm:
         self._copies = [(i, _copier(parts[i])) for i in empty]
         self._template = [None] * len(parts)
         self.num_nodes = self._structure.num_nodes
-        self._pick_held, self._pick_empty = picker(self._held), picker(empty)
+        self._pick_held, self._pick_empty = _picker(self._held), _picker(empty)
 
     def flatten(self, piece: PyTree) -> list[Any] | None:
         """The leaves of a piece; None if it has another structure."""
@@ -75,6 +74,13 @@ def form_of(structure: jax.tree_util.PyTreeDef) -> PieceForm | None:
     form = PieceForm(structure)
     is_faster = 2 * form.num_nodes < structure.num_nodes
     return form if is_faster and form.is_exact else None
+
+
+def _picker(positions: Sequence[int]) -> Callable[[list[Any]], list[Any]]:
+    if len(positions) < 2:
+        return lambda parts: [parts[i] for i in positions]
+    pick = operator.itemgetter(*positions)
+    return lambda parts: list(pick(parts))
 
 
 def _as_bytes(parts: list[Any]) -> bytes | None:

@@ -13,7 +13,6 @@ from jax.sharding import NamedSharding, Sharding
 from ..derive.derive import INIT
 from ..derive.functions import SplitFunction
 from ..derive.slices import Inbox, Leaves, StageSlice
-from ..picking import picker
 from .compiling import compile_together, ToCompile
 from .devices import check_on_meshes, check_one_program, is_concrete, on_mesh
 from .diagnosis import diagnose
@@ -40,7 +39,6 @@ class Launch:
         program: jax.stages.Wrapped,
     ) -> None:
         self.slices, self.donated, self.program = slices, donated, program
-        self._reads = [None if s.reads is None else picker(s.reads) for s in slices]
 
     def __call__(
         self,
@@ -57,11 +55,10 @@ class Launch:
         self, leaves: LeavesByStage, inboxes: Sequence[Sequence[Inbox]]
     ) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
         before, donated, after, received = [], [], [], []
-        stages = zip(self.slices, self.donated, self._reads, strict=True)
-        for s, lent, read in stages:
+        for s, lent in zip(self.slices, self.donated, strict=True):
             given = leaves[s.stage] or ()
-            if read is not None:
-                given = read(given)
+            if s.reads is not None:
+                given = [given[position] for position in s.reads]
             before.append(given[: lent.start])
             donated.append(given[lent.start : lent.stop])
             after.append(given[lent.stop :])
