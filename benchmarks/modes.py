@@ -141,7 +141,7 @@ def jit_alone(shapes: Any, devices: Sequence[jax.Device]) -> Mode:
 
 
 def by_hand(shapes: Any, devices: Sequence[jax.Device]) -> Mode:
-    """The least that two programs per stage and one all-gather take on the host.
+    """Two programs per stage and one all-gather, with nothing else on the host.
 
     For this transformation alone, with no library but Optax: the squared norms of the
     leaves on each stage, an array of them that one program copies to all devices, and

@@ -9,7 +9,7 @@ garbage collector off while it measures.
 step has, 120 of them donated and returned: the overhead of JAX per stage grows with the
 number of arrays. *By hand* is this transformation written for stages, without this
 library: two jitted functions per stage, called in two loops, with one all-gather of the
-norms in between. No step of two programs per stage takes less. The ratios are to
+norms in between. Most of that time is spent in JAX. The ratios are to
 `jax.jit` alone, and medians of the ratios in each round.
 """
 

@@ -1,10 +1,11 @@
 """Times of functions that are compared with each other."""
 
+import contextlib
 import gc
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,16 +42,28 @@ def interleaved(
     for function in functions.values():
         for _ in range(2):
             jax.block_until_ready(function())
+    with garbage_kept():
+        for _ in range(rounds):
+            for name in order.sample([*functions], len(functions)):
+                start, start_of_cores = time.perf_counter(), time.process_time()
+                jax.block_until_ready(functions[name]())
+                times[name].passed.append(time.perf_counter() - start)
+                times[name].of_cores.append(time.process_time() - start_of_cores)
+    return times
+
+
+@contextlib.contextmanager
+def garbage_kept() -> Iterator[None]:
+    """Turns Python's garbage collector off.
+
+    It would run in whichever function allocates the last of a fixed number of objects.
+    """
     gc.collect()
     gc.disable()
-    for _ in range(rounds):
-        for name in order.sample([*functions], len(functions)):
-            start, start_of_cores = time.perf_counter(), time.process_time()
-            jax.block_until_ready(functions[name]())
-            times[name].passed.append(time.perf_counter() - start)
-            times[name].of_cores.append(time.process_time() - start_of_cores)
-    gc.enable()
-    return times
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def until_returned(
@@ -58,21 +71,18 @@ def until_returned(
 ) -> list[list[float]]:
     """The seconds until each call returns, one function after another in each round.
 
-    The work is awaited between calls. Python's garbage collector is off: it would run
-    in whichever of the functions allocates the last of a fixed number of objects.
+    The work is awaited between calls.
     """
     seconds: list[list[float]] = [[] for _ in functions]
     for function in functions:
         jax.block_until_ready(function())
-    gc.collect()
-    gc.disable()
-    for _ in range(rounds):
-        for function, passed in zip(functions, seconds, strict=True):
-            start = time.perf_counter()
-            result = function()
-            passed.append(time.perf_counter() - start)
-            jax.block_until_ready(result)
-    gc.enable()
+    with garbage_kept():
+        for _ in range(rounds):
+            for function, passed in zip(functions, seconds, strict=True):
+                start = time.perf_counter()
+                result = function()
+                passed.append(time.perf_counter() - start)
+                jax.block_until_ready(result)
     return seconds
 
 

@@ -51,9 +51,7 @@ def check_on_meshes(
 ) -> None:
     """Raises an error if a stage is on other devices than `meshes` of `stage_local`."""
     for stage, (given, wanted) in enumerate(zip(found, meshes, strict=True)):
-        if given is None or wanted is None or given == wanted:
-            continue
-        if given.device_set == wanted.device_set:
+        if given is None or wanted is None or given.device_set == wanted.device_set:
             continue
         raise ValueError(
             f"`meshes` puts stage {stage} on {devices_text(wanted.device_set)}, but "

@@ -67,7 +67,7 @@ class DeviceRows:
         self, shape: tuple[int, ...], sharding: Sharding, parts: Iterable[Array]
     ) -> Array:
         """One array of the shards of several arrays, without copying them."""
-        shards = [shard for part in parts for shard in _shards(part)]
+        shards = list(shards_of(*parts).values())
         try:
             return jax.make_array_from_single_device_arrays(shape, sharding, shards)
         except ValueError as error:
@@ -268,12 +268,6 @@ def shards_of(*arrays: Array) -> dict[jax.Device, Array]:
         for shard in array.addressable_shards:
             shards[shard.device] = shard.data
     return shards
-
-
-def _shards(array: Array) -> list[Array]:
-    if isinstance(array.sharding, SingleDeviceSharding):
-        return [array]
-    return [shard.data for shard in array.addressable_shards]
 
 
 class NotOnItsStage(ValueError):

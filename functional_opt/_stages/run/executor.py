@@ -205,14 +205,14 @@ class Executors:
     def executor(self, names: tuple[str, ...], leaves: LeavesByStage) -> Executor:
         """The executor for the devices of these leaves."""
         if is_traced(leaves):
-            return self._built_for(self.layout(names, leaves))
-        found = names, shardings_of(leaves)
-        executor = self._found.get(found)
+            return self._built_for(self._traced_layout(names, leaves))
+        found = shardings_of(leaves)
+        executor = self._found.get((names, found))
         if executor is None:
-            executor = self._built_for(self.layout(names, leaves))
+            executor = self._built_for(self._layout(names, found, leaves))
             if not any(executor.layout.results):
                 # Only the shardings of results depend on more than the first leaves.
-                self._found[found] = executor
+                self._found[names, found] = executor
         return executor
 
     def _built_for(self, layout: Layout) -> Executor:
@@ -240,15 +240,17 @@ class Executors:
                 if is_concrete(leaf := own[position]) and not leaf.is_deleted():
                     leaf.delete()
 
-    def layout(self, names: tuple[str, ...], leaves: LeavesByStage) -> Layout:
-        """The layout of these leaves and of the named results."""
-        if is_traced(leaves):
-            # With meshes, `init` may still be traced by `jax.eval_shape` for the shapes
-            # of the state.
-            check_one_program(leaves, None if names == INIT else self._meshes)
-            nowhere = (None,) * len(leaves)
-            return Layout(names, nowhere, nowhere, True)
-        stages = self._shardings_of(leaves)
+    def _traced_layout(self, names: tuple[str, ...], leaves: LeavesByStage) -> Layout:
+        # With meshes, `init` may still be traced by `jax.eval_shape` for the shapes of
+        # the state.
+        check_one_program(leaves, None if names == INIT else self._meshes)
+        nowhere = (None,) * len(leaves)
+        return Layout(names, nowhere, nowhere, True)
+
+    def _layout(
+        self, names: tuple[str, ...], found: StageShardings, leaves: LeavesByStage
+    ) -> Layout:
+        stages = self._on_meshes(found)
         finish = self._function.finish[names]
         each = zip(range(len(leaves)), finish, stages, leaves, strict=True)
         results = tuple(self._results(*stage) for stage in each)
@@ -260,7 +262,8 @@ class Executors:
         """The shardings of the named results of each stage; None if they are traced."""
         if is_traced(leaves):
             return None
-        stages, default = self._shardings_of(leaves), jnp.zeros(()).sharding
+        stages = self._on_meshes(shardings_of(leaves))
+        default = jnp.zeros(()).sharding
         return {
             number: self._state_axes.of_results(number, finish, stage or default, given)
             for number, (finish, given, stage) in enumerate(
@@ -285,8 +288,8 @@ class Executors:
         shardings = self._state_axes.of_results(number, finish, stage, leaves)
         return None if one_device else shardings
 
-    def _shardings_of(self, leaves: LeavesByStage) -> StageShardings:
-        found = shardings_of(leaves)
+    def _on_meshes(self, found: StageShardings) -> StageShardings:
+        """The shardings of the stages, given those of their first leaves."""
         if self._meshes is None:
             return found
         check_on_meshes(found, self._meshes)
