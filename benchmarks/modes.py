@@ -148,7 +148,7 @@ def by_hand(shapes: Any, devices: Sequence[jax.Device]) -> Mode:
     the update with a given norm.
     """
     pieces, grads = (
-        [put(normal_like(part, seed), d) for part, d in _zip(shapes, devices)]
+        [put(part, d) for part, d in _zip(normal_like(shapes, seed), devices)]
         for seed in (0, 1)
     )
     adamw = optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
@@ -164,8 +164,11 @@ def by_hand(shapes: Any, devices: Sequence[jax.Device]) -> Mode:
     def update(held: Any, grads: Any, squares: Any) -> Any:
         params, state = held
         norm = jnp.sqrt(jnp.sum(squares))
-        scale = jnp.where(norm < CLIP_NORM, 1.0, CLIP_NORM / norm)
-        updates, state = adamw.update(optax.tree.scale(scale, grads), state, params)
+
+        def clip(grad: Any) -> Any:
+            return jnp.where(norm < CLIP_NORM, grad, grad / norm * CLIP_NORM)
+
+        updates, state = adamw.update(jax.tree.map(clip, grads), state, params)
         return optax.apply_updates(params, updates), state
 
     gather = jax.jit(lambda x: x, out_shardings=everywhere)
@@ -178,7 +181,7 @@ def by_hand(shapes: Any, devices: Sequence[jax.Device]) -> Mode:
         held[:] = map(update, held, grads, map(copies.__getitem__, devices))
         return held
 
-    return Mode(step, lambda: [params for params, _ in held])
+    return Mode(step, lambda: dict(zip(shapes, [p for p, _ in held], strict=True)))
 
 
 def _zip(shapes: Any, devices: Sequence[jax.Device]) -> Any:

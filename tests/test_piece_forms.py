@@ -1,9 +1,11 @@
-"""Pieces in which most is empty are flattened and unflattened like any others."""
+"""Pieces are flattened and unflattened as JAX does it, also if most is empty."""
 
 import enum
 import functools
-from collections import OrderedDict
+from collections import defaultdict, OrderedDict
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import functional_opt as fo
 import jax
 import jax.numpy as jnp
@@ -90,6 +92,60 @@ def test_keys_may_be_in_another_order():
     found, replaced_by = opened(0, piece)
     assert [*map(id, found)] == [*map(id, leaves)]
     assert jax.tree.structure(replaced_by(found)) == split.structures[0]
+
+
+class Names(NamedTuple):
+    a: Any
+    b: Any
+
+
+class Others(NamedTuple):
+    a: Any
+    b: Any
+
+
+class Model(eqx.Module):
+    a: Any
+    b: Any
+    label: str = eqx.field(static=True, default="")
+
+
+class Other(Model):
+    pass
+
+
+ALIKE = [
+    *[
+        (1, 2),
+        [1, 2],
+        (1, 2, 3),
+        (1,),
+        (None, 1),
+        (1, None),
+        (1, (2,)),
+        (1, {}),
+        (1, []),
+    ],
+    *[None, 1, {}, [], (), OrderedDict(), np.ones(2), {"a": 1}, {"a": 1, "c": 2}],
+    *[{"a": 1, "b": 2}, {"b": 1, "a": 2}, {"a": 1, "b": {"c": 2}}],
+    *[OrderedDict(a=1, b=2), OrderedDict(b=1, a=2)],
+    *[defaultdict(int, a=1, b=2), defaultdict(list, a=1, b=2)],
+    *[Names(1, 2), Others(1, 2), Model(1, 2), Model(1, 2, "other"), Other(1, 2)],
+    *[jax.tree_util.Partial(print, 1, 2), jax.tree_util.Partial(max, 1, 2)],
+]
+
+
+@pytest.mark.parametrize("tree", [*filter(jax.tree.leaves, ALIKE)], ids=repr)
+def test_trees_of_the_same_structure_alone_fit(tree):
+    params = jax.tree.map(jnp.float32, tree)
+    partition = fo.partition(params, lambda path, leaf: 0)
+    for other in ALIKE:
+        if jax.tree.structure(other) == jax.tree.structure(tree):
+            (piece,) = partition.split(other)
+            assert jax.tree.leaves(partition.merge([piece])) == jax.tree.leaves(other)
+        else:
+            with pytest.raises(ValueError, match="does not match"):
+                partition.split(other)
 
 
 class Equal:

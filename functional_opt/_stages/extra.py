@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 from .._slicing.errors import CrossStageError
 from .._slicing.stage_sets import StageSet
 from .._types import typed
-from .trees import leaves_or_none, TreeSplit
+from .trees import leaves_of, TreeSplit
 
 
 @typed
@@ -79,7 +79,7 @@ def split_extra_args(
 def _filled(stage_sets: PyTree, arg: PyTree, here: AbstractSet[int]) -> PyTree:
     """An argument with anything in place of the leaves of other processes."""
     sets, structure = jax.tree.flatten(stage_sets)
-    leaves = leaves_or_none(structure, arg)
+    leaves = leaves_of(structure, arg, or_none=True)
     if leaves is None:
         return arg
     filled = [

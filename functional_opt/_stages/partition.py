@@ -15,7 +15,13 @@ from .._paths import path_text
 from .._signatures import shown_short
 from .._slicing.stage_sets import stages_text, StageSet
 from .._types import typed
-from .trees import check_stages, leaf_paths, leaves_or_none, Pieces, TreeSplit
+from .trees import (
+    check_stages,
+    leaf_paths,
+    leaves_of,
+    Pieces,
+    TreeSplit,
+)
 
 
 StageOf = Callable[[tuple[Any, ...], Any], Any]
@@ -111,12 +117,9 @@ class StagePartition:
 
     def gradients(self, name: str, grads: PyTree) -> list[Any]:
         """The gradients of all parameters, some of which may be None."""
-        leaves, structure = jax.tree.flatten(grads)
-        if structure == self.params.structure:
-            return leaves
-        leaves = leaves_or_none(self.params.structure, grads)
+        leaves = leaves_of(self.params.structure, grads, or_none=True)
         if leaves is None:
-            leaves = leaves_or_none(self.model.structure, grads)
+            leaves = leaves_of(self.model.structure, grads, or_none=True)
             leaves = leaves and [leaves[k] for k in self._params_of_model]
         if leaves is None:
             leaves = self.form_of(grads).flatten_whole(name, grads)
@@ -126,10 +129,10 @@ class StagePartition:
         self, name: str, tree: PyTree
     ) -> tuple[list[Any], Callable[[Sequence[Any]], PyTree]]:
         """The parameters of a whole tree, and a function that replaces them in it."""
-        leaves, structure = jax.tree.flatten(tree)
-        if structure == self.params.structure:
+        leaves = leaves_of(self.params.structure, tree)
+        if leaves is not None:
             return leaves, self.params.tree
-        self.model.flatten_whole(name, tree)
+        leaves = self.model.flatten_whole(name, tree)
         positions = self._params_of_model
         put = functools.partial(_replaced, self.model.structure, leaves, positions)
         return [leaves[position] for position in positions], put
@@ -146,21 +149,18 @@ class StagePartition:
         found = self.params.leaves_of(stage, piece)
         if found is not None:
             return found, functools.partial(self.params.unflatten, stage)
-        leaves, structure = jax.tree.flatten(piece)
-        if structure != self.model.structures[stage]:
-            self._form_of_piece(stage, piece).flatten(name, stage, piece)
-        positions = self._positions[stage]
+        leaves = self.model.leaves_of(stage, piece)
+        if leaves is None:
+            leaves = self._form_of_piece(stage, piece).flatten(name, stage, piece)
+        positions, structure = self._positions[stage], self.model.structures[stage]
         put = functools.partial(_replaced, structure, leaves, positions)
         return [leaves[position] for position in positions], put
 
     def take_gradients(self, stage: int, piece: PyTree) -> list[Any]:
         """The gradients of the parameters of a stage, some of which may be None."""
-        found = self.params.leaves_of(stage, piece)
-        if found is not None:
-            return found
-        found = leaves_or_none(self.params.structures[stage], piece)
+        found = leaves_of(self.params.structures[stage], piece, or_none=True)
         if found is None:
-            found = leaves_or_none(self.model.structures[stage], piece)
+            found = leaves_of(self.model.structures[stage], piece, or_none=True)
             found = found and [found[k] for k in self._positions[stage]]
         if found is None:
             return self._form_of_piece(stage, piece).flatten("grads", stage, piece)

@@ -108,15 +108,11 @@ class TreeSplit:
 
     def leaves_of(self, stage: int, piece: PyTree) -> list[Any] | None:
         """The leaves of the piece of a stage; None if it does not fit."""
-        form = self._forms[stage]
-        if form is not None:
-            return form.flatten(piece)
-        leaves, structure = jax.tree.flatten(piece)
-        return leaves if structure == self.structures[stage] else None
+        return leaves_of(self.structures[stage], piece)
 
     def flatten_whole(self, name: str, tree: PyTree) -> list[Any]:
-        leaves, structure = jax.tree.flatten(tree)
-        if structure != self.structure:
+        leaves = leaves_of(self.structure, tree)
+        if leaves is None:
             difference = difference_text(self.structure, self.paths, tree)
             raise ValueError(
                 f"`{name}` does not match {self.description}: {difference}."
@@ -141,16 +137,22 @@ class TreeSplit:
         return form.unflatten(leaves)
 
 
-def leaves_or_none(
-    structure: jax.tree_util.PyTreeDef, tree: PyTree
+def leaves_of(
+    structure: jax.tree_util.PyTreeDef, tree: PyTree, *, or_none: bool = False
 ) -> list[Any] | None:
-    """The leaves of a tree, some of which may be None; None if it does not fit."""
+    """The leaves of a tree, if it has this structure.
+
+    **Arguments:**
+
+    - `or_none`: whether there may be None in place of a leaf.
+    """
     try:
+        # Half the time of `jax.tree.flatten` and a comparison of structures.
         leaves = structure.flatten_up_to(tree)
     except (TypeError, ValueError):
         return None
-    fits = all(leaf is None or jax.tree_util.all_leaves([leaf]) for leaf in leaves)
-    return leaves if fits else None
+    held = [leaf for leaf in leaves if leaf is not None] if or_none else leaves
+    return leaves if jax.tree_util.all_leaves(held) else None
 
 
 def leaf_paths(tree: PyTree) -> tuple[str, ...]:

@@ -11,7 +11,8 @@ from ..derive.slices import StageSlice
 from ..derive.ties import Ties
 from .compiling import CompileCache, groups_of, options_for
 from .exchange import Exchange
-from .executor import Executor, Executors, Launch
+from .executor import Executor, Launch
+from .executors import Executors
 from .layout import Layout
 from .state_sharding import StateAxes, UNSHARDED
 from .sums import DeviceCopies, DeviceSums, TiedSum
