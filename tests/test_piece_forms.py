@@ -72,7 +72,7 @@ class Name(enum.StrEnum):
     WEIGHT, BIAS = "weight", "bias"
 
 
-def test_parts_with_keys_that_have_no_bytes_are_compared():
+def test_keys_may_be_members_of_an_enum():
     model = {f"layer{k}": {name: jnp.ones(2) for name in Name} for k in range(STAGES)}
     partition = fo.partition(model, {f"layer{k}": k for k in range(STAGES)})
     pieces = partition.split(model)
