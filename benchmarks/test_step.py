@@ -6,9 +6,8 @@ donated in the order in which they are returned, so that they are updated in pla
 staged steps donate as well. *One program, sharded leaves* is that step with the rows of
 each leaf on the devices of all stages: what a program has that knows no stages. It adds
 up each norm over all devices, and launches every kernel on each of them. *By hand* is
-this update written for stages, without this library, as described under *Host time*: no
-step of two programs per stage is much faster. *eformer* updates with
-`apply_gradients_stage_local`, on the devices of the stages.
+this update written for stages, without this library, as described under *Host time*.
+*eformer* updates with `apply_gradients_stage_local`, on the devices of the stages.
 
 *Limit* is the fraction of the memory bandwidth. A step reads the gradients for the
 norm, then reads gradients, parameters and two moments, and writes the last three: 32
