@@ -31,7 +31,7 @@ from functional_opt._slicing import canonical, slicing
 from functional_opt._stages.derive import derive, packing
 
 # Neither is what a compiled exchange contains, and what it moves between devices.
-from functional_opt._stages.run import compiling, devices, exchange, executors, sums
+from functional_opt._stages.run import compiling, devices, exchange, executor, sums
 
 # Parts of optimizers, compared with those of Optax and of the peer.
 from functional_opt._transformations import (
@@ -63,7 +63,7 @@ Field = fields.Field
 items_of = fields.items_of
 on_mesh = devices.on_mesh
 Exchange = exchange.Exchange
-sharding_of = executors.sharding_of
+sharding_of = executor.sharding_of
 root_choice = choices.root_choice
 is_module = fields.is_module
 balance = kronecker.balance

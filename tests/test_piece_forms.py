@@ -115,20 +115,10 @@ class Other(Model):
 
 
 ALIKE = [
-    *[
-        (1, 2),
-        [1, 2],
-        (1, 2, 3),
-        (1,),
-        (None, 1),
-        (1, None),
-        (1, (2,)),
-        (1, {}),
-        (1, []),
-    ],
-    *[None, 1, {}, [], (), OrderedDict(), np.ones(2), {"a": 1}, {"a": 1, "c": 2}],
-    *[{"a": 1, "b": 2}, {"b": 1, "a": 2}, {"a": 1, "b": {"c": 2}}],
-    *[OrderedDict(a=1, b=2), OrderedDict(b=1, a=2)],
+    *[(1,), (1, 2), (1, 2, 3), [1, 2], (None, 1), (1, None)],
+    *[(1, (2,)), (1, {}), (1, []), None, 1, {}, [], (), OrderedDict(), np.ones(2)],
+    *[{"a": 1}, {"a": 1, "b": 2}, {"b": 1, "a": 2}, {"a": 1, "c": 2}],
+    *[{"a": 1, "b": {"c": 2}}, OrderedDict(a=1, b=2), OrderedDict(b=1, a=2)],
     *[defaultdict(int, a=1, b=2), defaultdict(list, a=1, b=2)],
     *[Names(1, 2), Others(1, 2), Model(1, 2), Model(1, 2, "other"), Other(1, 2)],
     *[jax.tree_util.Partial(print, 1, 2), jax.tree_util.Partial(max, 1, 2)],

@@ -13,7 +13,7 @@ from .derive.derive import STEP
 from .derive.slices import Leaves
 from .program import StageTrees
 from .run.counters import Counters
-from .run.executors import Executors, sharding_of
+from .run.executor import Executors, sharding_of
 from .run.layout import LeavesByStage
 from .run.progress import Progress
 from .trees import check_pieces, Pieces, States

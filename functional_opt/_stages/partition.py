@@ -15,13 +15,7 @@ from .._paths import path_text
 from .._signatures import shown_short
 from .._slicing.stage_sets import stages_text, StageSet
 from .._types import typed
-from .trees import (
-    check_stages,
-    leaf_paths,
-    leaves_of,
-    Pieces,
-    TreeSplit,
-)
+from .trees import check_stages, leaf_paths, leaves_of, Pieces, TreeSplit
 
 
 StageOf = Callable[[tuple[Any, ...], Any], Any]

@@ -13,7 +13,7 @@ from .run.building import ExecutorBuilder
 from .run.compiling import CompileCache
 from .run.counters import Counters
 from .run.devices import shardings_on
-from .run.executors import Executors
+from .run.executor import Executors
 from .run.extra_args import ReplicatedArrays
 from .run.processes import check_same_plan, local_stages
 from .run.state_sharding import StateAxes

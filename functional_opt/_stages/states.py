@@ -12,7 +12,7 @@ from .derive.derive import INIT
 from .derive.slices import Leaves
 from .partition import StagePartition
 from .run.devices import put
-from .run.executors import Executors, is_traced
+from .run.executor import Executors, is_traced
 from .run.extra_args import ReplicatedArrays
 from .trees import check_pieces, check_stages, Pieces, States, TreeSplit
 

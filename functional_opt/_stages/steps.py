@@ -22,7 +22,7 @@ from .partition import StagePartition
 from .program import Put, StageProgram, StageTrees
 from .report import as_text
 from .run.counters import Counters
-from .run.executors import Executors
+from .run.executor import Executors
 from .run.extra_args import ReplicatedArrays
 from .run.layout import LeavesByStage
 from .states import StageStates

@@ -19,7 +19,7 @@ from .hyperparameters import Hyperparameters
 from .partition import StagePartition
 from .run.counters import Counters
 from .run.devices import check_one_program, devices_text
-from .run.executors import Executors, is_traced, sharding_of
+from .run.executor import Executors, is_traced, sharding_of
 from .run.extra_args import placed_extra_args, ReplicatedArrays
 from .run.views import Copies
 from .trees import check_stages, Pieces, TreeSplit

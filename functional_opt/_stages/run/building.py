@@ -11,9 +11,8 @@ from ..derive.slices import StageSlice
 from ..derive.ties import Ties
 from .compiling import CompileCache, groups_of, options_for
 from .exchange import Exchange
-from .executor import Executor, Launch
-from .executors import Executors
-from .layout import Layout
+from .executor import Executor, Executors, Launch
+from .layout import Layout, Layouts
 from .state_sharding import StateAxes, UNSHARDED
 from .sums import DeviceCopies, DeviceSums, TiedSum
 
@@ -46,14 +45,8 @@ class ExecutorBuilder:
         state_axes: StateAxes = UNSHARDED,
     ) -> Executors:
         """The executors of the function, which are built as layouts occur."""
-        return Executors(
-            self.function,
-            self.build,
-            donated=self.donated,
-            meshes=meshes,
-            deletes=deletes,
-            state_axes=state_axes,
-        )
+        layouts = Layouts(self.function, meshes, state_axes)
+        return Executors(self.function, self.build, layouts, self.donated, deletes)
 
     def build(self, layout: Layout) -> Executor:
         finish = self.function.finish[layout.names]

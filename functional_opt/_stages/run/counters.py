@@ -11,7 +11,7 @@ from ..._slicing.idle import Counts
 from ..derive.functions import SplitFunction
 from ..derive.slices import Leaves
 from .devices import is_concrete
-from .executors import Executors
+from .executor import Executors
 from .layout import LeavesByStage
 
 

@@ -13,7 +13,7 @@ from ..extra import split_extra_args, values_of
 from ..partition import is_param
 from ..trees import TreeSplit
 from .devices import is_concrete, place
-from .executors import sharding_of
+from .executor import sharding_of
 
 
 def placed_extra_args(
