@@ -227,12 +227,18 @@ class Executors:
 
     def delete(self, leaves: LeavesByStage) -> None:
         """Frees the buffers in `deletes` once the programs that read them finish."""
-        for stage, own in enumerate(leaves):
-            if own is None or self._deletes is None:
-                continue
-            for position in self._function.positions(stage, self._deletes):
-                if is_concrete(leaf := own[position]) and not leaf.is_deleted():
+        for own, lent in zip(leaves, self._deleted, strict=True):
+            for leaf in (own or ())[lent.start : lent.stop]:
+                if is_concrete(leaf):
                     leaf.delete()
+
+    @functools.cached_property
+    def _deleted(self) -> list[range]:
+        """For each stage the positions of the leaves to delete."""
+        stages = range(self._function.num_stages)
+        if self._deletes is None:
+            return [range(0) for _ in stages]
+        return [self._function.positions(stage, self._deletes) for stage in stages]
 
     def shardings(
         self, names: tuple[str, ...], leaves: LeavesByStage

@@ -126,24 +126,33 @@ def joined(copies: Sequence[Any], like: Any, label: str) -> Any:
     - `like`: an array on the same devices; the result is sharded like it if possible.
     - `label`: the name of the array in errors.
     """
-    apart = {frozenset(copy.sharding.device_set): copy for copy in reversed(copies)}
-    parts = list(apart.values())[::-1]
-    if len(parts) == 1:
-        return parts[0]
+    shardings, shape = tuple(copy.sharding for copy in copies), copies[0].shape
+    first, *others = _apart(shardings)
+    if not others:
+        return copies[first]
     given = like.sharding if is_concrete(like) else None
-    shape = parts[0].shape
-    shardings = tuple(part.sharding for part in parts)
     sharding = _united(shardings, given, shape)
     if sharding is None:
-        devices = "; ".join(devices_text(s.device_set) for s in shardings)
+        devices = "; ".join(
+            devices_text(shardings[k].device_set) for k in (first, *others)
+        )
         raise ValueError(
             f"{label} cannot be one array, because the stages that own it shard it "
             f"differently, on {devices}. Shard it equally on each stage."
         )
-    shards = shards_of(*parts)
+    shards = shards_of(*(copies[k] for k in (first, *others)))
     return jax.make_array_from_single_device_arrays(
         shape, sharding, [shards[d] for d in device_order(sharding) if d in shards]
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def _apart(shardings: tuple[Sharding, ...]) -> list[int]:
+    """The first position of each set of devices."""
+    firsts: dict[frozenset[jax.Device], int] = {}
+    for k, sharding in enumerate(shardings):
+        firsts.setdefault(frozenset(sharding.device_set), k)
+    return [*firsts.values()]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -151,11 +160,11 @@ def _united(
     shardings: tuple[Sharding, ...], given: Sharding | None, shape: tuple[int, ...]
 ) -> Sharding | None:
     """The sharding of one array made of copies with these shardings, if any."""
-    devices = frozenset().union(*(s.device_set for s in shardings))
-    candidates = [given, _stacked(shardings), _replicated(shardings)]
-    for candidate in candidates:
+    apart = [shardings[k] for k in _apart(shardings)]
+    devices = frozenset().union(*(s.device_set for s in apart))
+    for candidate in (given, _stacked(apart), _replicated(apart)):
         if candidate is not None and candidate.device_set == devices:
-            if all(_fits(candidate, one, shape) for one in shardings):
+            if all(_fits(candidate, one, shape) for one in apart):
                 return candidate
     return None
 
