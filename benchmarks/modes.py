@@ -140,16 +140,24 @@ def jit_alone(shapes: Any, devices: Sequence[jax.Device]) -> Mode:
     return Mode(step, lambda: held)
 
 
-def by_hand(shapes: Any, devices: Sequence[jax.Device]) -> Mode:
+def by_hand(
+    shapes: Any, devices: Sequence[jax.Device], *, of_pieces: bool = False
+) -> Mode:
     """Two programs per stage and one all-gather, with nothing else on the host.
 
     For this transformation alone, with no library but Optax: the squared norms of the
     leaves on each stage, an array of them that one program copies to all devices, and
-    the update with a given norm.
+    the update with a given norm. JAX flattens the trees of each stage and builds the
+    new ones, and nothing is checked.
+
+    **Arguments:**
+
+    - `of_pieces`: whether the trees of a stage are those of `staged`, with None in
+        place of the leaves of all other stages, instead of its own part alone.
     """
+    split = partition(shapes).split if of_pieces else dict.values
     pieces, grads = (
-        [put(part, d) for part, d in _zip(normal_like(shapes, seed), devices)]
-        for seed in (0, 1)
+        [*map(put, split(normal_like(shapes, seed)), devices)] for seed in (0, 1)
     )
     adamw = optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     held = [(piece, jax.jit(adamw.init)(piece)) for piece in pieces]
@@ -157,31 +165,37 @@ def by_hand(shapes: Any, devices: Sequence[jax.Device]) -> Mode:
     everywhere = NamedSharding(rows.mesh, PartitionSpec())
 
     @jax.jit
-    def squares(grads: Any) -> Any:
-        return jnp.stack([jnp.sum(g * g) for g in jax.tree.leaves(grads)])
+    def squares(grads: list[Any]) -> Any:
+        return jnp.stack([jnp.sum(g * g) for g in grads])
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def update(held: Any, grads: Any, squares: Any) -> Any:
-        params, state = held
+    def update(held: list[Any], grads: list[Any], squares: Any) -> list[Any]:
+        structure = jax.tree.structure((grads, jax.eval_shape(adamw.init, grads)))
+        params, state = jax.tree.unflatten(structure, held)
         norm = jnp.sqrt(jnp.sum(squares))
-
-        def clip(grad: Any) -> Any:
-            return jnp.where(norm < CLIP_NORM, grad, grad / norm * CLIP_NORM)
-
-        updates, state = adamw.update(jax.tree.map(clip, grads), state, params)
-        return optax.apply_updates(params, updates), state
+        clipped = [jnp.where(norm < CLIP_NORM, g, g / norm * CLIP_NORM) for g in grads]
+        updates, state = adamw.update(clipped, state, params)
+        return jax.tree.leaves((optax.apply_updates(params, updates), state))
 
     gather = jax.jit(lambda x: x, out_shardings=everywhere)
     length = sum(len(jax.tree.leaves(piece)) for piece in pieces)
 
     def step() -> Any:
-        own = list(map(squares, grads))
+        given = list(map(jax.tree.leaves, grads))
+        own = list(map(squares, given))
         whole = jax.make_array_from_single_device_arrays((length,), rows, own)
         copies = {c.device: c.data for c in gather(whole).addressable_shards}
-        held[:] = map(update, held, grads, map(copies.__getitem__, devices))
+        for stage, device in enumerate(devices):
+            leaves, structure = jax.tree.flatten(held[stage])
+            leaves = update(leaves, given[stage], copies[device])
+            held[stage] = jax.tree.unflatten(structure, leaves)
         return held
 
-    return Mode(step, lambda: dict(zip(shapes, [p for p, _ in held], strict=True)))
+    def params() -> Any:
+        leaves = jax.tree.leaves([own for own, _ in held])
+        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+    return Mode(step, params)
 
 
 def _zip(shapes: Any, devices: Sequence[jax.Device]) -> Any:

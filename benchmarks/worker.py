@@ -82,11 +82,10 @@ class Meter:
         return int(line.split()[1]) * 1024
 
 
-def host(num_stages: str, num_leaves: str) -> list[float]:
+def host(num_stages: str, num_leaves: str) -> dict[str, tuple[float, float]]:
     """The median time in seconds until a step returns, each stage on its own device.
 
-    The same of `by_hand` and of `jit_alone`, and the median ratios of the step and of
-    `by_hand` to `jit_alone` in the same round.
+    Of each way to step, and the median of its ratios to `jit_alone` in the same round.
     """
     import jax
     from modes import by_hand, jit_alone, staged
@@ -94,15 +93,21 @@ def host(num_stages: str, num_leaves: str) -> list[float]:
     from trees import shapes
 
     tree = shapes(int(num_stages) * int(num_leaves), int(num_stages), width=8)
-    makes = (staged, by_hand, jit_alone)
-    *slower, alone = until_returned(
-        [make(tree, jax.devices()).step for make in makes], 100
-    )
-    ratios = [
-        [one / other for one, other in zip(seconds, alone, strict=True)]
-        for seconds in slower
-    ]
-    return [*map(statistics.median, (*slower, alone, *ratios))]
+    devices = jax.devices()
+    ways = {
+        "staged": staged(tree, devices),
+        "by hand": by_hand(tree, devices),
+        "by hand, pieces": by_hand(tree, devices, of_pieces=True),
+        "alone": jit_alone(tree, devices),
+    }
+    timed = until_returned([way.step for way in ways.values()], 100)
+    seconds = dict(zip(ways, timed, strict=True))
+
+    def ratio(ones: list[float]) -> float:
+        pairs = zip(ones, seconds["alone"], strict=True)
+        return statistics.median(one / alone for one, alone in pairs)
+
+    return {way: (statistics.median(own), ratio(own)) for way, own in seconds.items()}
 
 
 if __name__ == "__main__":
