@@ -109,9 +109,10 @@ def wrong_call(
             )
     if len(args) > len(by_position):
         by_name = ", ".join(f"{name}=..." for name in names[: len(args)])
+        advice = [f"Write `{title}({by_name})`.", *dict.fromkeys(elsewhere.values())]
         return TypeError(
             f"`{title}` takes {len(by_position) or 'no'} positional arguments, got "
-            f"{len(args)}. Write `{title}({by_name})`."
+            f"{len(args)}. {' '.join(advice)}"
         )
     for name in by_position[: len(args)]:
         if name in kwargs:

@@ -190,6 +190,11 @@ def test_integers_of_numpy_and_jax(ten):
 
 HABITS = [
     (
+        lambda: fo.AdamW(1e-3),  # pyright: ignore[reportCallIssue]
+        "`AdamW` takes no positional arguments, got 1. Write `AdamW(b1=...)`. Pass the "
+        "learning rate to `build`, or to `Recipe` as its `schedule`.",
+    ),
+    (
         lambda: fo.AdamW(learning_rate=1e-3),  # pyright: ignore[reportCallIssue]
         "`AdamW` has no field `learning_rate`, got 0.001. Pass the learning rate to "
         "`build`, or to `Recipe` as its `schedule`.",
