@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 
-SECONDS, MEGABYTES = 2.0, 64.0
+# A harmless document of a megabyte takes 1 time, in the standard library alone.
+TIMES, MEGABYTES = 12.0, 64.0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the memory use from /proc")
@@ -26,6 +27,6 @@ def test_hostile_documents():
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(results) > 30
     for result in results:
-        assert result["seconds"] < SECONDS, result
+        assert result["times"] < TIMES, result
         assert result["megabytes"] < MEGABYTES + 10 * result["size"] / 1e6, result
         assert result["error"] or result["name"] == "toml modules", result

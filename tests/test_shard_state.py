@@ -16,15 +16,16 @@ from sharded_states_table import cases, label, PAGE
 
 DEVICES = np.array(jax.devices())
 SHAPES = [(4, 6), (6, 8), (2,), (), (3,), (5, 3), (1, 4), (8,), (2, 2, 2), (7, 2)]
+SQUARE = [(2, 2), (2, 2), (2,), (), (3,), (2, 2), (1, 1), (8,), (2, 2, 2), (2, 2)]
 STAGES = 4
 
 
-def make_params():
-    keys = iter(jax.random.split(jax.random.key(0), len(SHAPES) * STAGES))
-    return [[jax.random.normal(next(keys), s) for s in SHAPES] for _ in range(STAGES)]
+def make_params(shapes):
+    keys = iter(jax.random.split(jax.random.key(0), len(shapes) * STAGES))
+    return [[jax.random.normal(next(keys), s) for s in shapes] for _ in range(STAGES)]
 
 
-PARAMS = make_params()
+PARAMS = make_params(SHAPES)
 PARTITION = fo.partition(PARAMS, [0, 1, 2, 3])
 
 
@@ -59,8 +60,20 @@ class Training:
         return self.partition.merge(self.pieces), self.staged.merge_state(self.states)
 
 
-def waves(step):
-    return jax.tree.map(lambda x: jnp.sin(x + step), PARAMS)
+def waves(step, params=PARAMS):
+    return jax.tree.map(lambda x: jnp.sin(x + step), params)
+
+
+def stairs(step, params):
+    """Gradients with singular values that are far apart, and none that is zero.
+
+    Others do not determine the eigenvectors of SOAP: those of a matrix that is not
+    square, or where two singular values are nearly equal.
+    """
+    return jax.tree.map(
+        lambda g: 0.2 * g + jnp.diag(jnp.arange(1.0, 1 + len(g))) if g.ndim == 2 else g,
+        waves(step, params),
+    )
 
 
 def whole_step(tx):
@@ -120,14 +133,17 @@ OTHERS: dict[str, tuple[Any, Any]] = {
 @pytest.mark.parametrize("name", TRANSFORMATIONS | OTHERS)
 def test_the_same_as_optax(name):
     tx, grade = (TRANSFORMATIONS | OTHERS)[name]
-    training = Training(tx, 4, shard_state="data", donate=True)
+    size, first, grads = 4, PARAMS, waves
+    if name == "SOAP":
+        size, first, grads = 2, make_params(SQUARE), stairs
+    training = Training(tx, size, first, shard_state="data", donate=True)
     layout = [leaf.sharding for leaf in jax.tree.leaves(training.states)]
     assert any("data" in str(sharding.spec) for sharding in layout)
-    reference, params, state = whole_step(tx), PARAMS, jax.jit(tx.init)(PARAMS)
+    reference, params, state = whole_step(tx), first, jax.jit(tx.init)(first)
     fo.testing.assert_equal(training.merged(), (params, state))
     for k in range(3):
-        training.step(waves(k))
-        params, state = reference(waves(k), state, params)
+        training.step(grads(k, first))
+        params, state = reference(grads(k, first), state, params)
         fo.testing.assert_equal(training.merged(), (params, state), grade=grade)
         if grade != "exact":  # Each step alone: differences would grow.
             params, state = on_one_device(training.merged())
@@ -207,9 +223,7 @@ def test_a_checkpoint_fits_any_sharding(tmp_path):
     tx, grade = OTHERS["SOAP"]
     params = [PARAMS[0][:3], PARAMS[1][:3]]
     # From the same gradient twice, the eigenvectors of SOAP would not be determined.
-    before, grads = (
-        jax.tree.map(lambda x, k=k: jnp.sin(x + k), params) for k in (0, 1)
-    )
+    before, grads = (waves(k, params) for k in (0, 1))
     first = Training(tx, 4, params, shard_state="data")
     first.step(before)
     checkpoints = fo.Checkpoints(tmp_path)
