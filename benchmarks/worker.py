@@ -83,9 +83,10 @@ class Meter:
 
 
 def host(num_stages: str, num_leaves: str) -> dict[str, tuple[float, float]]:
-    """The median time in seconds until a step returns, each stage on its own device.
+    """For each way to step, the median time in seconds until a step returns.
 
-    Of each way to step, and the median of its ratios to `jit_alone` in the same round.
+    Each stage is on its own device. Beside it the median of the ratios to `jit_alone`
+    in the same round.
     """
     import jax
     from modes import by_hand, jit_alone, staged

@@ -127,32 +127,30 @@ def joined(copies: Sequence[Any], like: Any, label: str) -> Any:
     - `label`: the name of the array in errors.
     """
     shardings, shape = tuple(copy.sharding for copy in copies), copies[0].shape
-    first, *others = _apart(shardings)
-    if not others:
-        return copies[first]
+    apart = _apart(shardings)
+    if len(apart) == 1:
+        return copies[apart[0]]
     given = like.sharding if is_concrete(like) else None
     sharding = _united(shardings, given, shape)
     if sharding is None:
-        devices = "; ".join(
-            devices_text(shardings[k].device_set) for k in (first, *others)
-        )
+        devices = "; ".join(devices_text(shardings[k].device_set) for k in apart)
         raise ValueError(
             f"{label} cannot be one array, because the stages that own it shard it "
             f"differently, on {devices}. Shard it equally on each stage."
         )
-    shards = shards_of(*(copies[k] for k in (first, *others)))
+    shards = shards_of(*(copies[k] for k in apart))
     return jax.make_array_from_single_device_arrays(
         shape, sharding, [shards[d] for d in device_order(sharding) if d in shards]
     )
 
 
 @functools.lru_cache(maxsize=4096)
-def _apart(shardings: tuple[Sharding, ...]) -> list[int]:
+def _apart(shardings: tuple[Sharding, ...]) -> tuple[int, ...]:
     """The first position of each set of devices."""
     firsts: dict[frozenset[jax.Device], int] = {}
     for k, sharding in enumerate(shardings):
         firsts.setdefault(frozenset(sharding.device_set), k)
-    return [*firsts.values()]
+    return tuple(firsts.values())
 
 
 @functools.lru_cache(maxsize=4096)
